@@ -1,0 +1,213 @@
+"""One training: epochs of Adam on augmented images, clean validation, the best epoch restored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Literal
+
+import torch
+from numpy.random import SeedSequence
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from lenet_study.augment import augment
+from lenet_study.data import Normalisation, Split
+from lenet_study.model import LeNet
+from lenet_study.variants import VariantSpec
+
+AUGMENTATION_CHUNK = 2000  # images: large enough to hide call overhead, small enough for the cache
+EVALUATION_BATCH = 1000  # images
+Auxiliary = Literal["probe", "untrained", "joint"]
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a model is trained; the defaults are the report's.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images per optimiser step.
+        learning_rate: Adam's initial learning rate.
+        seed: Seed of initial weights, order of images and augmentation.
+        auxiliary: What trains the auxiliary heads: ``probe`` (their own loss, on detached activations),
+            ``untrained`` (nothing, as published) or ``joint`` (their loss also reaches the trunk).
+        auxiliary_weight: Weight of each auxiliary head's loss when ``joint``.
+    """
+
+    epochs: int = 15
+    batch_size: int = 32
+    learning_rate: float = 0.001
+    seed: int = 0
+    auxiliary: Auxiliary = "probe"
+    auxiliary_weight: float = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """What one epoch gave. Losses and accuracies are means over images."""
+
+    epoch: int  # counts from 1
+    learning_rate: float
+    train_loss: float  # cross-entropy, nats; over the augmented images, as they were trained on
+    train_accuracy: float  # 0..1
+    val_loss: float | None  # None without a validation split
+    val_accuracy: float | None
+    seconds: float  # training and validation
+
+    def better_than(self, other: Epoch | None) -> bool:
+        """Higher validation accuracy; on a tie the earlier epoch stays. Without validation, the later one."""
+        if other is None or self.val_accuracy is None or other.val_accuracy is None:
+            return True
+        return self.val_accuracy > other.val_accuracy
+
+
+def fit(
+    model: LeNet,
+    train: Split,
+    validation: Split | None,
+    spec: VariantSpec,
+    protocol: Protocol,
+    *,
+    device: torch.device,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+) -> Epoch:
+    """Train ``model`` in place and leave it with the weights of its best epoch.
+
+    Args:
+        model: Moved to ``device``.
+        train: Images to train on, augmented anew each epoch.
+        validation: Images to choose the best epoch on; None trains to the end and keeps the last epoch.
+        spec: The variant, for its learning-rate schedule.
+        protocol: Epochs, batch size, learning rate, seed, auxiliary heads.
+        device: Where to train.
+        on_epoch: Called after every epoch; an exception it raises ends the training.
+
+    Returns:
+        The best epoch: highest validation accuracy, the earliest on a tie.
+    """
+    model.to(device, memory_format=torch.channels_last)
+    normalise = Normalisation.of(train.images)
+    train = train.to(device)
+    validation = validation.to(device) if validation else None
+    trained = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if protocol.auxiliary != "untrained" or not name.startswith("aux_output")
+    ]
+    optimizer = torch.optim.Adam(trained, lr=protocol.learning_rate, fused=True)
+
+    best: Epoch | None = None
+    weights: dict[str, Tensor] = {}
+    for number in range(1, protocol.epochs + 1):
+        start = perf_counter()
+        learning_rate = learning_rate_at(number, spec, protocol)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        batches = training_batches(train, normalise, protocol, number)
+        train_loss, train_accuracy = run_epoch(model, batches, protocol, optimizer)
+        val_loss, val_accuracy = (
+            score(model, validation, normalise) if validation else (None, None)
+        )
+        epoch = Epoch(
+            epoch=number,
+            learning_rate=learning_rate,
+            train_loss=train_loss,
+            train_accuracy=train_accuracy,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            seconds=perf_counter() - start,
+        )
+        if epoch.better_than(best):
+            best = epoch
+            weights = {name: value.clone() for name, value in model.state_dict().items()}
+        on_epoch(epoch)
+    assert best is not None
+    model.load_state_dict(weights)
+    return best
+
+
+def learning_rate_at(epoch: int, spec: VariantSpec, protocol: Protocol) -> float:
+    """The learning rate of an epoch (counting from 1): halved every so many epochs, or constant."""
+    if spec.halve_learning_rate_every is None:
+        return protocol.learning_rate
+    return protocol.learning_rate * 0.5 ** ((epoch - 1) // spec.halve_learning_rate_every)
+
+
+def run_epoch(
+    model: LeNet,
+    batches: Batches,
+    protocol: Protocol | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> tuple[float, float]:
+    """One pass over ``batches``: training with an optimizer, validation without.
+
+    Returns:
+        Mean cross-entropy (nats) and accuracy (0..1) of the classifier over all images.
+    """
+    model.train(optimizer is not None)
+    all_logits, all_labels = [], []
+    with torch.set_grad_enabled(optimizer is not None):
+        for images, labels in batches:
+            if optimizer is None or protocol is None:
+                logits = model(images)
+            else:
+                loss, logits = training_loss(model, images, labels, protocol)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            # Kept, not reduced: a mean or an .item() in every step costs more than all epochs' logits.
+            all_logits.append(logits.detach())
+            all_labels.append(labels)
+    logits, labels = torch.cat(all_logits), torch.cat(all_labels)
+    loss = cross_entropy(logits.double(), labels)
+    return loss.item(), (logits.argmax(1) == labels).double().mean().item()
+
+
+def training_loss(
+    model: LeNet, images: Tensor, labels: Tensor, protocol: Protocol
+) -> tuple[Tensor, Tensor]:
+    """The loss to descend, and the classifier's logits [N, 10], for normalised images [N, 1, 28, 28]."""
+    if protocol.auxiliary == "untrained":
+        logits = model(images)
+        return cross_entropy(logits, labels), logits
+    probe = protocol.auxiliary == "probe"
+    logits, first, second = model.heads(images, detach=probe)
+    auxiliary_loss = cross_entropy(first, labels) + cross_entropy(second, labels)
+    weight = 1.0 if probe else protocol.auxiliary_weight
+    return cross_entropy(logits, labels) + weight * auxiliary_loss, logits
+
+
+def score(model: LeNet, split: Split, normalise: Normalisation) -> tuple[float, float]:
+    """Mean cross-entropy (nats) and accuracy (0..1) on images as they are."""
+    return run_epoch(model, _batches(split, normalise, EVALUATION_BATCH))
+
+
+def training_batches(
+    train: Split, normalise: Normalisation, protocol: Protocol, epoch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled, augmented, normalised batches; they depend on seed and epoch alone."""
+    generator = epoch_generator(protocol.seed, epoch, train.images.device)
+    order = torch.randperm(len(train), generator=generator, device=train.images.device)
+    chunk = max(1, AUGMENTATION_CHUNK // protocol.batch_size) * protocol.batch_size
+    for rows in order.split(chunk):
+        part = Split(augment(train.images[rows], generator), train.labels[rows])
+        for images, labels in _batches(part, normalise, protocol.batch_size):
+            # Batch norm has no variance over a last batch of one image; the order differs each epoch.
+            if len(labels) > 1 or protocol.batch_size == 1:
+                yield images, labels
+
+
+def epoch_generator(seed: int, epoch: int, device: torch.device) -> torch.Generator:
+    """A generator for one epoch, independent of every other epoch and seed."""
+    (state,) = SeedSequence((seed, epoch)).generate_state(1, "uint64")
+    return torch.Generator(device).manual_seed(int(state) >> 1)
+
+
+def _batches(
+    split: Split, normalise: Normalisation, size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    images = normalise(split.images).contiguous(memory_format=torch.channels_last)
+    yield from zip(images.split(size), split.labels.split(size), strict=True)
