@@ -160,6 +160,14 @@ def ensure(folder: Path) -> str:
     )
 
 
+def verify(folder: Path) -> str:
+    """Check all four files; fetch them first if need be. Returns and raises as ``ensure``."""
+    place = ensure(folder)
+    for name in FILES:
+        _read(folder, name)
+    return place
+
+
 def _load(folder: Path, prefix: str) -> Split:
     ensure(folder)
     images = np.frombuffer(_read(folder, f"{prefix}-images-idx3-ubyte"), np.uint8, offset=16)

@@ -73,7 +73,11 @@ class LeNet(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """The penultimate layer's output [N, hidden_units[1]], after its ReLU."""
-        return self.classifier[:-1](self.second_wave(self.first_wave(images)))
+        values = self.second_wave(self.first_wave(images))
+        for position, layer in enumerate(self.classifier):
+            if position < len(self.classifier) - 1:  # TorchScript cannot slice a Sequential
+                values = layer(values)
+        return values
 
     def heads(self, images: Tensor, detach: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Logits [N, 10] of the classifier and of both auxiliary heads, in one pass.

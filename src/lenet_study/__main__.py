@@ -1,0 +1,64 @@
+"""The command line: ``python -m lenet_study COMMAND --help``."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from lenet_study import StoreError, UserError
+from lenet_study.options import COMMANDS
+
+
+def command_line() -> click.Group:
+    """Every entry point as a subcommand; its module is imported when it is called, not before."""
+    group = click.Group("lenet_study", help="Five LeNet-5 models on Fashion-MNIST, in MLflow.")
+    for name, (meaning, parameters) in COMMANDS.items():
+
+        def call(name: str = name, **values: object) -> None:
+            importlib.import_module(f"lenet_study.commands.{name}").main(**values)
+
+        options: list[click.Parameter] = [parameter.option() for parameter in parameters]
+        group.add_command(click.Command(name, callback=call, help=meaning, params=options))
+    return group
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit code: 0; 2 for what the user can cure; 1 for a failure of the store, the disk or the
+        network; 130 and 143 when interrupted or terminated.
+    """
+    signal.signal(signal.SIGTERM, _terminate)  # so that an open run ends KILLED
+    try:
+        command_line().main(arguments, prog_name="python -m lenet_study", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 2
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "python -m lenet_study"
+        return _fail(f"{error.format_message().rstrip('.')}; see `{where} --help`.", 2)
+    except UserError as error:
+        return _fail(f"{error}.", 2)
+    except (StoreError, OSError) as error:
+        return _fail(f"{error}.", 1)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("Interrupted; finished runs are kept.", 130)
+    return 0
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"Error: {sentence}", file=sys.stderr)
+    return code
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    sys.exit(128 + signum)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One file per entry point: parse, compute, track."""

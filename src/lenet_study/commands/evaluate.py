@@ -1,0 +1,137 @@
+"""``evaluate``: any model on the test split; the only reader of that split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lenet_study import data, evaluation, figures, registry, tracking
+from lenet_study.device import Machine
+from lenet_study.evaluation import Predictions
+from lenet_study.registry import FetchedModel
+from lenet_study.variants import VARIANTS
+
+GRID_IMAGES = 40  # random test images shown with their predictions
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation found."""
+
+    name: str
+    run_id: str  # empty if it was not logged
+    predictions: Predictions
+
+
+def main(*, model: str, seed: int, device: str, threads: int, data_dir: str) -> None:
+    """Evaluate one model and say what came out."""
+    tracking.initialise()
+    machine = Machine(device=device, threads=threads)
+    evaluate(registry.fetch(model), seed, machine, data_dir)
+
+
+def peek(model: FetchedModel, data_dir: str) -> Evaluated:
+    """A model's predictions on the test images, without a run: to compare another model with."""
+    test = data.load_test(data.folder_of(data_dir))
+    return Evaluated(f"{model.name} on test", "", evaluation.predict(model.module, test))
+
+
+def evaluate(
+    model: FetchedModel,
+    seed: int,
+    machine: Machine,
+    data_dir: str,
+    study: str = "",
+    before: Evaluated | None = None,
+) -> Evaluated:
+    """Score a model on the 10,000 test images, in a run of its own.
+
+    Args:
+        model: The model.
+        seed: Of the embedding and of the choice of images shown.
+        machine: Where to compute.
+        data_dir: Where the data is.
+        study: The study it belongs to.
+        before: Another model's evaluation, to set the confusion matrices side by side.
+    """
+    machine.prepare()
+    test = data.load_test(data.folder_of(data_dir))
+    name = f"{model.name} on test"
+    variant = str(model.description.get("variant", ""))
+    colour = {"mlflow.runColor": figures.COLOURS[variant]} if variant in VARIANTS else {}
+    with tracking.run(
+        name,
+        stage="evaluate",
+        params={
+            "model": model.reference,
+            "seed": seed,
+            "device": machine.device,
+            "threads": machine.threads,
+            "data_dir": data_dir,
+        },
+        tags={
+            "variant": variant,
+            **colour,
+            "model.run_id": model.run_id,
+            "torchscript.sha256": model.file_sha256,
+            "weights.sha256": model.weights_sha256,
+        },
+        description=f"{model.name} on the 10,000 test images; {model.reference}",
+        study=study,
+    ) as run:
+        run.log_dataset(test, "test")
+        predictions = evaluation.predict(model.module, test)
+        low, high = evaluation.interval(predictions.correct, len(test))
+        auxiliary = evaluation.auxiliary_scores(predictions)
+        run.log_metrics(
+            {
+                "test/loss": predictions.loss,
+                "test/accuracy": predictions.accuracy,
+                "test/accuracy_low": low,
+                "test/accuracy_high": high,
+                **{f"auxiliary/{score}": value for score, value in auxiliary.items()},
+            }
+        )
+        run.log_table(evaluation.per_class(predictions), "per_class.csv")
+        run.log_table(evaluation.table(predictions), "predictions.csv")
+        confusion = evaluation.confusion(predictions)
+        run.log_figure(figures.confusion_matrix(confusion, title=name), "confusion_matrix.png")
+        if before:
+            matrices = evaluation.confusion(before.predictions), confusion
+            comparison = figures.confusion_comparison(*matrices, names=(before.name, name))
+            run.log_figure(comparison, "confusion_comparison.png")
+        _log_examples(run, test, predictions, seed)
+        print(
+            f"{name}: accuracy {predictions.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), "
+            f"loss {predictions.loss:.4f}; auxiliary heads {auxiliary['first_accuracy']:.2%} and "
+            f"{auxiliary['second_accuracy']:.2%}, in agreement on {auxiliary['agreement']:.2%}"
+        )
+        print(f"{name}: embedding 10,000 images with t-SNE", flush=True)
+        embedding = evaluation.embedding(predictions.features, seed)
+        labels, predicted = predictions.labels.numpy(), predictions.predicted.numpy()
+        run.log_figure(figures.tsne(embedding, labels, predicted, title=name), "tsne.png")
+        print(f"{name} {tracking.how_to_look()} {tracking.run_address(run)}", flush=True)
+        return Evaluated(name, run.id, predictions)
+
+
+def _log_examples(
+    run: tracking.Run, test: data.Split, predictions: Predictions, seed: int
+) -> None:
+    """A grid of random test images, and all three heads on the first of them."""
+    rows = np.random.default_rng(seed).choice(len(test), GRID_IMAGES, replace=False)
+    images, labels = test.images[rows].numpy(), test.labels[rows].numpy()
+    probabilities = predictions.probabilities[rows]
+    run.log_figure(
+        figures.predictions(
+            images, labels, predictions.predicted[rows].numpy(), probabilities.amax(1).numpy()
+        ),
+        "predictions.png",
+    )
+    heads = {
+        "after the first wave": predictions.first[rows[0]],
+        "after the second wave": predictions.second[rows[0]],
+        "classifier": predictions.logits[rows[0]],
+    }
+    bars = {head: logits.softmax(0).numpy() for head, logits in heads.items()}
+    run.log_figure(figures.auxiliary(images[0], int(labels[0]), bars), "auxiliary.png")

@@ -1,0 +1,88 @@
+"""``kfold``: cross-validate one variant; nested runs, one per fold."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from lenet_study import data, figures, tracking
+from lenet_study.commands.train import (
+    Trained,
+    describe,
+    fit_and_log,
+    parameters,
+    report,
+    variant_tags,
+)
+from lenet_study.device import Machine
+from lenet_study.training import Protocol
+
+
+def main(
+    *, variant: str, folds: int, device: str, threads: int, data_dir: str, **protocol: Any
+) -> None:
+    """Cross-validate one variant and say what came out."""
+    tracking.initialise()
+    machine = Machine(device=device, threads=threads)
+    cross_validate(variant, folds, Protocol(**protocol), machine, data_dir)
+
+
+def cross_validate(
+    variant: str, folds: int, protocol: Protocol, machine: Machine, data_dir: str, study: str = ""
+) -> list[Trained]:
+    """Train one variant once per fold; each fold's best epoch counts, as in the report."""
+    machine.prepare()
+    images = data.load_train(data.folder_of(data_dir))
+    parts = data.folds(images.labels, folds, protocol.seed)
+    params = parameters(variant, protocol, machine, data_dir)
+    name = f"{variant} {folds}-fold"
+    with tracking.run(
+        name,
+        stage="kfold",
+        params={**params, "folds": folds},
+        tags=variant_tags(variant),
+        description=f"{folds}-fold cross-validation of {describe(variant)}",
+        study=study,
+    ) as parent:
+        trained: list[Trained] = []
+        for number, rows in enumerate(parts, start=1):
+            train, validation = (images.subset(part) for part in rows)
+            fold = f"{variant} fold {number}/{folds}"
+            with tracking.run(
+                fold,
+                stage="fold",
+                params=params,
+                tags={**variant_tags(variant), "fold": number},
+                study=study,
+                parent=parent,
+                system_metrics=True,
+            ) as run:
+                result = fit_and_log(
+                    run, fold, variant, train, validation, protocol, machine, register=False
+                )
+                report(run, fold, result)
+            trained.append(result)
+        _summarise(parent, name, trained)
+    return trained
+
+
+def _summarise(parent: tracking.Run, name: str, trained: list[Trained]) -> None:
+    rows = [{"fold": fold, **asdict(result.best)} for fold, result in enumerate(trained, start=1)]
+    parent.log_table(pd.DataFrame(rows), "folds.csv")
+    summary = {}
+    for metric in ("val_accuracy", "val_loss", "train_accuracy", "train_loss"):
+        values = [float(getattr(result.best, metric)) for result in trained]
+        summary[f"kfold/{metric}_mean"] = statistics.fmean(values)
+        summary[f"kfold/{metric}_std"] = statistics.stdev(values)
+    parent.log_metrics(summary)
+    histories = {f"fold {fold}": result.history for fold, result in enumerate(trained, start=1)}
+    best = {f"fold {fold}": result.best.epoch for fold, result in enumerate(trained, start=1)}
+    parent.log_figure(figures.curves(histories, best, title=name), "curves.png")
+    print(
+        f"{name}: validation accuracy {summary['kfold/val_accuracy_mean']:.2%} ± "
+        f"{summary['kfold/val_accuracy_std']:.2%} (mean and standard deviation over folds)"
+    )
+    print(f"{name} {tracking.how_to_look()} {tracking.run_address(parent)}", flush=True)

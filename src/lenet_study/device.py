@@ -1,0 +1,38 @@
+"""Where a command computes, and what makes it come out the same again."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from lenet_study import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The parameters that choose the hardware.
+
+    Attributes:
+        device: ``cpu``, ``cuda``, or ``auto``: cuda where there is one.
+        threads: Threads of the processor; 0 takes all cores. Other counts round differently, so the
+            count is part of a result's identity.
+    """
+
+    device: str = "auto"
+    threads: int = 0
+
+    def prepare(self) -> torch.device:
+        """Set this process up for repeatable computation.
+
+        Raises:
+            UserError: cuda was asked for and there is none.
+        """
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("device=cuda needs an NVIDIA GPU that torch can see: use device=cpu")
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # repeatable matrix products
+        torch.use_deterministic_algorithms(True)
+        torch.set_num_threads(self.threads or os.cpu_count() or 1)
+        has_cuda = self.device != "cpu" and torch.cuda.is_available()
+        return torch.device("cuda" if has_cuda else "cpu")

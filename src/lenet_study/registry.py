@@ -1,0 +1,249 @@
+"""Models in MLflow: logging with a proof, fetching, promotion. Only ``tracking`` and this import mlflow."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import torch
+from mlflow.entities import ViewType
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from lenet_study import UserError, export
+from lenet_study.data import Normalisation
+from lenet_study.model import SIDE, LeNet
+from lenet_study.tracking import NAME, Run, store_errors
+
+CHAMPION = "champion"
+PREVIOUS = "previous"
+_FILE = "data/model.pth"  # where mlflow.pytorch keeps a TorchScript file within a logged model
+_SIGNATURE = ModelSignature(
+    inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 1, SIDE, SIDE))]),
+    outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 10))]),
+)
+
+
+@dataclass(frozen=True)
+class LoggedModel:
+    """A model as it was logged."""
+
+    uri: str
+    version: int | None  # of the registered model; None if it was not registered
+    weights: str  # SHA-256
+    parity: export.Parity
+
+
+@dataclass(frozen=True)
+class FetchedModel:
+    """A model read back, checked against the SHA-256 sum that was logged with it."""
+
+    module: torch.jit.ScriptModule
+    description: dict[str, object]
+    reference: str
+    run_id: str  # empty for a plain file
+    file_sha256: str
+    weights_sha256: str
+
+    @property
+    def name(self) -> str:
+        """What to call it: its training's run name."""
+        return str(self.description.get("name", Path(self.reference).stem))
+
+
+def log_model(
+    run: Run,
+    model: LeNet,
+    normalisation: Normalisation,
+    images: torch.Tensor,
+    description: Mapping[str, object],
+    *,
+    register: bool,
+) -> LoggedModel:
+    """Export a model, prove the export, and log it.
+
+    Args:
+        run: The open run that made the model.
+        model: The eager model.
+        normalisation: Of the images it was trained on.
+        images: uint8 [N, 28, 28], real images to prove the export on.
+        description: Written into the file and, as tags, on the registered version.
+        register: Whether to make it a version of the registered model.
+    """
+    exported = export.exportable(model, normalisation, dict(description))
+    with tempfile.TemporaryDirectory() as folder:
+        torchscript, program = Path(folder, "model.pth"), Path(folder, "model.pt2")
+        proof = Path(folder, "parity.json")
+        export.save_torchscript(exported, torchscript)
+        export.save_program(exported, program)
+        scripted = export.load_torchscript(torchscript)
+        parity = export.parity(model, normalisation, scripted, images)
+        twin = export.parity(model, normalisation, export.load_program(program), images)
+        proof.write_text(json.dumps({"torchscript": asdict(parity), "pt2": asdict(twin)}, indent=2))
+        with _expected_warnings():
+            info = mlflow.pytorch.log_model(
+                scripted,
+                name="model",
+                serialization_format="pickle",
+                signature=_SIGNATURE,
+                input_example=export.as_input(images[:2]).numpy(),
+                pip_requirements=[_pin("torch"), _pin("mlflow"), _pin("numpy")],
+                extra_files=[str(program), str(proof)],
+            )
+        stored = Path(mlflow.artifacts.download_artifacts(info.model_uri, dst_path=folder), _FILE)
+        sums = {
+            "weights.sha256": export.weights_digest(model),
+            "torchscript.sha256": export.file_digest(stored),
+            "parity": "passed" if parity.passed and twin.passed else "failed",
+        }
+    run.log_metrics(
+        {
+            "parity/max_abs_difference": max(parity.max_abs_difference, twin.max_abs_difference),
+            "parity/class_agreement": min(parity.class_agreement, twin.class_agreement),
+        }
+    )
+    run.set_tags(sums)
+    version = None
+    if register:
+        tags = {key: str(value) for key, value in {**description, **sums}.items()}
+        created = mlflow.register_model(info.model_uri, NAME, tags=tags)
+        version = int(created.version)
+    return LoggedModel(info.model_uri, version, sums["weights.sha256"], parity)
+
+
+def fetch(reference: str) -> FetchedModel:
+    """Read a model.
+
+    Args:
+        reference: A run id, a ``models:/…`` address, or the path of a TorchScript file.
+
+    Raises:
+        UserError: There is no such model, or its file is not the one that was logged.
+    """
+    path = Path(reference)
+    if path.is_file():
+        return _read(path, reference, run_id="", expected="")
+    if path.exists() or "/" in reference and not reference.startswith(("models:/", "runs:/")):
+        raise UserError(f"model={reference} is no file: name {_CURE}")
+    client = mlflow.MlflowClient()
+    try:
+        if reference.startswith(("models:/", "runs:/")):
+            uri = reference
+            run_id = str(mlflow.models.get_model_info(reference).run_id)
+        else:
+            uri, run_id = f"runs:/{reference}/model", reference
+        tags = client.get_run(run_id).data.tags
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder), _FILE)
+            return _read(file, reference, run_id, tags.get("torchscript.sha256", ""))
+    except (MlflowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"model={reference} cannot be read ({reason}): name {_CURE}") from error
+
+
+_CURE = (
+    "the id of a finished training's run, an address such as "
+    f"models:/{NAME}@{CHAMPION} (after `promote`), or the path of a TorchScript file"
+)
+
+
+def _read(path: Path, reference: str, run_id: str, expected: str) -> FetchedModel:
+    actual = export.file_digest(path)
+    if run_id and actual != expected:
+        raise UserError(
+            f"model={reference} was changed since run {run_id} logged it (SHA-256 {actual[:12]}…, "
+            f"logged {expected[:12] or 'none'}…): train it again"
+        )
+    module = export.load_torchscript(path)
+    weights = export.weights_digest(module.model)
+    return FetchedModel(module, export.description_of(module), reference, run_id, actual, weights)
+
+
+def best_training(variant: str = "", study: str = "") -> mlflow.entities.Run | None:
+    """The finished training with the highest validation accuracy, the earliest on a tie.
+
+    Args:
+        variant: Of this variant only.
+        study: Of the study with this run id only.
+    """
+    runs = trainings(limit=1, variant=variant, study=study)
+    return runs[0] if runs else None
+
+
+def trainings(limit: int, variant: str = "", study: str = "") -> list[mlflow.entities.Run]:
+    """Finished trainings in any experiment, highest validation accuracy first."""
+    conditions = ["attributes.status = 'FINISHED'", "tags.stage = 'train'"]
+    conditions += [f"tags.variant = '{variant}'"] if variant else []
+    conditions += [f"tags.study = '{study}'"] if study else []
+    with store_errors():
+        client = mlflow.MlflowClient()
+        experiments = [e.experiment_id for e in client.search_experiments(ViewType.ACTIVE_ONLY)]
+        return list(
+            client.search_runs(
+                experiments,
+                " and ".join(conditions),
+                order_by=["metrics.`best/val_accuracy` DESC", "attributes.start_time ASC"],
+                max_results=limit,
+            )
+        )
+
+
+def version_of(run_id: str) -> ModelVersion | None:
+    """The registered version that a run made."""
+    with store_errors():
+        versions = mlflow.MlflowClient().search_model_versions(
+            f"name = '{NAME}' and run_id = '{run_id}'"
+        )
+    return versions[0] if versions else None
+
+
+def holder(alias: str) -> ModelVersion | None:
+    """The version that has an alias."""
+    try:
+        return mlflow.MlflowClient().get_model_version_by_alias(NAME, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def crown(version: ModelVersion, reason: str, by_run: str) -> None:
+    """Make a version the champion, its predecessor ``previous``, and write down why."""
+    client = mlflow.MlflowClient()
+    with store_errors():
+        former = holder(CHAMPION)
+        client.set_model_version_tag(NAME, version.version, "promoted.reason", reason)
+        client.set_model_version_tag(NAME, version.version, "promoted.by_run", by_run)
+        if former:
+            client.set_registered_model_alias(NAME, PREVIOUS, former.version)
+        client.set_registered_model_alias(NAME, CHAMPION, version.version)
+
+
+@contextmanager
+def _expected_warnings() -> Iterator[None]:
+    """Keep three warnings from the user: what they warn of is what the study asks for."""
+    logger = logging.getLogger("mlflow.pytorch")  # TorchScript counts as pickle there
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=export.DEPRECATION)
+            warnings.filterwarnings("ignore", message="'torch.load' received a zip file")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _pin(package: str) -> str:
+    return f"{package}=={importlib.metadata.version(package).partition('+')[0]}"

@@ -1,0 +1,312 @@
+"""Runs, metrics and artifacts in MLflow. Only this module and ``registry`` import mlflow."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import requests
+from filelock import FileLock
+from matplotlib.figure import Figure
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
+
+from lenet_study import StoreError, UserError
+from lenet_study.data import Split
+from lenet_study.training import Epoch
+
+NAME = "fashion-mnist-lenet"  # of the experiment and of the registered model
+SOURCE = "https://github.com/zalandoresearch/fashion-mnist"
+LOCAL_UI = "http://127.0.0.1:5000"  # where a bare `mlflow ui` listens
+_MACHINE_LEARNING_UI = {"mlflow.experimentKind": "custom_model_development"}
+_ABOUT = "Five LeNet-5 variants on Fashion-MNIST: each is its parent plus one change."
+
+
+class Run:
+    """An open MLflow run and the ways to write to it."""
+
+    def __init__(self, run: mlflow.entities.Run) -> None:
+        self.id: str = run.info.run_id
+        self.experiment_id: str = run.info.experiment_id
+        self._client = mlflow.MlflowClient()
+        self._logged = set(run.data.params)
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Log parameters that the run does not have yet: `mlflow run` has stored the user's spelling."""
+        new = {name: value for name, value in params.items() if name not in self._logged}
+        self._client.log_batch(self.id, params=[Param(k, str(v)) for k, v in new.items()])
+        self._logged |= new.keys()
+
+    def set_tags(self, tags: Mapping[str, object]) -> None:
+        """Set tags; values become text."""
+        self._client.log_batch(self.id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
+
+    def log_metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None:
+        """Log all metrics of one step at once; None is left out."""
+        now = mlflow.utils.time.get_current_time_millis()
+        given = [Metric(k, v, now, step) for k, v in metrics.items() if v is not None]
+        self._client.log_batch(self.id, metrics=given)
+
+    def log_epoch(self, epoch: Epoch) -> None:
+        """Log an epoch's metrics; the step is the epoch."""
+        self.log_metrics(
+            {
+                "train/loss": epoch.train_loss,
+                "train/accuracy": epoch.train_accuracy,
+                "val/loss": epoch.val_loss,
+                "val/accuracy": epoch.val_accuracy,
+                "learning_rate": epoch.learning_rate,
+                "epoch_seconds": epoch.seconds,
+            },
+            step=epoch.epoch,
+        )
+
+    def log_best(self, best: Epoch) -> None:
+        """Log what the best epoch gave as summary metrics."""
+        values = asdict(best)
+        names = ("epoch", "val_accuracy", "val_loss", "train_accuracy", "train_loss")
+        self.log_metrics({f"best/{name}": values[name] for name in names})
+
+    def log_figure(self, figure: Figure, name: str) -> None:
+        """Save a picture among the run's artifacts."""
+        with self._artifact(name) as path:
+            figure.savefig(path, dpi=150)
+
+    def log_table(self, table: pd.DataFrame, name: str) -> None:
+        """Save a table as CSV among the run's artifacts."""
+        with self._artifact(name) as path:
+            table.to_csv(path, index=False)
+
+    def log_text(self, text: str, name: str) -> None:
+        """Save a text among the run's artifacts."""
+        with self._artifact(name) as path:
+            path.write_text(text, encoding="utf-8")
+
+    def log_file(self, path: Path) -> None:
+        """Copy a file among the run's artifacts."""
+        self._client.log_artifact(self.id, str(path))
+
+    def log_dataset(self, split: Split, context: str) -> None:
+        """Log a split as a dataset input.
+
+        MLflow's digests hold 36 characters: they get the first 32 of the SHA-256, its tag gets all 64.
+        """
+        digest = split.digest()
+        dataset = mlflow.data.from_numpy(
+            split.images.numpy(), source=SOURCE, name=f"fashion-mnist-{context}", digest=digest[:32]
+        )
+        mlflow.log_input(dataset, context=context, tags={"sha256": digest})
+        self.set_tags({f"dataset.{context}.sha256": digest})
+
+    @contextmanager
+    def _artifact(self, name: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, name)
+            yield path
+            self._client.log_artifact(self.id, str(path))
+
+
+@contextmanager
+def run(
+    name: str,
+    *,
+    stage: str,
+    params: Mapping[str, object],
+    tags: Mapping[str, object] | None = None,
+    description: str = "",
+    study: str = "",
+    parent: Run | None = None,
+    system_metrics: bool = False,
+) -> Iterator[Run]:
+    """Open a run; under `mlflow run` the process's first run is the one that the project has made.
+
+    The run ends FINISHED, KILLED (interrupted or terminated) or FAILED (any other exception, whose
+    message becomes the tag ``error``).
+
+    Args:
+        name: Shown in MLflow's lists and legends.
+        stage: train, kfold, fold, retrain, evaluate, study or promote.
+        params: Logged as they are.
+        tags: Further tags.
+        description: Shown on the run's page (Markdown).
+        study: Id of the study's run that this run belongs to.
+        parent: Run to nest this one under.
+        system_metrics: Sample processor, memory and disk while the run is open.
+
+    Raises:
+        StoreError: The tracking server or its store failed.
+    """
+    client = mlflow.MlflowClient()
+    all_tags = {"stage": stage, **_git_tags(), **(tags or {})}
+    if description:
+        all_tags["mlflow.note.content"] = description
+    if study:
+        all_tags["study"] = study
+    if parent:
+        all_tags["mlflow.parentRunId"] = parent.id
+    with store_errors():
+        experiment_id = _prepare_experiment()
+        adopted = os.environ.pop("MLFLOW_RUN_ID", None)
+        if adopted:
+            run_id = adopted
+        else:
+            resolved = resolve_tags({k: str(v) for k, v in all_tags.items()})
+            run_id = client.create_run(experiment_id, run_name=name, tags=resolved).info.run_id
+        active = mlflow.start_run(
+            run_id, run_name=name, nested=True, log_system_metrics=system_metrics
+        )
+        status = "FAILED"
+        try:
+            opened = Run(active)
+            opened.set_tags(all_tags)
+            opened.log_params(params)
+            yield opened
+            status = "FINISHED"
+        except (KeyboardInterrupt, SystemExit):
+            status = "KILLED"
+            raise
+        except Exception as error:
+            client.set_tag(active.info.run_id, "error", " ".join(str(error).split())[:5000])
+            raise
+        finally:
+            mlflow.end_run(status)
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn a failure of MLflow's server or store into one sentence."""
+    try:
+        yield
+    except MlflowException as error:
+        message = " ".join(error.message.split())
+        raise StoreError(f"MLflow at {mlflow.get_tracking_uri()} failed: {message[:500]}") from error
+
+
+def study_addresses(experiment_id: str, study: str, run_ids: list[str]) -> dict[str, str]:
+    """The addresses in MLflow's UI that show a study's trainings.
+
+    Args:
+        experiment_id: Experiment of the study.
+        study: Id of the study's run.
+        run_ids: The trainings.
+
+    Returns:
+        ``curves`` (overlaid) and ``comparison`` (side by side).
+    """
+    query = urllib.parse.urlencode(
+        {
+            "searchFilter": f"tags.study = '{study}' and tags.stage = 'train'",
+            "compareRunsMode": "CHART",
+            "workflowType": "machine_learning",
+        },
+        quote_via=urllib.parse.quote,
+    )
+    compared = urllib.parse.urlencode(
+        {
+            "runs": json.dumps(run_ids, separators=(",", ":")),
+            "experiments": json.dumps([experiment_id]),
+            "workflowType": "machine_learning",
+        }
+    )
+    return {
+        "curves": f"{_ui()}/#/experiments/{experiment_id}/runs?{query}",
+        "comparison": f"{_ui()}/#/compare-runs?{compared}",
+    }
+
+
+def run_address(opened: Run) -> str:
+    """The run's address in MLflow's UI."""
+    return (
+        f"{_ui()}/#/experiments/{opened.experiment_id}/runs/{opened.id}"
+        "?workflowType=machine_learning"
+    )
+
+
+def how_to_look() -> str:
+    """What to start before an address of the UI opens."""
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith("http"):
+        return "in MLflow's UI:"
+    local = uri == f"sqlite:///{Path('mlflow.db').resolve()}"
+    command = "mlflow ui" if local else f"mlflow ui --backend-store-uri {uri}"
+    return f"in MLflow's UI (start it with `{command}`):"
+
+
+def initialise() -> None:
+    """Make sure the store answers and its tables exist.
+
+    Several processes that open a fresh SQLite store at once break it for good, so one at a time does.
+
+    Raises:
+        StoreError: The server or its store cannot be reached.
+    """
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith("http"):
+        try:  # MLflow itself would retry for minutes
+            requests.get(f"{uri}/health", timeout=10).raise_for_status()
+        except requests.RequestException as error:
+            raise StoreError(
+                f"The MLflow server at {uri} does not answer ({type(error).__name__}): "
+                "start it, or unset MLFLOW_TRACKING_URI to use ./mlflow.db"
+            ) from error
+    elif uri.startswith("sqlite:///"):
+        database = Path(uri.removeprefix("sqlite:///"))
+        if not database.parent.is_dir():
+            raise UserError(f"MLFLOW_TRACKING_URI={uri} is in no existing folder: make it first")
+        with store_errors(), FileLock(f"{database}.lock"):
+            mlflow.MlflowClient().search_experiments(max_results=1)
+
+
+def _prepare_experiment() -> str:
+    """The experiment of the next run: its surrounding run's, else the environment's, else ours."""
+    client = mlflow.MlflowClient()
+    active = mlflow.active_run()
+    if active:
+        return str(active.info.experiment_id)
+    experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    if experiment_id:
+        experiment = client.get_experiment(experiment_id)
+    else:
+        experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", NAME))
+    if _MACHINE_LEARNING_UI.items() - experiment.tags.items():
+        for key, value in {**_MACHINE_LEARNING_UI, "mlflow.note.content": _ABOUT}.items():
+            client.set_experiment_tag(experiment.experiment_id, key, value)
+    return str(experiment.experiment_id)
+
+
+def _git_tags() -> dict[str, str]:
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(root), *arguments]
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return result.stdout.strip()
+
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    if commit is None or changes is None:
+        return {}
+    return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()}
+
+
+def _ui() -> str:
+    uri = mlflow.get_tracking_uri()
+    return uri.rstrip("/") if uri.startswith("http") else LOCAL_UI
