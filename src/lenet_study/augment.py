@@ -6,6 +6,7 @@ uint8 tensors (truncation after each step included), so each step can be compare
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -104,7 +105,7 @@ def _jitter(images: Tensor, draws: Draws) -> Tensor:
     return result
 
 
-def _where(chosen: Tensor, step, images: Tensor) -> Tensor:
+def _where(chosen: Tensor, step: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     rows = chosen.nonzero().squeeze(1)
     return images.index_copy(0, rows, step(images[rows])) if len(rows) else images
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import shutil
 import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,8 +58,8 @@ class Split:
 
     def digest(self) -> str:
         """SHA-256 over the bytes of all images, then of all labels."""
-        digest = hashlib.sha256(self.images.cpu().contiguous().numpy())
-        digest.update(self.labels.cpu().contiguous().numpy())
+        digest = hashlib.sha256(self.images.cpu().numpy().tobytes())
+        digest.update(self.labels.cpu().numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -209,11 +210,8 @@ def _read(folder: Path, name: str) -> bytes:
 
 def _fetch_torchvision(folder: Path) -> None:
     datasets = import_torchvision().datasets
-    with _socket_timeout(DOWNLOAD_TIMEOUT), open(os.devnull, "w") as quiet:
-        from contextlib import redirect_stdout
-
-        with redirect_stdout(quiet):
-            datasets.FashionMNIST(str(folder), download=True)
+    with _socket_timeout(DOWNLOAD_TIMEOUT), redirect_stdout(io.StringIO()):
+        datasets.FashionMNIST(str(folder), download=True)
 
 
 def _fetch_debian(folder: Path) -> None:
@@ -223,8 +221,12 @@ def _fetch_debian(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         lists = Path(temporary, "lists")
         (lists / "partial").mkdir(parents=True)
-        os.chmod(temporary, 0o755)  # apt fetches as its own user when it can
-        own_lists = (f"-oDir::State::Lists={lists}", f"-oDir::Cache={temporary}", "-oAPT::Sandbox::User=root")
+        Path(temporary).chmod(0o755)  # apt fetches as its own user when it can
+        own_lists = (
+            f"-oDir::State::Lists={lists}",
+            f"-oDir::Cache={temporary}",
+            "-oAPT::Sandbox::User=root",
+        )
         for options in ((), own_lists):
             if options:
                 _run("apt-get", "-qq", *options, "update", cwd=temporary)

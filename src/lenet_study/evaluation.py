@@ -57,7 +57,10 @@ class Predictions:
 @torch.no_grad()
 def predict(model: torch.jit.ScriptModule, split: Split) -> Predictions:
     """Run an exported model over all images, in large batches."""
-    logits, first, second, features = [], [], [], []
+    logits: list[torch.Tensor] = []
+    first: list[torch.Tensor] = []
+    second: list[torch.Tensor] = []
+    features: list[torch.Tensor] = []
     for images in split.images.split(EVALUATION_BATCH):
         batch = as_input(images)
         logits.append(model(batch))
@@ -77,9 +80,7 @@ def interval(correct: int, total: int) -> tuple[float, float]:
 
 def confusion(predictions: Predictions) -> np.ndarray:
     """Counts [10, 10]: rows are true classes, columns predicted ones."""
-    return confusion_matrix(
-        predictions.labels, predictions.predicted, labels=np.arange(len(CLASSES))
-    )
+    return confusion_matrix(predictions.labels, predictions.predicted, labels=np.arange(len(CLASSES)))
 
 
 def per_class(predictions: Predictions) -> pd.DataFrame:

@@ -29,9 +29,7 @@ class ExportedLeNet(nn.Module):
         description: What the file should tell of itself, such as variant and seed.
     """
 
-    def __init__(
-        self, model: LeNet, normalisation: Normalisation, description: dict[str, object]
-    ) -> None:
+    def __init__(self, model: LeNet, normalisation: Normalisation, description: dict[str, object]) -> None:
         super().__init__()
         self.model = model
         self.mean = normalisation.mean
@@ -67,11 +65,10 @@ class Parity:
         return self.class_agreement == 1 and self.max_abs_difference <= PARITY_TOLERANCE
 
 
-def exportable(
-    model: LeNet, normalisation: Normalisation, description: dict[str, object]
-) -> ExportedLeNet:
+def exportable(model: LeNet, normalisation: Normalisation, description: dict[str, object]) -> ExportedLeNet:
     """A copy of ``model`` on the CPU, ready to be exported."""
-    trained = copy.deepcopy(model).to("cpu", memory_format=torch.contiguous_format)
+    trained = copy.deepcopy(model).cpu()
+    trained.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return ExportedLeNet(trained, normalisation, description).eval()
 
 
@@ -104,9 +101,7 @@ def load_torchscript(path: Path) -> torch.jit.ScriptModule:
         raise UserError(f"{path} is not a TorchScript file: name one that `train` exported") from error
     missing = [name for name in ("features", "auxiliary", "description") if not hasattr(loaded, name)]
     if missing:
-        raise UserError(
-            f"{path} lacks {', '.join(missing)}: name a TorchScript file that `train` exported"
-        )
+        raise UserError(f"{path} lacks {', '.join(missing)}: name a TorchScript file that `train` exported")
     return loaded
 
 
@@ -121,9 +116,7 @@ def description_of(loaded: torch.jit.ScriptModule) -> dict[str, object]:
 
 
 @torch.no_grad()
-def parity(
-    model: LeNet, normalisation: Normalisation, exported: nn.Module, images: Tensor
-) -> Parity:
+def parity(model: LeNet, normalisation: Normalisation, exported: nn.Module, images: Tensor) -> Parity:
     """Compare an exported model with the eager one.
 
     Args:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from math import prod, sqrt
 
 import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.patches import Polygon
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor, nn
@@ -24,23 +25,16 @@ from lenet_study.model import CLASSES, SIDE, LeNet
 from lenet_study.training import Epoch, Protocol, learning_rate_at
 from lenet_study.variants import VARIANTS, VariantSpec, parent_of
 
-# Any two stay 30 CIELAB units apart, also to the colour-blind (simulated after Machado et al., 2009).
-COLOURS: dict[str, str] = {
-    "baseline": "#8C8C8C",
-    "v1": "#E69F00",
-    "v2": "#56B4E9",
-    "v3": "#117733",
-    "v4": "#7B3294",
-}
-OTHER_COLOURS = (*COLOURS.values(), "#CC3311", "#332288", "#44AA99", "#CC6677", "#000000")
-MARKERS = "os^DvPX"  # a second cue beside the colour
-RIGHT, WRONG, CHANGED = "#1B7837", "#C2182B", "#D55E00"
+# The first five stay 30 CIELAB units apart for the colour-blind too (Machado et al. 2009, simulated).
+PALETTE = ("#8C8C8C", "#E69F00", "#56B4E9", "#117733", "#7B3294", "#CC3311", "#332288", "#44AA99")
+COLOURS: dict[str, str] = dict(zip(VARIANTS, cycle(PALETTE), strict=False))
+MARKERS = "os^DvPXd"  # a second cue beside the colour
+CHANGED = "#D55E00"
+INK = {True: CHANGED, False: "black"}  # changed from the parent?
+VERDICT = {True: ("✓", "#1B7837"), False: ("✗", "#C2182B")}  # predicted right?
 _styled = matplotlib.rc_context(  # a decorator: the settings hold while a figure is made
     {
         "figure.dpi": 150,
-        "figure.facecolor": "white",
-        "axes.facecolor": "white",
-        "axes.axisbelow": True,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.titlesize": 10,
@@ -58,37 +52,34 @@ def curves(
     """Loss and accuracy of each named training; ``best`` is the number of its best epoch."""
     best = best or {}
     figure = _figure(10, 4.4, title)
-    loss, accuracy = figure.subplots(1, 2)
-    styles = {"training": "--", "validation": "-"}
-    for axes, metric, value_format in ((loss, "loss", ".4f"), (accuracy, "accuracy", ".2%")):
+    panels = figure.subplots(1, 2)
+    for axes, metric, precision in zip(panels, ("loss", "accuracy"), (".4f", ".2%"), strict=True):
         for i, (name, epochs) in enumerate(histories.items()):
             x = [epoch.epoch for epoch in epochs]
             train = [getattr(epoch, f"train_{metric}") for epoch in epochs]
             val = [getattr(epoch, f"val_{metric}") for epoch in epochs]
-            colour = COLOURS.get(name, OTHER_COLOURS[i % len(OTHER_COLOURS)])
-            draw = partial(axes.plot, x, color=colour, marker=MARKERS[i % len(MARKERS)])
-            if None in val:
-                draw(train, ls="--", lw=1, ms=3, mfc="white", label=name)
-                continue
-            draw(train, ls="--", lw=1, ms=3, mfc="white")
-            draw(val, ls="-", lw=1.8, ms=4, label=name)
-            if name in best:
+            colour = COLOURS.get(name.partition(" ")[0], PALETTE[i % len(PALETTE)])
+            draw = partial(axes.plot, color=colour, marker=MARKERS[i % len(MARKERS)])
+            validated = None not in val
+            label = None if validated else name
+            draw(x, train, ls="--", lw=1, ms=3, mfc="white", label=label)
+            if validated:
+                draw(x, val, ls="-", lw=1.8, ms=4, label=name)
+            if validated and name in best:
                 value = val[x.index(best[name])]
-                axes.plot(best[name], value, "*", ms=13, mfc=colour, mec="black", zorder=3)
+                draw(best[name], value, marker="*", ms=13, mec="black", zorder=3)
                 if len(histories) == 1:
-                    axes.set_title(f"★ best epoch {best[name]}: {value:{value_format}}", loc="right")
+                    text = f"★ best epoch {best[name]}: {value:{precision}}"
+                    axes.set_title(text, loc="right")
         axes.set_title(metric.capitalize(), loc="left", weight="bold")
         _epoch_axis(axes, [epoch for epochs in histories.values() for epoch in epochs])
-    loss.set_ylabel("cross-entropy (nats per image)")
-    accuracy.set_ylabel("images correct")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1))
-    drawn = {str(line.get_linestyle()) for line in loss.lines}
-    key = [
-        *loss.get_legend_handles_labels()[0],
-        *(Line2D([], [], color="k", ls=ls, label=s) for s, ls in styles.items() if ls in drawn),
-    ]
-    if "None" in drawn:
-        key.append(Line2D([], [], ls="", marker="*", ms=12, mfc="w", mec="k", label="best epoch"))
+    panels[0].set_ylabel("cross-entropy (nats per image)")
+    panels[1].set_ylabel("images correct")
+    panels[1].yaxis.set_major_formatter(PercentFormatter(1))
+    key = panels[0].get_legend_handles_labels()[0]
+    for label, style in (("validation", "-"), ("training", "--")):
+        if any(line.get_linestyle() == style for line in panels[0].lines):
+            key.append(Line2D([], [], color="black", ls=style, label=label))
     figure.legend(handles=key, loc="outside lower center", ncols=min(len(key), 8))
     return figure
 
@@ -138,7 +129,7 @@ def _stages(spec: VariantSpec) -> list[_Stage]:
     def record(path: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         kind = type(module).__name__
         if kind in STAGE_STARTS:
-            stages.append(_Stage(path.split(".")[0], tuple(output.shape[1:]), [], []))
+            stages.append(_Stage(path.split(".", maxsplit=1)[0], tuple(output.shape[1:]), [], []))
         stages[-1].operations.append(OPERATIONS.get(kind, kind).format(module))
         if count := sum(parameter.numel() for parameter in module.parameters()):
             stages[-1].parameters.append(count)
@@ -154,7 +145,7 @@ def _stages(spec: VariantSpec) -> list[_Stage]:
 
 @_styled
 def architecture(name: str) -> Figure:
-    """A variant's layers, shapes and parameters, by its model; orange is what its parent has not."""
+    """A variant's layers, shapes and parameters; orange is what its parent has not."""
     spec, parent = VARIANTS[name], parent_of(name) or name  # the first is compared with itself
     stages, parent_stages = _stages(spec), _stages(VARIANTS[parent])
     heads = {stage.part: stage for stage in stages if stage.part in HEADS.values()}
@@ -171,9 +162,10 @@ def architecture(name: str) -> Figure:
     total, before = (sum(sum(s.parameters) for s in each) for each in (stages, parent_stages))
     caption = f"{total:,} parameters"
     if parent != name:
-        headline, caption = f"{name} = {parent}, but {spec.change}", f"{caption} ({parent}: {before:,})"
+        headline = f"{name} = {parent}, but {spec.change}"
+        caption += f" ({parent}: {before:,})"
         note = f"Orange: changed from {parent}; further shapes and counts follow from that."
-    axes.text(0.3, 5.85, headline, size=14, weight="bold", color=_ink(parent != name))
+    axes.text(0.3, 5.85, headline, size=14, weight="bold", color=INK[parent != name])
     axes.text(0.3, 5.57, caption, size=11)
     scale = "Boxes: width shows channels, height and depth show pixels. Bars: height shows √units."
     axes.text(0.3, 0.75, f"{scale}\n{note}", color="#777777", linespacing=1.5, va="top")
@@ -183,12 +175,12 @@ def architecture(name: str) -> Figure:
     start = end = 0.0  # of the arrow into a stage, of the line above a part
     for i, (stage, old) in enumerate(zip(trunk, parent_stages, strict=False)):
         x = left + pitch * i
-        wider = bool(stage.parameters) and stage.shape[0] != old.shape[0]  # by itself, not its input
+        wider = bool(stage.parameters) and stage.shape[0] != old.shape[0]
         new = [operation not in old.operations for operation in stage.operations]
         for line, operation in enumerate(stage.operations):
-            write(x, 5.02 - 0.19 * line, operation, color=_ink(new[line]))
+            write(x, 5.02 - 0.19 * line, operation, color=INK[new[line]])
         shape = "×".join(f"{size:,}" for size in stage.shape) + f" (was {old.shape[0]})" * wider
-        write(x, 4.38, shape, weight="bold", color=_ink(wider))
+        write(x, 4.38, shape, weight="bold", color=INK[wider])
         write(x, 4.16, " + ".join(f"{count:,}" for count in stage.parameters) or "–")
         x0, x1, y0 = _solid(axes, x, middle, stage, wider or any(new))
         if i:
@@ -209,7 +201,7 @@ def architecture(name: str) -> Figure:
             axes.text(x + 0.2, 1.44, text, va="center", linespacing=1.4)
 
     halving = spec.halve_learning_rate_every
-    ink = _ink(halving != VARIANTS[parent].halve_learning_rate_every)
+    ink = INK[halving != VARIANTS[parent].halve_learning_rate_every]
     inset = figure.add_axes((1 - 3.2 / width, 0.55 / height, 2.8 / width, 0.9 / height))
     one = Protocol(learning_rate=1)
     rates = [learning_rate_at(epoch, spec, one) for epoch in range(1, one.epochs + 1)]
@@ -232,14 +224,10 @@ def _solid(
     front = ((0, 0), (w, 0), (w, h), (0, h))
     top = ((0, h), (w, h), (w + d, h + d), (d, h + d))
     side = ((w, 0), (w, h), (w + d, h + d), (w + d, d))
-    for corners, shade in zip((front, top, side), shades, strict=True):
-        edge = CHANGED if changed else "#3B4B5C"
-        axes.add_patch(Polygon(corners + origin, facecolor=shade, edgecolor=edge, lw=0.8))
+    faces = np.array((front, top, side)) + origin
+    edge = CHANGED if changed else "#3B4B5C"
+    axes.add_collection(PolyCollection(faces, facecolors=shades, edgecolors=edge, lw=0.8))
     return origin[0] - 0.04, origin[0] + w + d + 0.04, origin[1] - 0.04
-
-
-def _ink(changed: bool) -> str:
-    return CHANGED if changed else "black"
 
 
 @_styled
@@ -278,22 +266,23 @@ def confusion_comparison(before: np.ndarray, after: np.ndarray, names: tuple[str
 
 
 @_styled
-def tsne(
-    embedding: np.ndarray, labels: np.ndarray, predicted: np.ndarray, title: str = ""
-) -> Figure:
+def tsne(embedding: np.ndarray, labels: np.ndarray, predicted: np.ndarray, title: str = "") -> Figure:
     """Points float [N, 2] coloured by true class int [N], crossed where the prediction differs."""
     figure = _figure(9, 7, title)
     axes = figure.subplots()
+    size = 4 + 10_000 / (1_000 + len(labels))  # square points
     for number, name in enumerate(CLASSES):
-        points = embedding[labels == number]
-        axes.scatter(*points.T, s=9, color=f"C{number}", alpha=0.7, lw=0, label=name)
-        if len(points):
-            halo = withStroke(linewidth=3, foreground="white")
-            style = {"ha": "center", "va": "center", "weight": "bold", "path_effects": [halo]}
-            axes.text(*np.median(points, axis=0), name, zorder=4, **style)
+        x, y = embedding[labels == number].T
+        axes.scatter(x, y, s=size, color=f"C{number}", alpha=0.7, lw=0, label=name)
+        if len(x):
+            name_at_median = axes.annotate(
+                name, (np.median(x), np.median(y)), ha="center", va="center", weight="bold", zorder=4
+            )
+            name_at_median.set_path_effects([withStroke(linewidth=3, foreground="white")])
     wrong = predicted != labels
+    x, y = embedding[wrong].T
     label = f"misclassified\n({wrong.sum():,} of {len(wrong):,})"
-    axes.scatter(*embedding[wrong].T, s=12, marker="x", color="black", lw=0.6, label=label)
+    axes.scatter(x, y, s=1.5 * size, marker="x", color="black", lw=0.6, label=label)
     axes.set(xticks=(), yticks=(), xlabel="t-SNE 1", ylabel="t-SNE 2", aspect="equal")
     figure.legend(loc="outside right upper", markerscale=2, title="true class", alignment="left")
     return figure
@@ -305,14 +294,99 @@ def predictions(
 ) -> Figure:
     """Images uint8 [N, 28, 28], classes int [N], probability of the predicted class float [N]."""
     rows = -(-len(images) // 8)
-    figure = _figure(11, 1.75 * rows + 0.4, f"{(labels == predicted).sum()} of {len(images)} correct")
+    correct = f"{(labels == predicted).sum()} of {len(images)} correct"
+    figure = _figure(11, 1.75 * rows + 0.4, f"Predicted class and its probability: {correct}")
     panels = figure.subplots(rows, 8, squeeze=False).flatten()
     for axes, pixels, *answer in zip(panels, images, labels, predicted, confidence, strict=False):
         label, guess, probability = answer
-        colour = _image(axes, pixels, label == guess)
-        text = f"{_mark(label == guess)} {CLASSES[guess]} {probability:.0%}"
+        mark, colour = VERDICT[label == guess]
+        text = f"{mark} {CLASSES[guess]} {probability:.0%}"
         text += "" if label == guess else f"\ntrue: {CLASSES[label]}"
         axes.set_title(text, size=8, color=colour, weight="normal" if label == guess else "bold")
+        _image(axes, pixels, colour, 1.5 if label == guess else 4)
     for axes in panels[len(images) :]:
         axes.axis("off")
     return figure
+
+
+@_styled
+def auxiliary(image: np.ndarray, label: int, probabilities: Mapping[str, np.ndarray]) -> Figure:
+    """An image uint8 [28, 28] of class ``label``; the class probabilities float [10] of each head."""
+    figure = _figure(3 + 2.7 * len(probabilities), 3.4)
+    picture, *panels = figure.subplots(1, 1 + len(probabilities))
+    _image(picture, image)
+    picture.set_title(f"true: {CLASSES[label]}")
+    for axes, (head, values) in zip(panels, probabilities.items(), strict=True):
+        guess = int(values.argmax())
+        mark, colour = VERDICT[guess == label]
+        bars = axes.barh(CLASSES, values, color="#B9C9DB")
+        bars[guess].set_color(colour)
+        axes.bar_label(bars, [f"{v:.0%}" if v >= 0.005 else "" for v in values], padding=2, size=8)
+        axes.axhspan(label - 0.5, label + 0.5, color="#E3F1E5", zorder=0)  # the true class
+        axes.set_title(f"{head}\n{mark} {CLASSES[guess]}", color=colour)
+        axes.set(xlim=(0, 1.18), xticks=(0, 0.5, 1), xlabel="probability")
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.invert_yaxis()
+        axes.tick_params(axis="y", length=0, labelleft=axes is panels[0])
+    return figure
+
+
+@_styled
+def augmentation(originals: np.ndarray, augmented: np.ndarray) -> Figure:
+    """A row per image uint8 [R, 28, 28], followed by its augmentations uint8 [R, C, 28, 28]."""
+    rows, columns = augmented.shape[:2]
+    figure = _figure(1.15 * (columns + 1), 1.13 * rows + 0.3)
+    panels = figure.subplots(rows, columns + 1, squeeze=False)
+    for row, original, variations in zip(panels, originals, augmented, strict=True):
+        _image(row[0], original, CHANGED, 2)
+        for axes, pixels in zip(row[1:], variations, strict=True):
+            _image(axes, pixels)
+    panels[0, 0].set_title("original", size=8, weight="bold", color=CHANGED)
+    for number, axes in enumerate(panels[0, 1:], start=1):
+        axes.set_title(f"augmented {number}", size=8)
+    return figure
+
+
+def _figure(width: float, height: float, title: str = "") -> Figure:
+    """A figure of so many inches whose parts make room for each other."""
+    figure = Figure((width, height), layout="constrained")
+    if title:
+        figure.suptitle(title, weight="bold", size=12)
+    return figure
+
+
+def _epoch_axis(axes: Axes, epochs: Sequence[Epoch]) -> None:
+    numbers = [epoch.epoch for epoch in epochs]
+    axes.set(xlabel="epoch", xlim=(min(numbers) - 0.5, max(numbers) + 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(visible=True)
+
+
+def _steps(axes: Axes, first: int, rates: Sequence[float], colour: str) -> None:
+    edges = np.arange(first, first + len(rates) + 1) - 0.5  # each epoch as wide as itself
+    axes.stairs(rates, edges, baseline=None, color=colour, lw=1.8)
+
+
+def _row_percent(confusion: np.ndarray) -> np.ndarray:
+    percent: np.ndarray = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    return percent
+
+
+def _matrix(axes: Axes, values: np.ndarray, text: np.ndarray, colours: str, norm: Normalize) -> AxesImage:
+    """Cells coloured by value: rows are true classes, columns predicted ones."""
+    image = axes.imshow(values, cmap=colours, norm=norm)
+    brightness = image.to_rgba(values)[..., :3].mean(-1)
+    for (row, column), cell in np.ndenumerate(text):
+        ink = "white" if brightness[row, column] < 0.55 else "black"
+        axes.text(column, row, cell, ha="center", va="center", size=8, color=ink)
+    axes.set_xticks(range(len(CLASSES)), CLASSES, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(CLASSES)), CLASSES)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.tick_params(length=0)
+    return image
+
+
+def _image(axes: Axes, pixels: np.ndarray, frame: str = "black", width: float = 0) -> None:
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+    axes.set(xticks=(), yticks=())
+    axes.spines[:].set(visible=width > 0, color=frame, linewidth=width)

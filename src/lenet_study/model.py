@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torchinfo
 from torch import Tensor, nn
@@ -54,8 +56,12 @@ class LeNet(nn.Module):
         )  # fmt: skip
         self.aux_output2 = nn.Linear(sizes[0], len(CLASSES))
         hidden: list[nn.Module] = []
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
-            hidden += [nn.Linear(inputs, outputs), *([norm1d(outputs)] if norm1d else []), nn.ReLU()]
+        for inputs, outputs in pairwise(sizes):
+            hidden += [
+                nn.Linear(inputs, outputs),
+                *([norm1d(outputs)] if norm1d else []),
+                nn.ReLU(),
+            ]
         self.classifier = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], len(CLASSES)))
         self._initialise(seed)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import click
 
@@ -27,9 +28,7 @@ class PositiveNumber(click.FloatRange):
     def __init__(self) -> None:
         super().__init__(min=0, min_open=True)
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Refuse nan and inf, which compare as if they were in range."""
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
@@ -42,7 +41,7 @@ class Parameter:
     """One parameter: its name in MLflow, its click type, its default and its meaning."""
 
     name: str
-    type: click.ParamType
+    type: click.ParamType[Any]
     default: str | int | float | bool
     meaning: str
 
@@ -77,12 +76,8 @@ _PARAMETERS = {
             "What trains the auxiliary heads: their own loss on detached activations, nothing, "
             "or a loss that also reaches the trunk.",
         ),
-        Parameter(
-            "auxiliary_weight", PositiveNumber(), 0.3, "Weight of each auxiliary loss when joint."
-        ),
-        Parameter(
-            "device", click.Choice(("auto", "cpu", "cuda")), "auto", "auto: cuda if there is one."
-        ),
+        Parameter("auxiliary_weight", PositiveNumber(), 0.3, "Weight of each auxiliary loss when joint."),
+        Parameter("device", click.Choice(("auto", "cpu", "cuda")), "auto", "auto: cuda if there is one."),
         Parameter("threads", Count(0), 0, "Processor threads; 0 takes all cores."),
         Parameter(
             "data_dir",

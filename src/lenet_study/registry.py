@@ -1,4 +1,4 @@
-"""Models in MLflow: logging with a proof, fetching, promotion. Only ``tracking`` and this import mlflow."""
+"""Models in MLflow: logging with a proof, fetching, promotion. Imports mlflow, as ``tracking`` does."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import torch
+from mlflow.entities import Run as MLflowRun
 from mlflow.entities import ViewType
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -26,6 +27,8 @@ from lenet_study.data import Normalisation
 from lenet_study.model import SIDE, LeNet
 from lenet_study.tracking import NAME, Run, store_errors
 
+Training = MLflowRun
+Version = ModelVersion
 CHAMPION = "champion"
 PREVIOUS = "previous"
 _FILE = "data/model.pth"  # where mlflow.pytorch keeps a TorchScript file within a logged model
@@ -134,7 +137,7 @@ def fetch(reference: str) -> FetchedModel:
     path = Path(reference)
     if path.is_file():
         return _read(path, reference, run_id="", expected="")
-    if path.exists() or "/" in reference and not reference.startswith(("models:/", "runs:/")):
+    if path.exists() or ("/" in reference and not reference.startswith(("models:/", "runs:/"))):
         raise UserError(f"model={reference} is no file: name {_CURE}")
     client = mlflow.MlflowClient()
     try:
@@ -170,7 +173,7 @@ def _read(path: Path, reference: str, run_id: str, expected: str) -> FetchedMode
     return FetchedModel(module, export.description_of(module), reference, run_id, actual, weights)
 
 
-def best_training(variant: str = "", study: str = "") -> mlflow.entities.Run | None:
+def best_training(variant: str = "", study: str = "") -> Training | None:
     """The finished training with the highest validation accuracy, the earliest on a tie.
 
     Args:
@@ -181,7 +184,7 @@ def best_training(variant: str = "", study: str = "") -> mlflow.entities.Run | N
     return runs[0] if runs else None
 
 
-def trainings(limit: int, variant: str = "", study: str = "") -> list[mlflow.entities.Run]:
+def trainings(limit: int, variant: str = "", study: str = "") -> list[Training]:
     """Finished trainings in any experiment, highest validation accuracy first."""
     conditions = ["attributes.status = 'FINISHED'", "tags.stage = 'train'"]
     conditions += [f"tags.variant = '{variant}'"] if variant else []
@@ -199,16 +202,14 @@ def trainings(limit: int, variant: str = "", study: str = "") -> list[mlflow.ent
         )
 
 
-def version_of(run_id: str) -> ModelVersion | None:
+def version_of(run_id: str) -> Version | None:
     """The registered version that a run made."""
     with store_errors():
-        versions = mlflow.MlflowClient().search_model_versions(
-            f"name = '{NAME}' and run_id = '{run_id}'"
-        )
+        versions = mlflow.MlflowClient().search_model_versions(f"name = '{NAME}' and run_id = '{run_id}'")
     return versions[0] if versions else None
 
 
-def holder(alias: str) -> ModelVersion | None:
+def holder(alias: str) -> Version | None:
     """The version that has an alias."""
     try:
         return mlflow.MlflowClient().get_model_version_by_alias(NAME, alias)
@@ -218,7 +219,7 @@ def holder(alias: str) -> ModelVersion | None:
         raise
 
 
-def crown(version: ModelVersion, reason: str, by_run: str) -> None:
+def crown(version: Version, reason: str, by_run: str) -> None:
     """Make a version the champion, its predecessor ``previous``, and write down why."""
     client = mlflow.MlflowClient()
     with store_errors():

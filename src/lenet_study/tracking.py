@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import subprocess
-import sys
 import tempfile
 import urllib.parse
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import pandas as pd
 import requests
 from filelock import FileLock
@@ -165,9 +163,7 @@ def run(
         else:
             resolved = resolve_tags({k: str(v) for k, v in all_tags.items()})
             run_id = client.create_run(experiment_id, run_name=name, tags=resolved).info.run_id
-        active = mlflow.start_run(
-            run_id, run_name=name, nested=True, log_system_metrics=system_metrics
-        )
+        active = mlflow.start_run(run_id, run_name=name, nested=True, log_system_metrics=system_metrics)
         status = "FAILED"
         try:
             opened = Run(active)
@@ -229,10 +225,7 @@ def study_addresses(experiment_id: str, study: str, run_ids: list[str]) -> dict[
 
 def run_address(opened: Run) -> str:
     """The run's address in MLflow's UI."""
-    return (
-        f"{_ui()}/#/experiments/{opened.experiment_id}/runs/{opened.id}"
-        "?workflowType=machine_learning"
-    )
+    return f"{_ui()}/#/experiments/{opened.experiment_id}/runs/{opened.id}?workflowType=machine_learning"
 
 
 def how_to_look() -> str:

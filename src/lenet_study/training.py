@@ -58,7 +58,7 @@ class Epoch:
     seconds: float  # training and validation
 
     def better_than(self, other: Epoch | None) -> bool:
-        """Higher validation accuracy; on a tie the earlier epoch stays. Without validation, the later one."""
+        """Higher validation accuracy; on a tie the earlier. Without validation, the later one."""
         if other is None or self.val_accuracy is None or other.val_accuracy is None:
             return True
         return self.val_accuracy > other.val_accuracy
@@ -88,7 +88,7 @@ def fit(
     Returns:
         The best epoch: highest validation accuracy, the earliest on a tie.
     """
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     normalise = Normalisation.of(train.images)
     train = train.to(device)
     validation = validation.to(device) if validation else None
@@ -108,9 +108,7 @@ def fit(
             group["lr"] = learning_rate
         batches = training_batches(train, normalise, protocol, number)
         train_loss, train_accuracy = run_epoch(model, batches, protocol, optimizer)
-        val_loss, val_accuracy = (
-            score(model, validation, normalise) if validation else (None, None)
-        )
+        val_loss, val_accuracy = score(model, validation, normalise) if validation else (None, None)
         epoch = Epoch(
             epoch=number,
             learning_rate=learning_rate,
@@ -166,9 +164,7 @@ def run_epoch(
     return loss.item(), (logits.argmax(1) == labels).double().mean().item()
 
 
-def training_loss(
-    model: LeNet, images: Tensor, labels: Tensor, protocol: Protocol
-) -> tuple[Tensor, Tensor]:
+def training_loss(model: LeNet, images: Tensor, labels: Tensor, protocol: Protocol) -> tuple[Tensor, Tensor]:
     """The loss to descend, and the classifier's logits [N, 10], for normalised images [N, 1, 28, 28]."""
     if protocol.auxiliary == "untrained":
         logits = model(images)
@@ -206,8 +202,6 @@ def epoch_generator(seed: int, epoch: int, device: torch.device) -> torch.Genera
     return torch.Generator(device).manual_seed(int(state) >> 1)
 
 
-def _batches(
-    split: Split, normalise: Normalisation, size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(split: Split, normalise: Normalisation, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     images = normalise(split.images).contiguous(memory_format=torch.channels_last)
     yield from zip(images.split(size), split.labels.split(size), strict=True)

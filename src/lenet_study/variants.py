@@ -35,14 +35,10 @@ _BASELINE = VariantSpec(
     batch_norm=False,
     halve_learning_rate_every=None,
 )
-_V1 = replace(
-    _BASELINE, change="the learning rate is halved every 5 epochs", halve_learning_rate_every=5
-)
+_V1 = replace(_BASELINE, change="the learning rate is halved every 5 epochs", halve_learning_rate_every=5)
 _V2 = replace(_V1, change="32 and 64 convolution channels instead of 6 and 16", channels=(32, 64))
 _V3 = replace(_V2, change="200 and 140 hidden units instead of 120 and 84", hidden_units=(200, 140))
-_V4 = replace(
-    _V3, change="batch norm after every convolution and hidden layer", batch_norm=True
-)
+_V4 = replace(_V3, change="batch norm after every convolution and hidden layer", batch_norm=True)
 
 VARIANTS = {"baseline": _BASELINE, "v1": _V1, "v2": _V2, "v3": _V3, "v4": _V4}
 

@@ -115,9 +115,7 @@ def evaluate(
         return Evaluated(name, run.id, predictions)
 
 
-def _log_examples(
-    run: tracking.Run, test: data.Split, predictions: Predictions, seed: int
-) -> None:
+def _log_examples(run: tracking.Run, test: data.Split, predictions: Predictions, seed: int) -> None:
     """A grid of random test images, and all three heads on the first of them."""
     rows = np.random.default_rng(seed).choice(len(test), GRID_IMAGES, replace=False)
     images, labels = test.images[rows].numpy(), test.labels[rows].numpy()

@@ -21,9 +21,7 @@ from lenet_study.device import Machine
 from lenet_study.training import Protocol
 
 
-def main(
-    *, variant: str, folds: int, device: str, threads: int, data_dir: str, **protocol: Any
-) -> None:
+def main(*, variant: str, folds: int, device: str, threads: int, data_dir: str, **protocol: Any) -> None:
     """Cross-validate one variant and say what came out."""
     tracking.initialise()
     machine = Machine(device=device, threads=threads)
@@ -60,9 +58,7 @@ def cross_validate(
                 parent=parent,
                 system_metrics=True,
             ) as run:
-                result = fit_and_log(
-                    run, fold, variant, train, validation, protocol, machine, register=False
-                )
+                result = fit_and_log(run, fold, variant, train, validation, protocol, machine, register=False)
                 report(run, fold, result)
             trained.append(result)
         _summarise(parent, name, trained)

@@ -63,7 +63,7 @@ def roll_back(run: tracking.Run) -> None:
     _crown(run, former, "rolled back by hand")
 
 
-def _crown(run: tracking.Run, version: registry.ModelVersion, reason: str) -> None:
+def _crown(run: tracking.Run, version: registry.Version, reason: str) -> None:
     champion = registry.holder(registry.CHAMPION)
     kept = champion is not None and champion.version == version.version
     run.set_tags(
@@ -82,7 +82,7 @@ def _crown(run: tracking.Run, version: registry.ModelVersion, reason: str) -> No
     print(f"Version {version.version} is now {tracking.NAME}@{registry.CHAMPION}{former}: {reason}.")
 
 
-def _table(runs: list) -> pd.DataFrame:
+def _table(runs: list[registry.Training]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "run": run.info.run_name,

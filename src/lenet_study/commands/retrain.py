@@ -32,9 +32,7 @@ def main(*, variant: str, device: str, threads: int, data_dir: str, **protocol: 
     evaluate(model, settings.seed, machine, data_dir, before=before)
 
 
-def retrain(
-    variant: str, protocol: Protocol, machine: Machine, data_dir: str, study: str = ""
-) -> Trained:
+def retrain(variant: str, protocol: Protocol, machine: Machine, data_dir: str, study: str = "") -> Trained:
     """Train one variant on all 60,000 training images; the last epoch's weights are kept."""
     machine.prepare()
     images = data.load_train(data.folder_of(data_dir))

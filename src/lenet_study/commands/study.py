@@ -92,7 +92,7 @@ def published_models() -> pd.DataFrame:
         return pd.read_csv(file)
 
 
-def _test_scores(evaluated: Evaluated) -> dict[str, float]:
+def _test_scores(evaluated: Evaluated) -> dict[str, object]:
     predictions = evaluated.predictions
     return {"test_accuracy": predictions.accuracy, "test_loss": predictions.loss}
 

@@ -57,9 +57,7 @@ def train_variant(
         study=study,
         system_metrics=True,
     ) as run:
-        trained = fit_and_log(
-            run, variant, variant, train, validation, protocol, machine, register=True
-        )
+        trained = fit_and_log(run, variant, variant, train, validation, protocol, machine, register=True)
         report(run, variant, trained)
     return trained
 
@@ -130,9 +128,7 @@ def fit_and_log(
     return Trained(variant, run.id, best, history, logged)
 
 
-def parameters(
-    variant: str, protocol: Protocol, machine: Machine, data_dir: str
-) -> dict[str, object]:
+def parameters(variant: str, protocol: Protocol, machine: Machine, data_dir: str) -> dict[str, object]:
     """The parameters of a training's run: exactly those of the entry point ``train``."""
     return {"variant": variant, **asdict(protocol), **asdict(machine), "data_dir": data_dir}
 
