@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import URLError
@@ -54,7 +55,10 @@ def folder(tmp_path, monkeypatch) -> Path:
 def write(place: Path, content: dict[str, bytes] = RAW, zipped: bool = False) -> None:
     place.mkdir(parents=True, exist_ok=True)
     for name, raw in content.items():
-        (place / (f"{name}.gz" if zipped else name)).write_bytes(gzip.compress(raw) if zipped else raw)
+        if zipped:
+            (place / f"{name}.gz").write_bytes(gzip.compress(raw))
+        else:
+            (place / name).write_bytes(raw)
 
 
 def places(folder: Path) -> dict[str, tuple[Path, bool]]:
@@ -99,12 +103,12 @@ def test_reads_every_layout(folder, layout):
     assert_loads(folder)
 
 
-@pytest.mark.parametrize("preferred", range(len(PLACES) - 1))
-def test_the_preferred_place_wins(folder, preferred):
-    """Where both hold all files, only the preferred one holds the right ones."""
-    (place, zipped), (later, later_zipped) = list(places(folder).values())[preferred : preferred + 2]
-    write(later, dict.fromkeys(RAW, b"wrong"), later_zipped)
-    write(place, zipped=zipped)
+@pytest.mark.parametrize(("preferred", "other"), list(pairwise(PLACES)))
+def test_the_preferred_place_wins(folder, preferred, other):
+    """Both hold all files, the preferred one the right ones."""
+    for layout, content in ((other, dict.fromkeys(RAW, b"wrong")), (preferred, RAW)):
+        place, zipped = places(folder)[layout]
+        write(place, content, zipped)
     assert_loads(folder)
 
 
@@ -189,7 +193,7 @@ def test_missing_files_are_named_with_the_cures(folder):
     with pytest.raises(UserError) as error:
         data.load_train(folder)
     assert_one_sentence(error, folder, *NAMES, "torchvision: no network", "apt-get: no network")
-    assert_one_sentence(error, "data_dir", "LENET_STUDY_DATA", "apt-get install dataset-fashion-mnist")
+    assert_one_sentence(error, "data_dir", "LENET_STUDY_DATA", "apt-get install dataset-fashion")
     assert not files_in(folder)
 
 
@@ -324,7 +328,7 @@ def test_apt_gets_last_line_is_the_reason(folder, debian):
     assert not files_in(folder)
 
 
-LABELS = torch.arange(10).repeat_interleave(torch.arange(10, 110, 10))  # 10 of class 0 … 100 of class 9
+LABELS = torch.arange(10).repeat_interleave(torch.arange(10, 110, 10))  # class 0: 10, … 9: 100
 
 
 def class_counts(rows):

@@ -175,7 +175,8 @@ def test_features_and_auxiliary_script(name, images):
     ],
 )
 def test_summary_totals_are_the_reports(name, mult_adds, passes, parameters, total):
-    totals = dict(re.findall(r"^(.+?)(?: \((?:MB|Units\.MEGABYTES)\))?: (.+)$", summary(VARIANTS[name]), re.M))
+    line = re.compile(r"^(.+?)(?: \((?:MB|Units\.MEGABYTES)\))?: (.+)$", re.MULTILINE)
+    totals = dict(line.findall(summary(VARIANTS[name])))
     assert totals == {
         "Total params": f"{PARAMETERS[name]:,}",
         "Trainable params": f"{PARAMETERS[name]:,}",
@@ -189,7 +190,8 @@ def test_summary_totals_are_the_reports(name, mult_adds, passes, parameters, tot
 
 
 def test_summary_names_columns_and_layers():
-    rows = [re.split(r"\s{2,}", line.lstrip("│├└─ ")) for line in summary(VARIANTS["v4"]).split("\n")]
+    lines = summary(VARIANTS["v4"]).splitlines()
+    rows = [re.split(r"\s{2,}", line.lstrip("│├└─ ")) for line in lines]
     columns = ["Layer (type (var_name))", "Input Shape", "Output Shape", "Param #", "Trainable"]
     assert columns in rows
     assert ["Conv2d (0)", "[1, 32, 14, 14]", "[1, 64, 10, 10]", "51,264", "True"] in rows

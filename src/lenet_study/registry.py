@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import mlflow
 import numpy as np
@@ -27,8 +28,8 @@ from lenet_study.data import Normalisation
 from lenet_study.model import SIDE, LeNet
 from lenet_study.tracking import NAME, Run, store_errors
 
-Training = MLflowRun
-Version = ModelVersion
+Training: TypeAlias = MLflowRun
+Version: TypeAlias = ModelVersion
 CHAMPION = "champion"
 PREVIOUS = "previous"
 _FILE = "data/model.pth"  # where mlflow.pytorch keeps a TorchScript file within a logged model
