@@ -204,9 +204,7 @@ def test_frequency(name, probability):
 @pytest.mark.parametrize("name", ["brightness", "contrast"])
 def test_factors_are_uniform(name):
     factors = getattr(draws_of(5), name).double()
-    counts = torch.histc(
-        factors, bins=10, min=0.8 - 1e-6, max=1.2 + 1e-6
-    )  # skips what lies outside
+    counts = torch.histc(factors, bins=10, min=0.8 - 1e-6, max=1.2 + 1e-6)  # skips outliers
     assert counts.sum() == COUNT
     assert (counts - COUNT / 10).abs().max() < 4 * (COUNT * 0.1 * 0.9) ** 0.5
 

@@ -78,7 +78,7 @@ def spoilt(request, toy_train, toy_validation):
         toy_train,
         toy_validation,
         VARIANTS[request.param],
-        replace(BRIEF, epochs=5),
+        replace(BRIEF, epochs=5, learning_rate=0.0001),
         device=CPU,
         on_epoch=record_then_erase,
     )
@@ -88,7 +88,7 @@ def spoilt(request, toy_train, toy_validation):
 def test_best_epoch_is_restored(spoilt, toy_train, toy_validation):
     model, best, epochs, weights = spoilt
     accuracies = [epoch.val_accuracy for epoch in epochs]
-    assert accuracies[-1] < max(accuracies)
+    assert accuracies[0] < accuracies[2] > accuracies[-1]
     assert best is epochs[accuracies.index(max(accuracies))]
     assert same(model.state_dict(), weights[best.epoch - 1])
     assert not same(model.state_dict(), weights[-1])
@@ -98,7 +98,7 @@ def test_best_epoch_is_restored(spoilt, toy_train, toy_validation):
 
 def test_earliest_epoch_wins_a_tie(toy_train, toy_validation):
     epochs = []
-    protocol = replace(BRIEF, epochs=8)
+    protocol = replace(BRIEF, epochs=4)
     _, best = fit("baseline", toy_train, toy_validation, protocol, on_epoch=epochs.append)
     tied = [epoch for epoch in epochs if epoch.val_accuracy == best.val_accuracy]
     assert len(tied) > 1
@@ -140,10 +140,8 @@ def test_last_epoch_stays_without_validation(toy_train):
         epochs.append(epoch)
         weights.append(deepcopy(model.state_dict()))
 
-    protocol = replace(BRIEF, epochs=3)
-    best = training.fit(
-        model, toy_train, None, VARIANTS["v4"], protocol, device=CPU, on_epoch=record
-    )
+    spec, protocol = VARIANTS["v4"], replace(BRIEF, epochs=3)
+    best = training.fit(model, toy_train, None, spec, protocol, device=CPU, on_epoch=record)
     assert best is epochs[-1]
     assert (best.epoch, best.val_loss, best.val_accuracy) == (3, None, None)
     assert same(model.state_dict(), weights[-1])
@@ -216,18 +214,18 @@ def test_validation_images_are_clean(name, toy_train, toy_validation):
         by_hand.append(scored_by_hand(model, toy_validation, toy_train))
         reported.append((epoch.val_loss, epoch.val_accuracy))
 
-    training.fit(
-        model, toy_train, toy_validation, VARIANTS[name], BRIEF, device=CPU, on_epoch=rescore
-    )
+    options = {"device": CPU, "on_epoch": rescore}
+    training.fit(model, toy_train, toy_validation, VARIANTS[name], BRIEF, **options)
     assert len(reported) == 2
-    np.testing.assert_allclose(reported, by_hand, rtol=1e-5)
+    np.testing.assert_allclose(reported, by_hand, rtol=1e-4, atol=1e-6)
 
 
 def test_validation_larger_than_a_batch(monkeypatch, toy_train, toy_validation):
     model, _ = fit("v4", toy_train, None)
     monkeypatch.setattr(training, "EVALUATION_BATCH", 25)
     scored = training.score(model, toy_validation, Normalisation.of(toy_train.images))
-    np.testing.assert_allclose(scored, scored_by_hand(model, toy_validation, toy_train), rtol=1e-5)
+    by_hand = scored_by_hand(model, toy_validation, toy_train)
+    np.testing.assert_allclose(scored, by_hand, rtol=1e-4, atol=1e-6)
 
 
 @every_variant
@@ -291,8 +289,8 @@ def test_what_trains_the_auxiliary_heads(name, toy_train, toy_validation):
         assert not torch.equal(state[head], initial[head])
 
 
-def test_probes_learn(toy_train, toy_validation):
-    model, _ = fit("baseline", toy_train, toy_validation, replace(BRIEF, epochs=6))
+def test_probes_learn(toy_train):
+    model, _ = fit("baseline", toy_train, None, replace(BRIEF, epochs=6))
     with torch.no_grad():
         heads = model.auxiliary(Normalisation.of(toy_train.images)(toy_train.images))
     for logits in heads:

@@ -1,7 +1,7 @@
 """The report's four augmentations, applied to a whole batch of uint8 images at once.
 
-Every image draws its own values. The arithmetic is that of ``torchvision.transforms.v2.functional`` on
-uint8 tensors (truncation after each step included), so each step can be compared with its original.
+Every image draws its own values. The arithmetic is that of torchvision's transforms on PIL images, which
+the report used: grey levels are truncated after every step, and the results are equal pixel by pixel.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FLIP_PROBABILITY = 0.25
 JITTER = 0.2  # brightness and contrast factors lie in [1 - JITTER, 1 + JITTER]
 AUTOCONTRAST_PROBABILITY = 0.2
 SOLARIZE_PROBABILITY = 0.2
-SOLARIZE_THRESHOLD = 15  # grey level; the black background stays black
+SOLARIZE_THRESHOLD = 15  # grey level; black below it stays black
 
 
 @dataclass(frozen=True)
@@ -72,18 +72,21 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with each image's mean grey level by ``factor`` [N]: towards the mean below 1."""
-    mean = images.sum((-2, -1), dtype=torch.int32).div(images[0].numel(), rounding_mode="floor")
-    factor = _each(factor)
-    return (images * factor).add_((1 - factor) * _each(mean)).clamp_(0, 255).to(torch.uint8)
+    pixels = images[0].numel()
+    total = images.sum((-2, -1), dtype=torch.int32)
+    mean = _each((2 * total + pixels).div(2 * pixels, rounding_mode="floor").float())
+    return (images - mean).mul_(_each(factor)).add_(mean).clamp_(0, 255).to(torch.uint8)
 
 
 def autocontrast(images: Tensor) -> Tensor:
     """Stretch each image's grey levels to 0..255; an image of one grey level stays as it is."""
     low, high = images.amin((-2, -1)), images.amax((-2, -1))
     flat = low == high
-    low = torch.where(flat, 0, low)
-    scale = torch.where(flat, 1.0, 255.0 / (high - low))
-    return ((images - _each(low)) * _each(scale)).clamp_(0, 255).to(torch.uint8)
+    scale = torch.where(flat, 1.0, torch.full_like(low, 255, dtype=torch.float64) / (high - low))
+    offset = torch.where(flat, 0.0, -low.double() * scale)
+    levels = torch.arange(256, device=images.device)
+    table = (levels * scale[:, None] + offset[:, None]).clamp_(0, 255).to(torch.uint8)
+    return table.gather(1, images.flatten(1).long()).view_as(images)
 
 
 def solarize(images: Tensor) -> Tensor:

@@ -121,9 +121,9 @@ def folds(labels: Tensor, count: int, seed: int) -> list[tuple[np.ndarray, np.nd
         UserError: A class has fewer images than there are folds.
     """
     rarest = int(torch.bincount(labels).min())
-    if count > rarest:
+    if not 2 <= count <= rarest:
         raise UserError(
-            f"folds={count} is more than the {rarest} images of the rarest class: "
+            f"folds={count} does not fit the {rarest} images of the rarest class: "
             f"choose folds between 2 and {rarest}"
         )
     splitter = StratifiedKFold(count, shuffle=True, random_state=seed)
@@ -210,8 +210,14 @@ def _read(folder: Path, name: str) -> bytes:
 
 def _fetch_torchvision(folder: Path) -> None:
     datasets = import_torchvision().datasets
-    with _socket_timeout(DOWNLOAD_TIMEOUT), redirect_stdout(io.StringIO()):
-        datasets.FashionMNIST(str(folder), download=True)
+    with (
+        tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary,
+        _socket_timeout(DOWNLOAD_TIMEOUT),
+        redirect_stdout(io.StringIO()),
+    ):
+        datasets.FashionMNIST(temporary, download=True)
+        for name in FILES:  # moved whole: an interrupted download leaves nothing that looks like data
+            Path(temporary, "FashionMNIST", "raw", name).replace(folder / name)
 
 
 def _fetch_debian(folder: Path) -> None:
@@ -261,5 +267,5 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
-        error = OSError((error.stderr or "").strip().splitlines()[-1:] or error)
+        return ((error.stderr or "").strip().splitlines() or [str(error)])[-1]
     return " ".join(str(error).split())

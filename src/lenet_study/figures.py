@@ -28,8 +28,7 @@ from lenet_study.variants import VARIANTS, VariantSpec, parent_of
 # The first five stay 30 CIELAB units apart to any colour vision (simulated: Machado et al. 2009).
 PALETTE = ("#8C8C8C", "#E69F00", "#56B4E9", "#117733", "#7B3294", "#CC3311", "#332288", "#44AA99")
 COLOURS: dict[str, str] = dict(zip(VARIANTS, cycle(PALETTE), strict=False))
-KINDS = ("validation", "training", "best epoch")
-MARKERS = "os^DvPXd"  # a second cue beside the colour
+MARKERS = "os^DvPX"  # a second cue beside the colour; one fewer, so that pairs repeat late
 CHANGED = "#D55E00"
 INK = {True: CHANGED, False: "black"}  # changed from the parent?
 VERDICT = {True: ("✓", "#1B7837"), False: ("✗", "#C2182B")}  # predicted right?
@@ -63,16 +62,14 @@ def curves(
             colour = COLOURS.get(name.partition(" ")[0], PALETTE[i % len(PALETTE)])
             draw = partial(axes.plot, color=colour, marker=MARKERS[i % len(MARKERS)])
             validated = None not in val
-            label = None if validated else name
-            draw(x, train, ls="--", lw=1, ms=3, mfc="white", label=label)
+            draw(x, train, ls="--", lw=1, ms=3, mfc="white", label=None if validated else name)
             if validated:
                 draw(x, val, ls="-", lw=1.8, ms=4, label=name)
             if validated and name in best:
                 value = val[x.index(best[name])]
                 draw(best[name], value, marker="*", ls="", ms=13, mec="black", zorder=3)
                 if len(histories) == 1:
-                    text = f"★ best epoch {best[name]}: {value:{precision}}"
-                    axes.set_title(text, loc="right")
+                    axes.set_title(f"★ best epoch {best[name]}: {value:{precision}}", loc="right")
         axes.set_title(metric.capitalize(), loc="left", weight="bold")
         _epoch_axis(axes, [epoch for epochs in histories.values() for epoch in epochs])
     panels[0].set_ylabel("cross-entropy (nats per image)")
@@ -80,7 +77,11 @@ def curves(
     panels[1].yaxis.set_major_formatter(PercentFormatter(1))
     key = panels[0].get_legend_handles_labels()[0]
     drawn = {line.get_linestyle() for line in panels[0].lines}
-    for style, marker, label in zip(("-", "--", "None"), (None, None, "*"), KINDS, strict=True):
+    for style, marker, label in (
+        ("-", "", "validation"),
+        ("--", "", "training"),
+        ("None", "*", "best epoch"),
+    ):
         if style in drawn:
             key.append(Line2D([], [], color="black", ls=style, marker=marker, ms=10, label=label))
     figure.legend(handles=key, loc="outside lower center", ncols=min(len(key), 8))
@@ -111,7 +112,8 @@ def confusion_matrix(confusion: np.ndarray, title: str = "") -> Figure:
     share = _row_percent(confusion)
     text = np.vectorize(lambda n, p: f"{n:,}\n{p:.1f}%" if n else "")(confusion, share)
     image = _matrix(axes, share, text, "Blues", PowerNorm(0.5, 0, 100))
-    axes.set_title(f"{np.trace(confusion):,} of {confusion.sum():,} images correct")
+    correct, images = np.trace(confusion), confusion.sum()
+    axes.set_title(f"{correct:,} of {images:,} images correct ({correct / max(images, 1):.2%})")
     bar = figure.colorbar(image, ax=axes, shrink=0.7, ticks=(0, 1, 5, 10, 25, 50, 75, 100))
     bar.set_label("share of the true class (%), coloured by its square root")
     return figure
@@ -337,7 +339,7 @@ def architecture(name: str) -> Figure:
     for y, row in ((5.02, "layers"), (4.38, "output"), (4.16, "parameters")):
         axes.text(0.3, y, row, color="#777777", va="top")
 
-    start = end = 0.0  # of the arrow into a stage, of the line above a part
+    start = end = 0.0  # left ends of the arrow into a stage, and of the line above a part
     for i, (stage, old) in enumerate(zip(trunk, parent_stages, strict=False)):
         x = left + pitch * i
         wider = bool(stage.parameters) and stage.shape[0] != old.shape[0]
@@ -351,9 +353,8 @@ def architecture(name: str) -> Figure:
         if i:
             arrow((x0, middle), (start, middle))
         start = x1
-        first = stage.part != trunk[i - 1].part
-        last = i + 1 == len(trunk) or stage.part != trunk[i + 1].part
-        end = x if first else end
+        end = x if stage.part != trunk[i - 1].part else end
+        last = stage is trunk[-1] or stage.part != trunk[i + 1].part
         if last:
             axes.plot((end - 0.6, x + 0.6), (5.1, 5.1), color="#777777", lw=1)
             write((end + x) / 2, 5.33, stage.part, family="monospace")
@@ -386,8 +387,7 @@ def _solid(
         w, h, d = max(0.04, 0.012 * stage.shape[0]), 0.042 * stage.shape[1], 0.015 * stage.shape[2]
     origin = np.array((x - (w + d) / 2, y - (h + d) / 2))
     shades = ("#F6C49B", "#FBE3CF", "#EFA467") if changed else ("#B9C9DB", "#DFE7F0", "#93A9C1")
-    front = ((0, 0), (w, 0), (w, h), (0, h))
-    top = ((0, h), (w, h), (w + d, h + d), (d, h + d))
+    front, top = ((0, 0), (w, 0), (w, h), (0, h)), ((0, h), (w, h), (w + d, h + d), (d, h + d))
     side = ((w, 0), (w, h), (w + d, h + d), (w + d, d))
     faces = np.array((front, top, side)) + origin
     edge = CHANGED if changed else "#3B4B5C"

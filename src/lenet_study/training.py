@@ -92,12 +92,7 @@ def fit(
     normalise = Normalisation.of(train.images)
     train = train.to(device)
     validation = validation.to(device) if validation else None
-    trained = [
-        parameter
-        for name, parameter in model.named_parameters()
-        if protocol.auxiliary != "untrained" or not name.startswith("aux_output")
-    ]
-    optimizer = torch.optim.Adam(trained, lr=protocol.learning_rate, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=protocol.learning_rate, fused=True)
 
     best: Epoch | None = None
     weights: dict[str, Tensor] = {}
@@ -124,6 +119,7 @@ def fit(
         on_epoch(epoch)
     assert best is not None
     model.load_state_dict(weights)
+    model.eval()
     return best
 
 
