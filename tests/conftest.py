@@ -1,5 +1,9 @@
 """Fixtures shared by the tests."""
 
+import shutil
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -34,3 +38,81 @@ def toy_train() -> Split:
 def toy_validation() -> Split:
     """Brighter than the training images, so that whose mean and deviation are used shows."""
     return toy_split(60, seed=2, level=200)
+
+
+STORE_VARIABLES = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_REGISTRY_URI",
+    "MLFLOW_RUN_ID",
+    "MLFLOW_EXPERIMENT_ID",
+    "MLFLOW_EXPERIMENT_NAME",
+)
+
+
+@pytest.fixture(scope="session")
+def initialised_database(tmp_path_factory) -> Path:
+    """An empty MLflow database with its tables: making one takes seconds, copying it does not."""
+    from lenet_study import tracking
+
+    folder = tmp_path_factory.mktemp("template")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        tracking.initialise()
+    return folder / "mlflow.db"
+
+
+@contextmanager
+def open_store(database: Path, folder: Path):
+    """A store of its own in ``folder``, which becomes the working directory; nothing leaks out of it."""
+    import mlflow
+    from mlflow.tracking import fluent
+
+    shutil.copy(database, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in STORE_VARIABLES:
+            patch.setenv(name, "")  # remembered, so that what MLflow sets itself is undone, too
+            patch.delenv(name)
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        patch.setattr(fluent, "_active_experiment_id", None)
+        yield mlflow.MlflowClient()
+        while mlflow.active_run():
+            mlflow.end_run("FAILED")
+
+
+@pytest.fixture
+def store(initialised_database, tmp_path):
+    """A client of an empty store in ``tmp_path``, the working directory."""
+    with open_store(initialised_database, tmp_path) as client:
+        yield client
+
+
+def add_training(
+    store,
+    name: str,
+    accuracy: float | None,
+    *,
+    stage: str = "train",
+    status: str = "FINISHED",
+    parity: str | None = "passed",
+    registered: bool = True,
+    experiment: str = "fashion-mnist-lenet",
+    **tags: str,
+) -> str:
+    """What a training leaves in the store, without its model; returns the run's id."""
+    from mlflow.exceptions import MlflowException
+
+    found = store.get_experiment_by_name(experiment)
+    experiment_id = found.experiment_id if found else store.create_experiment(experiment)
+    tags |= {"stage": stage} | ({"parity": parity} if parity else {})
+    run_id = store.create_run(experiment_id, run_name=name, tags=tags).info.run_id
+    if accuracy is not None:
+        store.log_metric(run_id, "best/val_accuracy", accuracy)
+    if status != "RUNNING":
+        store.set_terminated(run_id, status)
+    if registered:
+        with suppress(MlflowException):
+            store.create_registered_model("fashion-mnist-lenet")
+        store.create_model_version("fashion-mnist-lenet", f"runs:/{run_id}/model", run_id)
+    return run_id

@@ -2,22 +2,16 @@
 
 import importlib
 import sys
-import warnings
 
 import matplotlib
 import numpy as np
-import pytest
-import torch
-from matplotlib.collections import PolyCollection
+from drawing import assert_readable, colour, words
 from matplotlib.colors import to_hex
-from matplotlib.text import Text
 
 from lenet_study import figures
-from lenet_study.model import CLASSES, LeNet
+from lenet_study.model import CLASSES
 from lenet_study.training import Epoch
 from lenet_study.variants import VARIANTS
-
-every_variant = pytest.mark.parametrize("name", VARIANTS)
 
 
 def history(epochs, offset=0.0, validated=True):
@@ -50,7 +44,6 @@ def pictures():
     many = {f"fold {fold}": history(3, fold / 50) for fold in range(1, 6)}
     heads = {head: rng.dirichlet(np.ones(10)) for head in ("first", "second", "classifier")}
     embedding = np.arange(18.0).reshape(9, 2)
-    yield from (figures.architecture(name) for name in VARIANTS)
     yield figures.curves({"v2": history(3)}, {"v2": 3}, "v2")
     yield figures.curves({"v4 retrained": history(1, validated=False)})
     yield figures.curves({name: history(4) for name in VARIANTS}, title="five")
@@ -63,117 +56,6 @@ def pictures():
     yield figures.predictions(images, labels, predicted, np.linspace(0.1, 1, 9))
     yield figures.auxiliary(images[0], 9, heads)
     yield figures.augmentation(images[:2], images[1:].reshape(2, 4, 28, 28))
-
-
-def texts(artist):
-    return [text for text in artist.findobj(Text) if text.get_visible() and text.get_text().strip()]
-
-
-def words(artist):
-    return [text.get_text() for text in texts(artist)]
-
-
-def colour(artist):
-    return to_hex(artist.get_color()).upper()
-
-
-def row_of(figure, label):
-    """The architecture's texts on the height of a row's label, from left to right."""
-    (height,) = (text.get_position()[1] for text in texts(figure) if text.get_text() == label)
-    row = [text for text in texts(figure.axes[0]) if text.get_position()[1] == height]
-    return [text.get_text() for text in sorted(row, key=lambda text: text.get_position()[0])][1:]
-
-
-def orange(figure):
-    return sorted(text.get_text() for text in texts(figure) if colour(text) == figures.CHANGED)
-
-
-def boxes(figure):
-    """Outline colours of the stages and heads."""
-    return [to_hex(box.get_edgecolor()[0]).upper() for box in figure.findobj(PolyCollection)]
-
-
-# ---- architecture ----
-
-
-def test_architecture_of_the_baseline_is_the_reports():
-    figure = figures.architecture("baseline")
-    shapes = ["1×28×28", "6×28×28", "6×14×14", "16×10×10", "16×5×5", "400", "120", "84", "10"]
-    counts = ["–", "156", "–", "2,416", "–", "–", "48,120", "10,164", "850"]
-    assert row_of(figure, "output") == shapes
-    assert row_of(figure, "parameters") == counts
-    heads = [text for text in words(figure) if text.startswith("aux_output")]
-    assert heads == [
-        "aux_output1\nfully connected, 1,176 → 10 logits\n11,770 parameters",
-        "aux_output2\nfully connected, 400 → 10 logits\n4,010 parameters",
-    ]
-
-
-@every_variant
-def test_architecture_shows_the_models_shapes_and_counts(name):
-    model = LeNet(VARIANTS[name], seed=0).eval()
-    shapes, counts, output = ["1×28×28"], [[]], torch.zeros(1, 1, 28, 28)
-    for layer in (*model.first_wave, *model.second_wave, *model.classifier):
-        output = layer(output)
-        if type(layer).__name__ not in ("ReLU", "BatchNorm1d", "BatchNorm2d"):
-            shapes.append("×".join(f"{size:,}" for size in output.shape[1:]))
-            counts.append([])
-        if count := sum(parameter.numel() for parameter in layer.parameters()):
-            counts[-1].append(f"{count:,}")
-    figure = figures.architecture(name)
-    assert [text.split(" (was")[0] for text in row_of(figure, "output")] == shapes
-    assert row_of(figure, "parameters") == [" + ".join(count) or "–" for count in counts]
-    said = "\n".join(words(figure))
-    total = sum(parameter.numel() for parameter in model.parameters())
-    assert f"{total:,} parameters" in said
-    for head in (model.aux_output1, model.aux_output2):
-        parameters = head.weight.numel() + head.bias.numel()
-        assert f"{head.in_features:,} → 10 logits\n{parameters:,} parameters" in said
-    assert VARIANTS[name].change in said
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "stages"),
-    [
-        ("baseline", [], 0),
-        ("v1", ["learning rate: halved every 5 epochs"], 0),
-        ("v2", ["32×28×28 (was 6)", "64×10×10 (was 16)"], 2),
-        ("v3", ["140 (was 84)", "200 (was 120)"], 2),
-        ("v4", ["batch norm"] * 4, 4),
-    ],
-)
-def test_architecture_highlights_the_change_alone(name, changes, stages):
-    figure = figures.architecture(name)
-    headline = [text for text in orange(figure) if text.startswith(f"{name} = ")]
-    assert len(headline) == (name != "baseline")
-    assert sorted([*changes, *headline]) == orange(figure)
-    assert boxes(figure).count(figures.CHANGED) == stages
-    assert len(boxes(figure)) == 11  # 9 stages, 2 heads
-
-
-def test_architecture_shows_the_schedule():
-    (constant,) = figures.architecture("baseline").axes[1].patches
-    (halved,) = figures.architecture("v1").axes[1].patches
-    assert set(constant.get_data().values) == {1}
-    assert list(halved.get_data().values) == [1] * 5 + [0.5] * 5 + [0.25] * 5
-
-
-def test_architecture_draws_a_variant_added_to_the_table(monkeypatch):
-    spec = VARIANTS["v4"].__class__(
-        change="more of everything",
-        channels=(48, 96),
-        hidden_units=(300, 140),
-        batch_norm=True,
-        halve_learning_rate_every=2,
-    )
-    monkeypatch.setitem(VARIANTS, "v5", spec)
-    figure = figures.architecture("v5")
-    changes = ["300 (was 200)", "48×28×28 (was 32)", "96×10×10 (was 64)"]
-    assert orange(figure) == [
-        *changes,
-        "learning rate: halved every 2 epochs",
-        "v5 = v4, but more of everything",
-    ]
 
 
 # ---- curves ----
@@ -362,21 +244,7 @@ def test_augmentation_has_a_row_per_image():
 
 def test_nothing_is_cut_off_and_nothing_overlaps():
     for figure in pictures():
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a missing glyph, a layout that does not fit
-            figure.draw_without_rendering()
-        used, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
-        assert min(used.x0, used.y0, width - used.x1, height - used.y1) > -0.001, words(figure)
-        ticks = [
-            label
-            for axes in figure.axes
-            for axis in (axes.xaxis, axes.yaxis)
-            for label in axis.get_ticklabels()
-        ]
-        seen = [(text, text.get_window_extent()) for text in texts(figure) if text not in ticks]
-        boxes = [box for _, box in seen]
-        crowded = [text for text, box in seen if box.padded(-1).count_overlaps(boxes) > 1]
-        assert crowded == []
+        assert_readable(figure)
 
 
 def test_global_state_stays_as_it_was(monkeypatch):

@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
-from math import prod, sqrt
 
 import numpy as np
-import torch
 from matplotlib import color_sequences, rc_context
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from torch import Tensor, nn
 
-from lenet_study.model import CLASSES, SIDE, LeNet
-from lenet_study.training import Epoch, Protocol, learning_rate_at
-from lenet_study.variants import VARIANTS, VariantSpec, parent_of
+from lenet_study.model import CLASSES
+from lenet_study.training import Epoch
+from lenet_study.variants import VARIANTS
 
 # The first five stay 30 CIELAB units apart to any colour vision (simulated: Machado et al. 2009).
 PALETTE = ("#8C8C8C", "#E69F00", "#56B4E9", "#117733", "#7B3294", "#CC3311", "#332288", "#44AA99")
 COLOURS: dict[str, str] = dict(zip(VARIANTS, cycle(PALETTE), strict=False))
 MARKERS = "os^DvPX"  # a second cue beside the colour; one fewer, so that pairs repeat late
 CHANGED = "#D55E00"
-INK = {True: CHANGED, False: "black"}  # changed from the parent?
 VERDICT = {True: ("✓", "#1B7837"), False: ("✗", "#C2182B")}  # predicted right?
-_styled = rc_context(  # a decorator: the settings hold while a figure is made
+styled = rc_context(  # a decorator: the settings hold while a figure is made
     {
         "figure.dpi": 150,
         "axes.axisbelow": True,
@@ -46,7 +40,7 @@ _styled = rc_context(  # a decorator: the settings hold while a figure is made
 )
 
 
-@_styled
+@styled
 def curves(
     histories: Mapping[str, Sequence[Epoch]], best: Mapping[str, int] | None = None, title: str = ""
 ) -> Figure:
@@ -88,13 +82,13 @@ def curves(
     return figure
 
 
-@_styled
+@styled
 def learning_rate(epochs: Sequence[Epoch], title: str = "") -> Figure:
     """The learning rate of every epoch, as steps."""
     figure = _figure(6, 3.2, title)
     axes = figure.subplots()
     rates = [epoch.learning_rate for epoch in epochs]
-    _steps(axes, epochs[0].epoch, rates, "#333333")
+    steps(axes, epochs[0].epoch, rates, "#333333")
     for epoch, before in zip(epochs, (None, *rates), strict=False):
         if epoch.learning_rate != before and len(set(rates)) <= 6:
             place = (epoch.epoch - 0.4, epoch.learning_rate)
@@ -104,7 +98,7 @@ def learning_rate(epochs: Sequence[Epoch], title: str = "") -> Figure:
     return figure
 
 
-@_styled
+@styled
 def confusion_matrix(confusion: np.ndarray, title: str = "") -> Figure:
     """Images int [10, 10] of each true class (row) by predicted class (column), also in percent."""
     figure = _figure(9.2, 8.2, title)
@@ -119,7 +113,7 @@ def confusion_matrix(confusion: np.ndarray, title: str = "") -> Figure:
     return figure
 
 
-@_styled
+@styled
 def confusion_comparison(before: np.ndarray, after: np.ndarray, names: tuple[str, str]) -> Figure:
     """Two confusion matrices (as ``confusion_matrix``) in percent, and what the second changed."""
     figure = _figure(18, 6.5)
@@ -140,7 +134,7 @@ def confusion_comparison(before: np.ndarray, after: np.ndarray, names: tuple[str
     return figure
 
 
-@_styled
+@styled
 def tsne(embedding: np.ndarray, labels: np.ndarray, predicted: np.ndarray, title: str = "") -> Figure:
     """Points float [N, 2] coloured by true class int [N], crossed where the prediction differs."""
     figure = _figure(9, 7, title)
@@ -162,7 +156,7 @@ def tsne(embedding: np.ndarray, labels: np.ndarray, predicted: np.ndarray, title
     return figure
 
 
-@_styled
+@styled
 def predictions(
     images: np.ndarray, labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray
 ) -> Figure:
@@ -183,7 +177,7 @@ def predictions(
     return figure
 
 
-@_styled
+@styled
 def auxiliary(image: np.ndarray, label: int, probabilities: Mapping[str, np.ndarray]) -> Figure:
     """An image uint8 [28, 28] of class ``label``, and each head's probabilities float [10]."""
     figure = _figure(3 + 2.7 * len(probabilities), 3.4)
@@ -205,7 +199,7 @@ def auxiliary(image: np.ndarray, label: int, probabilities: Mapping[str, np.ndar
     return figure
 
 
-@_styled
+@styled
 def augmentation(originals: np.ndarray, augmented: np.ndarray) -> Figure:
     """A row per image uint8 [R, 28, 28], followed by its augmentations uint8 [R, C, 28, 28]."""
     rows, columns = augmented.shape[:2]
@@ -236,7 +230,8 @@ def _epoch_axis(axes: Axes, epochs: Sequence[Epoch]) -> None:
     axes.grid(visible=True)
 
 
-def _steps(axes: Axes, first: int, rates: Sequence[float], colour: str) -> None:
+def steps(axes: Axes, first: int, rates: Sequence[float], colour: str) -> None:
+    """Learning rates of consecutive epochs, from the first on, as a stair."""
     edges = np.arange(first, first + len(rates) + 1) - 0.5  # each epoch as wide as itself
     axes.stairs(rates, edges, baseline=None, color=colour, lw=1.8)
 
@@ -264,132 +259,3 @@ def _image(axes: Axes, pixels: np.ndarray, frame: str = "black", width: float = 
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
     axes.set(xticks=(), yticks=())
     axes.spines[:].set(visible=width > 0, color=frame, linewidth=width)
-
-
-OPERATIONS = {
-    "Conv2d": "conv {0.kernel_size[0]}×{0.kernel_size[1]}, pad {0.padding[0]}",
-    "MaxPool2d": "max-pool {0.kernel_size}×{0.kernel_size}",
-    "Flatten": "flatten",
-    "Linear": "fully connected",
-    "BatchNorm1d": "batch norm",
-    "BatchNorm2d": "batch norm",
-}
-STAGE_STARTS = ("Conv2d", "MaxPool2d", "Flatten", "Linear")
-HEADS = {"first_wave": "aux_output1", "second_wave": "aux_output2"}
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """A layer of the model, with the batch norm and ReLU that follow it."""
-
-    part: str  # the model's attribute it belongs to
-    shape: tuple[int, ...]  # of its output for one image
-    operations: list[str]
-    parameters: list[int]  # of each operation that has any
-
-
-def _stages(spec: VariantSpec) -> list[_Stage]:
-    """What an image passes on its way through the model, by running one."""
-    stages = [_Stage("input", (1, SIDE, SIDE), ["image"], [])]
-
-    def record(path: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        kind = type(module).__name__
-        if kind in STAGE_STARTS:
-            stages.append(_Stage(path.split(".", maxsplit=1)[0], tuple(output.shape[1:]), [], []))
-        stages[-1].operations.append(OPERATIONS.get(kind, kind).format(module))
-        if count := sum(parameter.numel() for parameter in module.parameters()):
-            stages[-1].parameters.append(count)
-
-    model = LeNet(spec, seed=0).eval()
-    for path, module in model.named_modules():
-        if not list(module.children()):
-            module.register_forward_hook(partial(record, path))
-    with torch.no_grad():
-        model.heads(torch.zeros(1, 1, SIDE, SIDE))
-    return stages
-
-
-@_styled
-def architecture(name: str) -> Figure:
-    """A variant's layers, shapes and parameters; orange is what its parent has not."""
-    spec, parent = VARIANTS[name], parent_of(name) or name  # the first is compared with itself
-    stages, parent_stages = _stages(spec), _stages(VARIANTS[parent])
-    heads = {stage.part: stage for stage in stages if stage.part in HEADS.values()}
-    trunk = [stage for stage in stages if stage.part not in heads]
-    left, pitch, middle = 1.75, 1.42, 3.0  # inches, like all coordinates here
-    width, height = left + pitch * (len(trunk) - 0.4), 6.3
-    figure = Figure((width, height))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
-    axes.axis("off")
-    write = partial(axes.text, ha="center", va="top")
-    style = {"arrowstyle": "-|>", "color": "black", "shrinkA": 0, "shrinkB": 0}
-    arrow = partial(axes.annotate, "", arrowprops=style)
-
-    headline, note = f"{name}: {spec.change}", ""
-    total, before = (sum(sum(s.parameters) for s in each) for each in (stages, parent_stages))
-    caption = f"{total:,} parameters"
-    if parent != name:
-        headline = f"{name} = {parent}, but {spec.change}"
-        caption += f" ({parent}: {before:,})"
-        note = f"Orange: changed from {parent}; further shapes and counts follow from that."
-    axes.text(0.3, 5.85, headline, size=14, weight="bold", color=INK[parent != name])
-    axes.text(0.3, 5.57, caption, size=11)
-    scale = "Boxes: width shows channels, height and depth show pixels. Bars: height shows √units."
-    axes.text(0.3, 0.75, f"{scale}\n{note}", color="#777777", linespacing=1.5, va="top")
-    for y, row in ((5.02, "layers"), (4.38, "output"), (4.16, "parameters")):
-        axes.text(0.3, y, row, color="#777777", va="top")
-
-    start = end = 0.0  # left ends of the arrow into a stage, and of the line above a part
-    for i, (stage, old) in enumerate(zip(trunk, parent_stages, strict=False)):
-        x = left + pitch * i
-        wider = bool(stage.parameters) and stage.shape[0] != old.shape[0]
-        new = [operation not in old.operations for operation in stage.operations]
-        for line, operation in enumerate(stage.operations):
-            write(x, 5.02 - 0.19 * line, operation, color=INK[new[line]])
-        shape = "×".join(f"{size:,}" for size in stage.shape) + f" (was {old.shape[0]})" * wider
-        write(x, 4.38, shape, weight="bold", color=INK[wider])
-        write(x, 4.16, " + ".join(f"{count:,}" for count in stage.parameters) or "–")
-        x0, x1, y0 = _solid(axes, x, middle, stage, wider or any(new))
-        if i:
-            arrow((x0, middle), (start, middle))
-        start = x1
-        end = x if stage.part != trunk[i - 1].part else end
-        last = stage is trunk[-1] or stage.part != trunk[i + 1].part
-        if last:
-            axes.plot((end - 0.6, x + 0.6), (5.1, 5.1), color="#777777", lw=1)
-            write((end + x) / 2, 5.33, stage.part, family="monospace")
-        if last and stage.part in HEADS:
-            head = heads[HEADS[stage.part]]
-            arrow((x, 1.56), (x, y0))
-            _solid(axes, x, 1.44, head)
-            sizes = f"{prod(stage.shape):,} → {head.shape[0]} logits"
-            text = f"{head.part}\n{head.operations[0]}, {sizes}\n{head.parameters[0]:,} parameters"
-            axes.text(x + 0.2, 1.44, text, va="center", linespacing=1.4)
-
-    halving = spec.halve_learning_rate_every
-    ink = INK[halving != VARIANTS[parent].halve_learning_rate_every]
-    inset = figure.add_axes((1 - 3.2 / width, 0.55 / height, 2.8 / width, 0.9 / height))
-    one = Protocol(learning_rate=1)
-    rates = [learning_rate_at(epoch, spec, one) for epoch in range(1, one.epochs + 1)]
-    _steps(inset, 1, rates, ink)
-    schedule = f"halved every {halving} epochs" if halving else "constant"
-    inset.set_title(f"learning rate: {schedule}", color=ink, size=9)
-    inset.set(xlabel="epoch", ylim=(0, 1.15), yticks=(0, 0.5, 1), yticklabels=("0", "½", "initial"))
-    return figure
-
-
-def _solid(
-    axes: Axes, x: float, y: float, stage: _Stage, changed: bool = False
-) -> tuple[float, float, float]:
-    """A box of feature maps, or a bar of units, around (x, y); gives its left, right and bottom."""
-    w, h, d = 0.14, 0.042 * sqrt(stage.shape[0]), 0.0
-    if len(stage.shape) == 3:
-        w, h, d = max(0.04, 0.012 * stage.shape[0]), 0.042 * stage.shape[1], 0.015 * stage.shape[2]
-    origin = np.array((x - (w + d) / 2, y - (h + d) / 2))
-    shades = ("#F6C49B", "#FBE3CF", "#EFA467") if changed else ("#B9C9DB", "#DFE7F0", "#93A9C1")
-    front, top = ((0, 0), (w, 0), (w, h), (0, h)), ((0, h), (w, h), (w + d, h + d), (d, h + d))
-    side = ((w, 0), (w, h), (w + d, h + d), (w + d, d))
-    faces = np.array((front, top, side)) + origin
-    edge = CHANGED if changed else "#3B4B5C"
-    axes.add_collection(PolyCollection(faces, facecolors=shades, edgecolors=edge, lw=0.8))
-    return origin[0] - 0.04, origin[0] + w + d + 0.04, origin[1] - 0.04

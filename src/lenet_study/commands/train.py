@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from lenet_study import data, figures, registry, tracking, training
+from lenet_study import architecture, data, figures, registry, tracking, training
 from lenet_study.augment import augment
 from lenet_study.data import Normalisation, Split
 from lenet_study.device import Machine
@@ -89,7 +89,7 @@ def fit_and_log(
     spec = VARIANTS[variant]
     run.set_tags({"machine.device": device, "machine.threads": torch.get_num_threads()})
     run.log_text(summary(spec), "model_summary.txt")
-    run.log_figure(figures.architecture(variant), "architecture.png")
+    run.log_figure(architecture.draw(variant), "architecture.png")
     run.log_figure(_augmentation_examples(train, protocol.seed), "augmentation.png")
     run.log_dataset(train, "train")
     if validation:

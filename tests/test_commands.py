@@ -1,0 +1,260 @@
+"""The whole study on toy images, in a real store: what each entry point computes and logs."""
+
+import json
+from types import SimpleNamespace
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+
+from lenet_study import data, figures, registry
+from lenet_study.commands import evaluate, kfold, retrain, study, train
+from lenet_study.training import Epoch
+from lenet_study.variants import VARIANTS
+from conftest import toy_split
+
+PROTOCOL = {
+    "epochs": 2,
+    "batch_size": 16,
+    "learning_rate": 0.002,
+    "seed": 3,
+    "auxiliary": "probe",
+    "auxiliary_weight": 0.3,
+}
+MACHINE = {"device": "cpu", "threads": 1, "data_dir": ""}
+TRAIN, TEST = toy_split(200, seed=1), toy_split(60, seed=2)
+TRAINING_ARTIFACTS = {
+    "model_summary.txt",
+    "architecture.png",
+    "augmentation.png",
+    "curves.png",
+    "learning_rate.png",
+    "history.csv",
+}
+EVALUATION_ARTIFACTS = {
+    "per_class.csv",
+    "predictions.csv",
+    "confusion_matrix.png",
+    "predictions.png",
+    "auxiliary.png",
+    "tsne.png",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished study with two folds, and the test split's readers."""
+    folder = tmp_path_factory.mktemp("study")
+    readers: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+            patch.delenv(name, raising=False)
+        patch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
+        patch.setattr(data, "load_train", lambda folder: TRAIN)
+        patch.setattr(data, "load_test", lambda folder: readers.append("test") or TEST)
+        study.main(folds=2, **PROTOCOL, **MACHINE)
+        client = mlflow.MlflowClient()
+        runs = client.search_runs(
+            [experiment.experiment_id for experiment in client.search_experiments()],
+            order_by=["attributes.start_time ASC"],
+        )
+        yield SimpleNamespace(
+            client=client, runs={run.info.run_name: run for run in runs}, folder=folder, readers=readers
+        )
+
+
+def run_of(finished, stage, **tags):
+    (run,) = (
+        run
+        for run in finished.runs.values()
+        if run.data.tags["stage"] == stage and tags.items() <= run.data.tags.items()
+    )
+    return run
+
+
+def chosen_of(finished) -> str:
+    return run_of(finished, "retrain").data.tags["variant"]
+
+
+def artifacts(finished, run) -> set[str]:
+    return {file.path for file in finished.client.list_artifacts(run.info.run_id)}
+
+
+def table(finished, run, name) -> pd.DataFrame:
+    path = finished.client.download_artifacts(run.info.run_id, name)
+    return pd.read_csv(path)
+
+
+def test_every_run_is_finished_and_belongs_to_the_study(finished):
+    the_study = run_of(finished, "study")
+    chosen = chosen_of(finished)
+    assert set(finished.runs) == {
+        *VARIANTS,
+        "study",
+        f"{chosen} retrained",
+        f"{chosen} on test",
+        f"{chosen} retrained on test",
+        f"{chosen} 2-fold",
+        f"{chosen} fold 1/2",
+        f"{chosen} fold 2/2",
+    }
+    for run in finished.runs.values():
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["study"] == the_study.info.run_id
+
+
+def test_only_folds_are_nested(finished):
+    parent = run_of(finished, "kfold").info.run_id
+    for run in finished.runs.values():
+        expected = parent if run.data.tags["stage"] == "fold" else None
+        assert run.data.tags.get("mlflow.parentRunId") == expected
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_training_logs_parameters_metrics_pictures_and_colour(finished, variant):
+    run = finished.runs[variant]
+    assert run.data.params == {k: str(v) for k, v in {"variant": variant, **PROTOCOL, **MACHINE}.items()}
+    assert artifacts(finished, run) >= TRAINING_ARTIFACTS
+    history = table(finished, run, "history.csv")
+    for metric in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "learning_rate"):
+        logged = finished.client.get_metric_history(run.info.run_id, metric)
+        assert [point.step for point in logged] == [1, 2]
+        column = metric.replace("/", "_")
+        assert [point.value for point in logged] == pytest.approx(history[column].tolist(), abs=0)
+    best = history.loc[history.val_accuracy.idxmax()]
+    assert run.data.metrics["best/epoch"] == best.epoch
+    assert run.data.metrics["best/val_accuracy"] == best.val_accuracy
+    assert 0 < run.data.metrics["best/val_accuracy_augmented"] <= 1
+    assert run.data.tags["mlflow.runColor"] == figures.COLOURS[variant]
+
+
+def test_dataset_inputs_carry_the_full_digests(finished):
+    rows, held_out = data.split(TRAIN.labels, PROTOCOL["seed"])
+    inputs = finished.runs["v2"].inputs.dataset_inputs
+    digests = {tag.value for item in inputs for tag in item.tags if tag.key == "sha256"}
+    assert digests == {TRAIN.subset(rows).digest(), TRAIN.subset(held_out).digest()}
+
+
+def test_the_best_validation_accuracy_is_chosen(finished):
+    accuracies = {name: finished.runs[name].data.metrics["best/val_accuracy"] for name in VARIANTS}
+    assert chosen_of(finished) == max(VARIANTS, key=lambda name: accuracies[name])
+
+
+def test_the_test_split_is_read_by_the_two_evaluations_alone(finished):
+    assert finished.readers == ["test", "test"]
+
+
+@pytest.mark.parametrize("suffix", ["", " retrained"])
+def test_an_evaluation_logs_scores_pictures_and_tables(finished, suffix):
+    name = f"{chosen_of(finished)}{suffix}"
+    run = finished.runs[f"{name} on test"]
+    assert artifacts(finished, run) >= EVALUATION_ARTIFACTS
+    predictions = table(finished, run, "predictions.csv")
+    assert len(predictions) == len(TEST)
+    accuracy = (predictions.true == predictions.predicted).mean()
+    assert run.data.metrics["test/accuracy"] == pytest.approx(accuracy)
+    assert run.data.metrics["test/accuracy_low"] < accuracy < run.data.metrics["test/accuracy_high"] + 1e-9
+    assert run.data.tags["model.run_id"] == finished.runs[name].info.run_id
+    assert run.data.tags["weights.sha256"] == finished.runs[name].data.tags["weights.sha256"]
+
+
+def test_the_retrained_model_is_compared_with_the_one_before(finished):
+    chosen = chosen_of(finished)
+    assert "confusion_comparison.png" in artifacts(finished, finished.runs[f"{chosen} retrained on test"])
+    assert "confusion_comparison.png" not in artifacts(finished, finished.runs[f"{chosen} on test"])
+
+
+def test_retraining_sees_all_images_for_the_same_epochs_and_keeps_the_last(finished):
+    run = run_of(finished, "retrain")
+    assert run.data.tags["dataset.train.sha256"] == TRAIN.digest()
+    assert run.data.metrics["best/epoch"] == PROTOCOL["epochs"]
+    assert not any(name.startswith(("val/", "best/val")) for name in run.data.metrics)
+
+
+def test_k_fold_summarises_the_best_epochs(finished):
+    chosen, parent = chosen_of(finished), run_of(finished, "kfold")
+    folds = [finished.runs[f"{chosen} fold {number}/2"] for number in (1, 2)]
+    values = [fold.data.metrics["best/val_accuracy"] for fold in folds]
+    assert parent.data.metrics["kfold/val_accuracy_mean"] == pytest.approx(np.mean(values))
+    assert parent.data.metrics["kfold/val_accuracy_std"] == pytest.approx(np.std(values, ddof=1))
+    assert artifacts(finished, parent) >= {"folds.csv", "curves.png"}
+
+
+def test_fold_models_are_logged_but_not_registered(finished):
+    versions = finished.client.search_model_versions("name = 'fashion-mnist-lenet'")
+    registered = {version.run_id for version in versions}
+    trained = {run.info.run_id for run in finished.runs.values() if run.data.tags["stage"] == "train"}
+    assert registered == trained | {run_of(finished, "retrain").info.run_id}
+    for number in (1, 2):
+        fold = finished.runs[f"{chosen_of(finished)} fold {number}/2"]
+        assert registry.fetch(fold.info.run_id).weights_sha256 == fold.data.tags["weights.sha256"]
+
+
+def test_the_best_model_is_champion_and_says_why(finished):
+    champion = finished.client.get_model_version_by_alias("fashion-mnist-lenet", "champion")
+    assert champion.run_id == finished.runs[chosen_of(finished)].info.run_id
+    assert "validation accuracy" in champion.tags["promoted.reason"]
+
+
+def test_the_comparison_stands_beside_the_published_figures(finished):
+    run = run_of(finished, "study")
+    assert artifacts(finished, run) >= {"comparison.csv", "comparison.png", "steps.csv", "candidates.csv"}
+    comparison = table(finished, run, "comparison.csv").set_index("training")
+    chosen = chosen_of(finished)
+    assert list(comparison.index) == [*VARIANTS, f"{chosen}-retrained", f"{chosen}-kfold-mean"]
+    assert comparison.val_accuracy_published["v4"] == 0.926
+    evaluated = finished.runs[f"{chosen} on test"].data.metrics["test/accuracy"]
+    assert comparison.test_accuracy[chosen] == pytest.approx(evaluated)
+    steps = table(finished, run, "steps.csv")
+    assert len(steps) == 9
+    assert (steps.seconds > 0).all()
+
+
+def test_the_study_names_the_addresses_of_its_five_trainings(finished):
+    tags = run_of(finished, "study").data.tags
+    assert run_of(finished, "study").info.run_id in tags["address.curves"]
+    for variant in VARIANTS:
+        assert finished.runs[variant].info.run_id in tags["address.comparison"]
+
+
+def test_every_training_command_repeats_its_weights_bit_for_bit(finished):
+    """Alone, each command gives the weights that it gave within the study."""
+    chosen = chosen_of(finished)
+    settings = {"variant": chosen, **PROTOCOL, **MACHINE}
+    train.main(**settings)
+    kfold.main(folds=2, **settings)
+    retrain.main(**settings)
+    runs = finished.client.search_runs(["1"], f"tags.variant = '{chosen}'")
+    for stage in ("train", "fold", "retrain"):
+        of_stage = [run for run in runs if run.data.tags["stage"] == stage]
+        weights = {(run.info.run_name, run.data.tags["weights.sha256"]) for run in of_stage}
+        assert len(of_stage) == 2 * len(weights)
+
+
+def test_any_model_can_be_evaluated_from_its_file(finished, tmp_path):
+    run = finished.runs["baseline"]
+    folder = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/model", dst_path=str(tmp_path))
+    evaluate.main(model=f"{folder}/data/model.pth", seed=0, **MACHINE)
+    (latest,) = finished.client.search_runs(["1"], "attributes.run_name = 'baseline on test'")
+    assert latest.data.tags["weights.sha256"] == run.data.tags["weights.sha256"]
+    assert json.loads(registry.fetch(run.info.run_id).module.description)["variant"] == "baseline"
+
+
+def test_select_takes_the_first_on_a_tie():
+    def trained(variant, accuracy):
+        epoch = Epoch(
+            epoch=1,
+            learning_rate=0.1,
+            train_loss=1.0,
+            train_accuracy=0.5,
+            val_loss=1.0,
+            val_accuracy=accuracy,
+            seconds=1.0,
+        )
+        return train.Trained(variant, variant, epoch, [epoch], None)
+
+    options = [trained("baseline", 0.5), trained("v1", 0.7), trained("v2", 0.7)]
+    assert study.select(options).variant == "v1"

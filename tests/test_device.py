@@ -1,0 +1,76 @@
+import os
+
+import pytest
+import torch
+
+from lenet_study import UserError
+from lenet_study.device import Machine
+
+
+@pytest.fixture(autouse=True)
+def settings():
+    """What a preparation sets for the whole process is put back."""
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_threads_are_set():
+    Machine(device="cpu", threads=2).prepare()
+    assert torch.get_num_threads() == 2
+    Machine(device="cpu", threads=1).prepare()
+    assert torch.get_num_threads() == 1
+
+
+def test_zero_threads_take_all_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    Machine(device="cpu", threads=0).prepare()
+    assert torch.get_num_threads() == 3
+
+
+def test_computation_is_repeatable(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    torch.use_deterministic_algorithms(False)
+    Machine(device="cpu", threads=1).prepare()
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
+
+
+def test_a_workspace_that_the_user_chose_is_kept(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    Machine(device="cpu", threads=1).prepare()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_cuda_without_a_gpu_is_refused_before_anything_is_set():
+    torch.use_deterministic_algorithms(False)
+    with pytest.raises(UserError, match=r"device=cuda .*: use device=cpu"):
+        Machine(device="cuda", threads=2).prepare()
+    assert torch.get_num_threads() == 1
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_without_a_gpu_the_processor_computes(device):
+    assert Machine(device=device, threads=1).prepare() == torch.device("cpu")
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(("device", "expected"), [("auto", "cuda"), ("cuda", "cuda"), ("cpu", "cpu")])
+def test_with_a_gpu_the_device_is_as_asked(device, expected):
+    assert Machine(device=device, threads=1).prepare() == torch.device(expected)

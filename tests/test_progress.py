@@ -1,0 +1,85 @@
+import os
+import pty
+import sys
+
+import pytest
+
+from lenet_study.progress import Progress
+from lenet_study.training import Epoch
+
+
+def epoch(number, seconds, **validation):
+    return Epoch(
+        epoch=number,
+        learning_rate=0.001,
+        train_loss=0.5,
+        train_accuracy=0.7512,
+        val_loss=validation.get("loss"),
+        val_accuracy=validation.get("accuracy"),
+        seconds=seconds,
+    )
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """A pseudo-terminal as stderr; calling it gives what was shown there."""
+    reader, writer = pty.openpty()
+    with os.fdopen(writer, "w") as screen:
+        monkeypatch.setattr(sys, "stderr", screen)
+
+        def shown():
+            screen.flush()
+            os.write(writer, b"<end>")
+            text = b""
+            while not text.endswith(b"<end>"):
+                text += os.read(reader, 4096)
+            return text.decode().removesuffix("<end>")
+
+        yield shown
+        monkeypatch.undo()
+    os.close(reader)
+
+
+def test_without_a_terminal_every_epoch_is_a_line(capsys):
+    progress = Progress("v4 fold 3/5", 4)
+    progress(epoch(1, 2.0, loss=0.25, accuracy=0.8765))
+    progress(epoch(2, 4.0, loss=0.25, accuracy=0.9))
+    output, errors = capsys.readouterr()
+    first, second = output.splitlines()
+    for expected in ("v4 fold 3/5", "epoch 1/4", "0.500", "75.12%", "0.250", "87.65%", "2.0 s, 6 s left"):
+        assert expected in first
+    assert "epoch 2/4" in second
+    assert "90.00%" in second
+    assert "4.0 s, 6 s left" in second  # two epochs of the mean, 3 s
+    assert errors == ""
+
+
+def test_nothing_is_left_after_the_last_epoch(capsys):
+    Progress("v4", 1)(epoch(1, 2.0, loss=0.25, accuracy=0.9))
+    assert ", 0 s left" in capsys.readouterr().out
+
+
+def test_without_validation_only_training_is_shown(capsys):
+    Progress("v4 retrained", 3)(epoch(1, 2.0))
+    output = capsys.readouterr().out
+    assert "75.12%" in output
+    assert "val" not in output
+    assert "None" not in output
+
+
+def test_a_terminal_shows_a_bar(terminal, capsys):
+    progress = Progress("v4", 2)
+    progress(epoch(1, 2.0, loss=0.25, accuracy=0.8765))
+    progress(epoch(2, 2.0, loss=0.25, accuracy=0.9))
+    screen = terminal()
+    for expected in ("v4", "1/2", "2/2", "100%", "train loss 0.500", "90.00%", "\r"):
+        assert expected in screen
+    assert screen.endswith("\n")  # closed: what is printed next starts on a line of its own
+    assert capsys.readouterr().out == ""
+
+
+def test_a_bar_works_without_validation(terminal):
+    Progress("v4 retrained", 1)(epoch(1, 2.0))
+    screen = terminal()
+    assert "75.12%" in screen
+    assert "val" not in screen
