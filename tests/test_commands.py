@@ -7,12 +7,12 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import open_store, toy_split
 
 from lenet_study import data, figures, registry
 from lenet_study.commands import evaluate, kfold, retrain, study, train
 from lenet_study.training import Epoch
 from lenet_study.variants import VARIANTS
-from conftest import toy_split
 
 PROTOCOL = {
     "epochs": 2,
@@ -43,27 +43,17 @@ EVALUATION_ARTIFACTS = {
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(initialised_database, tmp_path_factory):
     """A finished study with two folds, and the test split's readers."""
     folder = tmp_path_factory.mktemp("study")
     readers: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
-            patch.delenv(name, raising=False)
-        patch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
+    with open_store(initialised_database, folder) as client, pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "load_train", lambda folder: TRAIN)
         patch.setattr(data, "load_test", lambda folder: readers.append("test") or TEST)
         study.main(folds=2, **PROTOCOL, **MACHINE)
-        client = mlflow.MlflowClient()
-        runs = client.search_runs(
-            [experiment.experiment_id for experiment in client.search_experiments()],
-            order_by=["attributes.start_time ASC"],
-        )
-        yield SimpleNamespace(
-            client=client, runs={run.info.run_name: run for run in runs}, folder=folder, readers=readers
-        )
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        runs = client.search_runs(experiments, order_by=["attributes.start_time ASC"])
+        yield SimpleNamespace(client=client, runs={run.info.run_name: run for run in runs}, readers=readers)
 
 
 def run_of(finished, stage, **tags):

@@ -1,5 +1,7 @@
 """Scores of predictions: against values worked out by hand."""
 
+import subprocess
+import sys
 import warnings
 from math import exp, log, sqrt
 
@@ -81,7 +83,7 @@ def test_predict_keeps_every_image_in_order(count):
 
 
 def test_predict_of_an_exported_model_equals_a_single_pass(tmp_path):
-    model, normalise = LeNet(VARIANTS["v4"], seed=0).eval(), Normalisation(0.3, 0.35)
+    model, normalise = LeNet(VARIANTS["baseline"], seed=0).eval(), Normalisation(0.3, 0.35)
     export.save_torchscript(export.exportable(model, normalise, {}), tmp_path / "model.pt")
     split = random_split(EVALUATION_BATCH + 10)
     result = evaluation.predict(export.load_torchscript(tmp_path / "model.pt"), split)
@@ -240,3 +242,13 @@ def test_embedding_depends_on_features_and_seed_alone():
     np.random.seed(1)  # numpy's global state is not involved
     np.testing.assert_array_equal(first, evaluation.embedding(features, seed=3))
     assert torch.equal(features, before)
+
+
+def test_embedding_of_a_collapsed_model():
+    """All images share their features; scikit-learn's default start then ends the whole process."""
+    code = (
+        "import torch, numpy; from lenet_study.evaluation import embedding; torch.set_num_threads(1);"
+        "assert numpy.isfinite(embedding(torch.zeros(12, 84), seed=0)).all()"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, (done.returncode, done.stderr)

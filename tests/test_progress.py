@@ -1,8 +1,7 @@
 import os
 import pty
-import sys
-
-import pytest
+import termios
+from contextlib import contextmanager, redirect_stderr
 
 from lenet_study.progress import Progress
 from lenet_study.training import Epoch
@@ -20,23 +19,25 @@ def epoch(number, seconds, **validation):
     )
 
 
-@pytest.fixture
-def terminal(monkeypatch):
-    """A pseudo-terminal as stderr; calling it gives what was shown there."""
+@contextmanager
+def terminal():
+    """A pseudo-terminal as stderr; calling it gives what was shown there.
+
+    No fixture: pytest sets stderr anew between a test's setup and its call.
+    """
     reader, writer = pty.openpty()
-    with os.fdopen(writer, "w") as screen:
-        monkeypatch.setattr(sys, "stderr", screen)
+    termios.tcsetwinsize(writer, (24, 160))  # a new one has no columns at all
+    with os.fdopen(writer, "w") as screen, redirect_stderr(screen):
 
         def shown():
+            screen.write("<end>")
             screen.flush()
-            os.write(writer, b"<end>")
             text = b""
             while not text.endswith(b"<end>"):
                 text += os.read(reader, 4096)
             return text.decode().removesuffix("<end>")
 
         yield shown
-        monkeypatch.undo()
     os.close(reader)
 
 
@@ -67,19 +68,21 @@ def test_without_validation_only_training_is_shown(capsys):
     assert "None" not in output
 
 
-def test_a_terminal_shows_a_bar(terminal, capsys):
-    progress = Progress("v4", 2)
-    progress(epoch(1, 2.0, loss=0.25, accuracy=0.8765))
-    progress(epoch(2, 2.0, loss=0.25, accuracy=0.9))
-    screen = terminal()
-    for expected in ("v4", "1/2", "2/2", "100%", "train loss 0.500", "90.00%", "\r"):
+def test_a_terminal_shows_a_bar(capsys):
+    with terminal() as shown:
+        progress = Progress("v4", 2)
+        progress(epoch(1, 2.0, loss=0.25, accuracy=0.8765))
+        progress(epoch(2, 2.0, loss=0.25, accuracy=0.9))
+        screen = shown()
+    for expected in ("v4", "0/2", "2/2", "100%", "train loss 0.500", "90.00%", "\r"):
         assert expected in screen
     assert screen.endswith("\n")  # closed: what is printed next starts on a line of its own
     assert capsys.readouterr().out == ""
 
 
-def test_a_bar_works_without_validation(terminal):
-    Progress("v4 retrained", 1)(epoch(1, 2.0))
-    screen = terminal()
+def test_a_bar_works_without_validation():
+    with terminal() as shown:
+        Progress("v4 retrained", 1)(epoch(1, 2.0))
+        screen = shown()
     assert "75.12%" in screen
     assert "val" not in screen

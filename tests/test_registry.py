@@ -189,7 +189,7 @@ def test_a_model_without_a_sum_in_its_run_is_refused(toy):
     digest = mlflow.get_run(toy.private_run).data.tags["torchscript.sha256"]
     client.delete_tag(toy.private_run, "torchscript.sha256")
     try:
-        with pytest.raises(UserError, match="SHA-256 .*none"):
+        with pytest.raises(UserError, match=r"SHA-256 .*none"):
             registry.fetch(toy.private_run)
     finally:
         client.set_tag(toy.private_run, "torchscript.sha256", digest)
@@ -215,7 +215,7 @@ def test_what_is_no_model_is_refused_in_one_sentence(toy, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "text.pth").write_text("two\nlines")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match=export.DEPRECATION):
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), "other.pth")
     with pytest.raises(UserError, match=r"name (the id|a TorchScript|one)") as caught:
         registry.fetch(reference)

@@ -299,7 +299,7 @@ def test_a_dataset_belongs_to_its_run_even_while_another_is_open(store):
 
 
 def test_a_failure_of_the_store_within_a_run_is_one_sentence(store):
-    with pytest.raises(StoreError, match="sqlite:.* failed: two lines") as caught, opened():
+    with pytest.raises(StoreError, match=r"sqlite:.* failed: two lines") as caught, opened():
         raise MlflowException("two\n  lines")
     assert "\n" not in str(caught.value)
 
@@ -404,7 +404,7 @@ def test_some_other_web_server_is_refused(store, monkeypatch, healthy_server):
 
 def test_a_store_in_no_folder_is_refused(store, monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/nowhere/mlflow.db")
-    with pytest.raises(UserError, match="nowhere/mlflow.db is in no existing folder"):
+    with pytest.raises(UserError, match=r"nowhere/mlflow\.db is in no existing folder"):
         tracking.initialise()
     assert not (tmp_path / "nowhere").exists()
 

@@ -116,20 +116,24 @@ def evaluate(
 
 
 def _log_examples(run: tracking.Run, test: data.Split, predictions: Predictions, seed: int) -> None:
-    """A grid of random test images, and all three heads on the first of them."""
-    rows = np.random.default_rng(seed).choice(len(test), GRID_IMAGES, replace=False)
-    images, labels = test.images[rows].numpy(), test.labels[rows].numpy()
-    probabilities = predictions.probabilities[rows]
-    run.log_figure(
-        figures.predictions(
-            images, labels, predictions.predicted[rows].numpy(), probabilities.amax(1).numpy()
-        ),
-        "predictions.png",
+    """A grid of random test images, and all three heads on one image that divides the auxiliary heads."""
+    random = np.random.default_rng(seed)
+    rows = random.choice(len(test), GRID_IMAGES, replace=False)
+    grid = figures.predictions(
+        test.images[rows].numpy(),
+        test.labels[rows].numpy(),
+        predictions.predicted[rows].numpy(),
+        predictions.probabilities[rows].amax(1).numpy(),
     )
+    run.log_figure(grid, "predictions.png")
+
+    divided = (predictions.first.argmax(1) != predictions.second.argmax(1)).nonzero().squeeze(1)
+    row = int(random.choice(divided.numpy() if len(divided) else rows))
     heads = {
-        "after the first wave": predictions.first[rows[0]],
-        "after the second wave": predictions.second[rows[0]],
-        "classifier": predictions.logits[rows[0]],
+        "after the first wave": predictions.first[row],
+        "after the second wave": predictions.second[row],
+        "classifier": predictions.logits[row],
     }
     bars = {head: logits.softmax(0).numpy() for head, logits in heads.items()}
-    run.log_figure(figures.auxiliary(images[0], int(labels[0]), bars), "auxiliary.png")
+    image, label = test.images[row].numpy(), int(test.labels[row])
+    run.log_figure(figures.auxiliary(image, label, bars), "auxiliary.png")
