@@ -228,7 +228,9 @@ def test_any_model_can_be_evaluated_from_its_file(finished, tmp_path):
     run = finished.runs["baseline"]
     folder = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/model", dst_path=str(tmp_path))
     evaluate.main(model=f"{folder}/data/model.pth", seed=0, **MACHINE)
-    (latest,) = finished.client.search_runs(["1"], "attributes.run_name = 'baseline on test'")
+    named = "attributes.run_name = 'baseline on test'"
+    latest = finished.client.search_runs(["1"], named, order_by=["attributes.start_time DESC"])[0]
+    assert latest.data.params["model"].endswith("model.pth")
     assert latest.data.tags["weights.sha256"] == run.data.tags["weights.sha256"]
     assert json.loads(registry.fetch(run.info.run_id).module.description)["variant"] == "baseline"
 

@@ -134,6 +134,6 @@ def table(predictions: Predictions) -> pd.DataFrame:
 def embedding(features: torch.Tensor, seed: int) -> np.ndarray:
     """Two t-SNE coordinates per row of features: float32 [N, 2] (van der Maaten and Hinton 2008)."""
     perplexity = min(30.0, (len(features) - 1) / 3)  # sklearn's default, smaller for few images
-    return TSNE(perplexity=perplexity, random_state=seed, n_jobs=torch.get_num_threads()).fit_transform(
-        features.numpy()
-    )
+    start = "pca" if (features != features[0]).any() else "random"  # PCA of equal rows is NaN
+    tsne = TSNE(perplexity=perplexity, init=start, random_state=seed, n_jobs=torch.get_num_threads())
+    return tsne.fit_transform(features.numpy())

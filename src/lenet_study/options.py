@@ -78,7 +78,7 @@ _PARAMETERS = {
         ),
         Parameter("auxiliary_weight", PositiveNumber(), 0.3, "Weight of each auxiliary loss when joint."),
         Parameter("device", click.Choice(("auto", "cpu", "cuda")), "auto", "auto: cuda if there is one."),
-        Parameter("threads", Count(0), 0, "Processor threads; 0 takes all cores."),
+        Parameter("threads", Count(0, 1024), 0, "Processor threads; 0 takes all cores."),
         Parameter(
             "data_dir",
             click.STRING,

@@ -27,8 +27,8 @@ class Progress:
         """Show what the epoch gave; close after the last."""
         self._seconds += epoch.seconds
         metrics = f"train loss {epoch.train_loss:.3f} accuracy {epoch.train_accuracy:.2%}"
-        if epoch.val_accuracy is not None:
-            metrics += f", val loss {epoch.val_loss:.3f} accuracy {epoch.val_accuracy:.2%}"
+        if epoch.val_accuracy is not None:  # first: what does not fit a narrow terminal is cut
+            metrics = f"val loss {epoch.val_loss:.3f} accuracy {epoch.val_accuracy:.2%}, {metrics}"
         if self._bar.disable:
             left = self._seconds / epoch.epoch * (self._epochs - epoch.epoch)
             print(

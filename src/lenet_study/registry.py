@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from lenet_study import UserError, export
+from lenet_study import UserError, export, tracking
 from lenet_study.data import Normalisation
 from lenet_study.model import SIDE, LeNet
 from lenet_study.tracking import NAME, Run, store_errors
@@ -113,8 +113,10 @@ def log_model(
         }
     run.log_metrics(
         {
-            "parity/max_abs_difference": max(parity.max_abs_difference, twin.max_abs_difference),
-            "parity/class_agreement": min(parity.class_agreement, twin.class_agreement),
+            "parity/max_abs_difference": float(
+                np.maximum(parity.max_abs_difference, twin.max_abs_difference)
+            ),
+            "parity/class_agreement": float(np.minimum(parity.class_agreement, twin.class_agreement)),
         }
     )
     run.set_tags(sums)
@@ -140,6 +142,7 @@ def fetch(reference: str) -> FetchedModel:
         return _read(path, reference, run_id="", expected="")
     if path.exists() or ("/" in reference and not reference.startswith(("models:/", "runs:/"))):
         raise UserError(f"model={reference} is no file: name {_CURE}")
+    tracking.initialise()
     client = mlflow.MlflowClient()
     try:
         if reference.startswith(("models:/", "runs:/")):
@@ -187,9 +190,14 @@ def best_training(variant: str = "", study: str = "") -> Training | None:
 
 def trainings(limit: int, variant: str = "", study: str = "") -> list[Training]:
     """Finished trainings in any experiment, highest validation accuracy first."""
-    conditions = ["attributes.status = 'FINISHED'", "tags.stage = 'train'"]
+    conditions = [
+        "attributes.status = 'FINISHED'",
+        "tags.stage = 'train'",
+        "metrics.`best/val_accuracy` >= 0",
+    ]
     conditions += [f"tags.variant = '{variant}'"] if variant else []
     conditions += [f"tags.study = '{study}'"] if study else []
+    tracking.initialise()
     with store_errors():
         client = mlflow.MlflowClient()
         experiments = [e.experiment_id for e in client.search_experiments(ViewType.ACTIVE_ONLY)]

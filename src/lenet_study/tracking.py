@@ -18,9 +18,10 @@ import pandas as pd
 import requests
 from filelock import FileLock
 from matplotlib.figure import Figure
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
+from sqlalchemy.exc import SQLAlchemyError
 
 from lenet_study import StoreError, UserError
 from lenet_study.data import Split
@@ -106,7 +107,9 @@ class Run:
         dataset = mlflow.data.from_numpy(
             split.images.numpy(), source=SOURCE, name=f"fashion-mnist-{context}", digest=digest[:32]
         )
-        mlflow.log_input(dataset, context=context, tags={"sha256": digest})
+        tags = [InputTag("mlflow.data.context", context), InputTag("sha256", digest)]
+        logged = DatasetInput(dataset._to_mlflow_entity(), tags)
+        self._client.log_inputs(self.id, datasets=[logged])
         self.set_tags({f"dataset.{context}.sha256": digest})
 
     @contextmanager
@@ -147,7 +150,7 @@ def run(
     Raises:
         StoreError: The tracking server or its store failed.
     """
-    client = mlflow.MlflowClient()
+    initialise()
     all_tags = {"stage": stage, **_git_tags(), **(tags or {})}
     if description:
         all_tags["mlflow.note.content"] = description
@@ -156,11 +159,10 @@ def run(
     if parent:
         all_tags["mlflow.parentRunId"] = parent.id
     with store_errors():
+        client = mlflow.MlflowClient()
         experiment_id = _prepare_experiment()
-        adopted = os.environ.pop("MLFLOW_RUN_ID", None)
-        if adopted:
-            run_id = adopted
-        else:
+        run_id = os.environ.pop("MLFLOW_RUN_ID", "")
+        if not run_id:
             resolved = resolve_tags({k: str(v) for k, v in all_tags.items()})
             run_id = client.create_run(experiment_id, run_name=name, tags=resolved).info.run_id
         active = mlflow.start_run(run_id, run_name=name, nested=True, log_system_metrics=system_metrics)
@@ -186,8 +188,8 @@ def store_errors() -> Iterator[None]:
     """Turn a failure of MLflow's server or store into one sentence."""
     try:
         yield
-    except MlflowException as error:
-        message = " ".join(error.message.split())
+    except (MlflowException, SQLAlchemyError) as error:
+        message = " ".join(str(error).split())
         raise StoreError(f"MLflow at {mlflow.get_tracking_uri()} failed: {message[:500]}") from error
 
 
@@ -205,6 +207,8 @@ def study_addresses(experiment_id: str, study: str, run_ids: list[str]) -> dict[
     query = urllib.parse.urlencode(
         {
             "searchFilter": f"tags.study = '{study}' and tags.stage = 'train'",
+            "orderByKey": "attributes.start_time",
+            "orderByAsc": "true",
             "compareRunsMode": "CHART",
             "workflowType": "machine_learning",
         },
@@ -249,7 +253,7 @@ def initialise() -> None:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    uri = mlflow.get_tracking_uri()
+    uri = mlflow.get_tracking_uri().rstrip("/")
     if uri.startswith("http"):
         try:  # MLflow itself would retry for minutes
             requests.get(f"{uri}/health", timeout=10).raise_for_status()
@@ -264,6 +268,12 @@ def initialise() -> None:
             raise UserError(f"MLFLOW_TRACKING_URI={uri} is in no existing folder: make it first")
         with store_errors(), FileLock(f"{database}.lock"):
             mlflow.MlflowClient().search_experiments(max_results=1)
+    else:
+        try:
+            with store_errors():
+                mlflow.MlflowClient().search_experiments(max_results=1)
+        except ImportError as error:
+            raise StoreError(f"MLFLOW_TRACKING_URI={uri} needs a package: {error}") from error
 
 
 def _prepare_experiment() -> str:
@@ -273,6 +283,9 @@ def _prepare_experiment() -> str:
     if active:
         return str(active.info.experiment_id)
     experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    adopted = os.environ.get("MLFLOW_RUN_ID")
+    if adopted:
+        experiment_id = client.get_run(adopted).info.experiment_id
     if experiment_id:
         experiment = client.get_experiment(experiment_id)
     else:

@@ -26,7 +26,6 @@ class Evaluated:
 
 def main(*, model: str, seed: int, device: str, threads: int, data_dir: str) -> None:
     """Evaluate one model and say what came out."""
-    tracking.initialise()
     machine = Machine(device=device, threads=threads)
     evaluate(registry.fetch(model), seed, machine, data_dir)
 
@@ -107,10 +106,13 @@ def evaluate(
             f"loss {predictions.loss:.4f}; auxiliary heads {auxiliary['first_accuracy']:.2%} and "
             f"{auxiliary['second_accuracy']:.2%}, in agreement on {auxiliary['agreement']:.2%}"
         )
-        print(f"{name}: embedding 10,000 images with t-SNE", flush=True)
-        embedding = evaluation.embedding(predictions.features, seed)
-        labels, predicted = predictions.labels.numpy(), predictions.predicted.numpy()
-        run.log_figure(figures.tsne(embedding, labels, predicted, title=name), "tsne.png")
+        if predictions.features.isfinite().all():
+            print(f"{name}: embedding {len(test):,} images with t-SNE", flush=True)
+            embedding = evaluation.embedding(predictions.features, seed)
+            labels, predicted = predictions.labels.numpy(), predictions.predicted.numpy()
+            run.log_figure(figures.tsne(embedding, labels, predicted, title=name), "tsne.png")
+        else:
+            print(f"{name}: no t-SNE picture, because the model has diverged (its features are not finite)")
         print(f"{name} {tracking.how_to_look()} {tracking.run_address(run)}", flush=True)
         return Evaluated(name, run.id, predictions)
 

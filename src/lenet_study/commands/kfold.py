@@ -23,7 +23,6 @@ from lenet_study.training import Protocol
 
 def main(*, variant: str, folds: int, device: str, threads: int, data_dir: str, **protocol: Any) -> None:
     """Cross-validate one variant and say what came out."""
-    tracking.initialise()
     machine = Machine(device=device, threads=threads)
     cross_validate(variant, folds, Protocol(**protocol), machine, data_dir)
 

@@ -11,7 +11,6 @@ COMPARED = 20  # best trainings listed in the run's table
 
 def main(*, rollback: bool) -> None:
     """Promote or roll back, and say why."""
-    tracking.initialise()
     with tracking.run("promote", stage="promote", params={"rollback": rollback}) as run:
         (roll_back if rollback else promote)(run)
 

@@ -20,7 +20,6 @@ from lenet_study.training import Protocol
 
 def main(*, variant: str, device: str, threads: int, data_dir: str, **protocol: Any) -> None:
     """Retrain one variant, evaluate it, and compare it with the variant's best training."""
-    tracking.initialise()
     machine = Machine(device=device, threads=threads)
     settings = Protocol(**protocol)
     trained = retrain(variant, settings, machine, data_dir)

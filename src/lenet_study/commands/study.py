@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from lenet_study import figures, registry, tracking
+from lenet_study import data, figures, registry, tracking
 from lenet_study.commands.evaluate import Evaluated, evaluate
 from lenet_study.commands.kfold import cross_validate
 from lenet_study.commands.promote import promote
@@ -25,9 +25,10 @@ from lenet_study.variants import VARIANTS
 
 def main(*, folds: int, device: str, threads: int, data_dir: str, **protocol: Any) -> None:
     """Run the whole study; its trainings are runs of their own, tagged with the study's id."""
-    tracking.initialise()
     settings, machine = Protocol(**protocol), Machine(device=device, threads=threads)
     params = {**asdict(settings), **asdict(machine), "data_dir": data_dir, "folds": folds}
+    machine.prepare()
+    data.folds(data.load_train(data.folder_of(data_dir)).labels, folds, settings.seed)  # refuse early
     steps: dict[str, float] = {}
     with tracking.run(
         "study", stage="study", params=params, description="Five variants, selection, evaluation."

@@ -36,7 +36,6 @@ class Trained:
 def main(*, variant: str, device: str, threads: int, data_dir: str, **protocol: Any) -> None:
     """Train one variant and say what came out."""
     machine = Machine(device=device, threads=threads)
-    tracking.initialise()
     train_variant(variant, Protocol(**protocol), machine, data_dir)
 
 
