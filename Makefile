@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 RUN = mlflow run . --experiment-name fashion-mnist-lenet --env-manager local
 DEV = .venv/.requirements-dev
 
-.PHONY: help setup data study train test check ui lock clean clean-store
+.PHONY: help setup data study train test browser check ui lock clean clean-store
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -34,8 +34,14 @@ train: setup ## train one model: VARIANT=v2 EPOCHS=15
 ui: setup ## open MLflow's UI on http://127.0.0.1:5000
 	mlflow ui
 
-test: check ## lint, types, all tests
+test: check browser ## lint, types, all tests
 	PYTHONPATH=src python -m pytest
+
+browser: # the browser tests skip, and say so, where it cannot be installed
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update && \
+	    DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes chromium chromium-driver >/dev/null; } || \
+	  echo "Chromium and its driver are missing: the browser tests are skipped."
 
 check: $(DEV) ## lint, format and types
 	ruff check .

@@ -168,7 +168,7 @@ def test_a_training_without_a_registered_model_is_refused(store):
 
 def test_a_training_without_a_validation_accuracy_is_refused(store):
     add_training(store, "v1", None)
-    with pytest.raises(UserError, match="v1"):
+    with pytest.raises(UserError, match="no finished training"):
         promote.main(rollback=False)
     assert aliases(store) == {}
 

@@ -256,10 +256,10 @@ def test_only_finished_trainings_count_in_whatever_experiment(store):
     assert [run.info.run_name for run in registry.trainings(limit=99)] == ["elsewhere", "ours"]
 
 
-def test_a_training_without_a_metric_comes_last(store):
+def test_a_training_without_a_metric_does_not_count(store):
     add_training(store, "none", None)
     add_training(store, "low", 0.1)
-    assert [run.info.run_name for run in registry.trainings(limit=99)] == ["low", "none"]
+    assert [run.info.run_name for run in registry.trainings(limit=99)] == ["low"]
 
 
 def test_trainings_of_one_variant_or_study(store):

@@ -443,6 +443,8 @@ def test_addresses_of_the_ui(monkeypatch, store_address, base):
     assert path == "/experiments/7/runs"
     assert parse_qs(query) == {
         "searchFilter": ["tags.study = 's1' and tags.stage = 'train'"],
+        "orderByKey": ["attributes.start_time"],
+        "orderByAsc": ["true"],
         "compareRunsMode": ["CHART"],
         "workflowType": ["machine_learning"],
     }

@@ -1,0 +1,101 @@
+"""Every command of the README runs as written, in a copy of the project; long trainings get one epoch."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line
+    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    for line in block.strip().splitlines()
+]
+SERVERS = {"mlflow ui": "http://127.0.0.1:5000/health", "mlflow models serve": "http://127.0.0.1:5000/ping"}
+
+
+def quick(command: str) -> str:
+    """The command with one epoch and no new environment, where it would take long."""
+    if command.startswith("mlflow run"):
+        command += "" if "env-manager" in command else " --env-manager local"
+        command += " -P epochs=1" if "-e train" in command and "epochs" not in command else ""
+    return command
+
+
+def test_make_targets_of_the_readme_exist():
+    help_text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True).stdout
+    targets = {line.split()[0] for line in help_text.splitlines() if line}
+    used = {word for word in re.findall(r"`?\bmake ([a-z]+)", README) if word != "and"}
+    assert used
+    assert used <= targets
+
+
+def test_pictures_of_the_readme_exist():
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", README)
+    assert pictures
+    assert all((ROOT / picture).is_file() for picture in pictures)
+
+
+@pytest.mark.server
+@pytest.mark.realdata
+def test_commands_of_the_readme_run(tmp_path):
+    copy = tmp_path / "project"
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in names.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy / name)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    environment = {
+        **inherited,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": "src",
+        "LENET_STUDY_DATA": os.environ.get("LENET_STUDY_DATA", str(ROOT / "data")),
+    }
+    done = 0
+    for command in COMMANDS:
+        if command.startswith(("make ", ". .venv")):
+            continue  # the targets that have set up and started this test
+        server = next((name for name in SERVERS if command.startswith(name)), None)
+        if server:
+            serve(command, SERVERS[server], copy, environment)
+        else:
+            arguments = quick(command).split()
+            result = subprocess.run(
+                arguments, cwd=copy, env=environment, capture_output=True, text=True, timeout=400
+            )
+            assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+        done += 1
+    assert done >= 9
+
+
+def serve(command: str, address: str, folder: Path, environment: dict[str, str]) -> None:
+    server = subprocess.Popen(
+        command.split(),
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            assert server.poll() is None, f"{command} stopped"
+            assert time.monotonic() < deadline, f"{command} does not answer"
+            try:
+                if requests.get(address, timeout=5).ok:
+                    return
+            except requests.ConnectionError:
+                time.sleep(0.5)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=30)
