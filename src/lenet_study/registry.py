@@ -177,18 +177,17 @@ def _read(path: Path, reference: str, run_id: str, expected: str) -> FetchedMode
     return FetchedModel(module, export.description_of(module), reference, run_id, actual, weights)
 
 
-def best_training(variant: str = "", study: str = "") -> Training | None:
+def best_training(variant: str = "") -> Training | None:
     """The finished training with the highest validation accuracy, the earliest on a tie.
 
     Args:
         variant: Of this variant only.
-        study: Of the study with this run id only.
     """
-    runs = trainings(limit=1, variant=variant, study=study)
+    runs = trainings(limit=1, variant=variant)
     return runs[0] if runs else None
 
 
-def trainings(limit: int, variant: str = "", study: str = "") -> list[Training]:
+def trainings(limit: int, variant: str = "") -> list[Training]:
     """Finished trainings in any experiment, highest validation accuracy first."""
     conditions = [
         "attributes.status = 'FINISHED'",
@@ -196,7 +195,6 @@ def trainings(limit: int, variant: str = "", study: str = "") -> list[Training]:
         "metrics.`best/val_accuracy` >= 0",
     ]
     conditions += [f"tags.variant = '{variant}'"] if variant else []
-    conditions += [f"tags.study = '{study}'"] if study else []
     tracking.initialise()
     with store_errors():
         client = mlflow.MlflowClient()

@@ -146,7 +146,7 @@ def describe(variant: str) -> str:
 def report(run: Run, name: str, trained: Trained) -> None:
     """Say what a training made and where to see it."""
     best = trained.best
-    accuracy = f"validation accuracy {best.val_accuracy:.2%}" if best.val_accuracy else "trained"
+    accuracy = f"validation accuracy {best.val_accuracy:.2%}" if best.val_accuracy is not None else "trained"
     version = f", version {trained.model.version} of {tracking.NAME}" if trained.model.version else ""
     print(f"{name}: best epoch {best.epoch}, {accuracy}; weights {trained.model.weights[:12]}{version}")
     print(f"{name} {tracking.how_to_look()} {tracking.run_address(run)}", flush=True)
