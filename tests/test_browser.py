@@ -10,6 +10,7 @@ import urllib.request
 from contextlib import contextmanager
 
 import pytest
+from conftest import open_store
 
 from lenet_study import figures, tracking
 from lenet_study.commands.train import describe, parameters, variant_tags
@@ -151,22 +152,12 @@ def chromium(folder):
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(initialised_database, tmp_path_factory):
     """A written study behind a running UI: its addresses there and its run ids."""
     folder = tmp_path_factory.mktemp("browser")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
-            patch.delenv(name, raising=False)
-        before = tracking.mlflow.get_tracking_uri()
-        uri = f"sqlite:///{folder}/mlflow.db"
-        tracking.mlflow.set_tracking_uri(uri)
-        patch.setenv("MLFLOW_TRACKING_URI", uri)
-        try:
-            addresses, runs = write_study()
-        finally:
-            tracking.mlflow.set_tracking_uri(before)
-        with user_interface(folder, uri) as address:
+    with open_store(initialised_database, folder):
+        addresses, runs = write_study()
+        with user_interface(folder, f"sqlite:///{folder}/mlflow.db") as address:
             here = {name: url.replace(tracking.LOCAL_UI, address) for name, url in addresses.items()}
             yield here, runs
 
