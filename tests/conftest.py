@@ -40,6 +40,14 @@ def toy_validation() -> Split:
     return toy_split(60, seed=2, level=200)
 
 
+TRAINING_ARTIFACTS = {
+    "model_summary.txt",
+    "architecture.png",
+    "augmentation.png",
+    "curves.png",
+    "learning_rate.png",
+    "history.csv",
+}
 STORE_VARIABLES = (
     "MLFLOW_TRACKING_URI",
     "MLFLOW_REGISTRY_URI",

@@ -1,7 +1,10 @@
 """What a figure says, for the tests of pictures."""
 
+import importlib
+import sys
 import warnings
 
+import matplotlib
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
@@ -32,3 +35,15 @@ def assert_readable(figure):
     boxes = [box for _, box in seen]
     crowded = [text for text, box in seen if box.padded(-1).count_overlaps(boxes) > 1]
     assert crowded == []
+
+
+def assert_global_state_stays(monkeypatch, module, draw):
+    """Neither importing the module nor drawing with it needs pyplot or changes matplotlib's settings."""
+    monkeypatch.delattr(matplotlib, "pyplot", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it now fails
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        before = matplotlib.rcParams.copy()
+        importlib.reload(module)
+        draw()
+        assert matplotlib.rcParams.copy() == before

@@ -1,12 +1,8 @@
 """The picture of a variant: its shapes and counts are the model's, its orange the variant's change."""
 
-import importlib
-import sys
-
-import matplotlib
 import pytest
 import torch
-from drawing import assert_readable, colour, texts, words
+from drawing import assert_global_state_stays, assert_readable, colour, texts, words
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 
@@ -120,11 +116,4 @@ def test_nothing_is_cut_off_and_nothing_overlaps(name):
 
 
 def test_global_state_stays_as_it_was(monkeypatch):
-    monkeypatch.delattr(matplotlib, "pyplot", raising=False)
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it now fails
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        before = matplotlib.rcParams.copy()
-        importlib.reload(architecture)
-        architecture.draw("v4")
-        assert matplotlib.rcParams.copy() == before
+    assert_global_state_stays(monkeypatch, architecture, lambda: architecture.draw("v4"))

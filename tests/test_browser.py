@@ -1,16 +1,13 @@
 """MLflow's web pages show the five models: the addresses that a study prints, in headless Chromium."""
 
-import os
 import shutil
-import socket
-import subprocess
 import sys
 import time
-import urllib.request
 from contextlib import contextmanager
 
 import pytest
 from conftest import open_store
+from servers import free_port, serving
 
 from lenet_study import figures, tracking
 from lenet_study.commands.train import describe, parameters, variant_tags
@@ -100,42 +97,15 @@ def write_study():
 @contextmanager
 def user_interface(folder, uri):
     """A real `mlflow ui` on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"]
     environment = {
-        **os.environ,
         "MLFLOW_TRACKING_URI": uri,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # of no use here, and slow to start
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    log = folder / "ui.log"
-    with log.open("w") as output:
-        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
-        try:
-            address = f"http://127.0.0.1:{port}"
-            deadline = time.monotonic() + 50
-            while not healthy(address):
-                assert server.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.2)
-            yield address
-        finally:
-            server.terminate()
-            try:
-                server.wait(10)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
-
-
-def healthy(address):
-    try:
-        with urllib.request.urlopen(f"{address}/health", timeout=2) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
+    with serving(command, f"{address}/health", folder, **environment):
+        yield address
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import open_store, toy_split
+from conftest import TRAINING_ARTIFACTS, open_store, toy_split
 
 from lenet_study import data, figures, registry
 from lenet_study.commands import evaluate, kfold, retrain, study, train
@@ -24,14 +24,6 @@ PROTOCOL = {
 }
 MACHINE = {"device": "cpu", "threads": 1, "data_dir": ""}
 TRAIN, TEST = toy_split(200, seed=1), toy_split(60, seed=2)
-TRAINING_ARTIFACTS = {
-    "model_summary.txt",
-    "architecture.png",
-    "augmentation.png",
-    "curves.png",
-    "learning_rate.png",
-    "history.csv",
-}
 EVALUATION_ARTIFACTS = {
     "per_class.csv",
     "predictions.csv",

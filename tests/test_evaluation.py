@@ -73,7 +73,7 @@ def random_split(count):
 @pytest.mark.parametrize("count", [1, EVALUATION_BATCH, 2 * EVALUATION_BATCH + 1])
 def test_predict_keeps_every_image_in_order(count):
     split, model = random_split(count), Fingerprint()
-    result = evaluation.predict(model, split)
+    result = evaluation.predict(model, split, torch.device("cpu"))
     parts = (result.logits, result.features, result.first, result.second)
     for row, part in enumerate(parts, start=1):
         assert torch.equal(part, split.images[:, row, :10].float())
@@ -86,7 +86,7 @@ def test_predict_of_an_exported_model_equals_a_single_pass(tmp_path):
     model, normalise = LeNet(VARIANTS["baseline"], seed=0).eval(), Normalisation(0.3, 0.35)
     export.save_torchscript(export.exportable(model, normalise, {}), tmp_path / "model.pt")
     split = random_split(EVALUATION_BATCH + 10)
-    result = evaluation.predict(export.load_torchscript(tmp_path / "model.pt"), split)
+    result = evaluation.predict(export.load_torchscript(tmp_path / "model.pt"), split, torch.device("cpu"))
     images = normalise(split.images)
     with torch.no_grad():
         logits, first, second = model.heads(images)

@@ -1,11 +1,7 @@
 """The pictures: what they say is what they were given, and nothing in them overlaps or is cut off."""
 
-import importlib
-import sys
-
-import matplotlib
 import numpy as np
-from drawing import assert_readable, colour, words
+from drawing import assert_global_state_stays, assert_readable, colour, words
 from matplotlib.colors import to_hex
 
 from lenet_study import figures
@@ -248,11 +244,4 @@ def test_nothing_is_cut_off_and_nothing_overlaps():
 
 
 def test_global_state_stays_as_it_was(monkeypatch):
-    monkeypatch.delattr(matplotlib, "pyplot", raising=False)
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it now fails
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        before = matplotlib.rcParams.copy()
-        importlib.reload(figures)
-        for _ in pictures():
-            assert matplotlib.rcParams.copy() == before
+    assert_global_state_stays(monkeypatch, figures, lambda: list(pictures()))

@@ -3,14 +3,12 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import requests
+from servers import serving
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -46,56 +44,29 @@ def test_pictures_of_the_readme_exist():
 
 @pytest.mark.server
 @pytest.mark.realdata
-def test_commands_of_the_readme_run(tmp_path):
+def test_commands_of_the_readme_run(tmp_path, monkeypatch):
     copy = tmp_path / "project"
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     for name in names.stdout.splitlines():
         if (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    environment = {
-        **inherited,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": "src",
-        "LENET_STUDY_DATA": os.environ.get("LENET_STUDY_DATA", str(ROOT / "data")),
-    }
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", "src")
+    monkeypatch.setenv("LENET_STUDY_DATA", os.environ.get("LENET_STUDY_DATA", str(ROOT / "data")))
     done = 0
     for command in COMMANDS:
         if command.startswith(("make ", ". .venv")):
             continue  # the targets that have set up and started this test
         server = next((name for name in SERVERS if command.startswith(name)), None)
         if server:
-            serve(command, SERVERS[server], copy, environment)
+            with serving(command.split(), SERVERS[server], copy):
+                pass
         else:
             arguments = quick(command).split()
-            result = subprocess.run(
-                arguments, cwd=copy, env=environment, capture_output=True, text=True, timeout=400
-            )
+            result = subprocess.run(arguments, cwd=copy, capture_output=True, text=True, timeout=400)
             assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
         done += 1
     assert done >= 9
-
-
-def serve(command: str, address: str, folder: Path, environment: dict[str, str]) -> None:
-    server = subprocess.Popen(
-        command.split(),
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            assert server.poll() is None, f"{command} stopped"
-            assert time.monotonic() < deadline, f"{command} does not answer"
-            try:
-                if requests.get(address, timeout=5).ok:
-                    return
-            except requests.ConnectionError:
-                time.sleep(0.5)
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=30)

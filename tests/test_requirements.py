@@ -38,6 +38,7 @@ def test_project_environment_and_conda_install_the_same_list_on_the_same_python(
     project = yaml.safe_load((ROOT / "python_env.yaml").read_text())
     conda = yaml.safe_load((ROOT / "conda.yaml").read_text())
     assert project["dependencies"] == ["-r requirements.txt"]
+    assert all(re.fullmatch(r"\w+==[\d.]+", tool) for tool in project["build_dependencies"])
     assert conda["dependencies"][-1] == {"pip": ["-r requirements.txt"]}
     assert f"python={project['python']}" in conda["dependencies"]
     assert project["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")

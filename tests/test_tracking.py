@@ -74,7 +74,11 @@ def test_an_interrupted_run_is_killed(store, interruption):
 
 
 def test_a_run_is_killed_with_its_surrounding_run(store):
-    with pytest.raises(KeyboardInterrupt), opened("outer") as outer, opened("inner", parent=outer) as inner:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        opened("outer") as outer,
+        opened("inner", parent=outer.id) as inner,
+    ):
         raise KeyboardInterrupt
     assert {store.get_run(run.id).info.status for run in (outer, inner)} == {"KILLED"}
 
@@ -184,7 +188,7 @@ def test_only_a_given_parent_nests_a_run(store, monkeypatch):
     with opened("study") as study:
         monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "ignored by children")
         monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
-        with opened("v4") as top, opened("v4 fold 1/5", parent=top) as fold:
+        with opened("v4") as top, opened("v4 fold 1/5", parent=top.id) as fold:
             pass
         assert mlflow.active_run().info.run_id == study.id
     assert "mlflow.parentRunId" not in store.get_run(top.id).data.tags

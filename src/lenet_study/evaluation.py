@@ -55,21 +55,14 @@ class Predictions:
 
 
 @torch.no_grad()
-def predict(model: torch.jit.ScriptModule, split: Split) -> Predictions:
-    """Run an exported model over all images, in large batches."""
-    logits: list[torch.Tensor] = []
-    first: list[torch.Tensor] = []
-    second: list[torch.Tensor] = []
-    features: list[torch.Tensor] = []
+def predict(model: torch.jit.ScriptModule, split: Split, device: torch.device) -> Predictions:
+    """Run an exported model over all images in large batches; it must be on ``device``."""
+    outputs: list[list[torch.Tensor]] = []
     for images in split.images.split(EVALUATION_BATCH):
-        batch = as_input(images)
-        logits.append(model(batch))
-        features.append(model.features(batch))
-        for part, output in zip((first, second), model.auxiliary(batch), strict=True):
-            part.append(output)
-    return Predictions(
-        torch.cat(logits), torch.cat(first), torch.cat(second), torch.cat(features), split.labels
-    )
+        batch = as_input(images.to(device))
+        outputs.append([model(batch), *model.auxiliary(batch), model.features(batch)])
+    logits, first, second, features = (torch.cat(part).cpu() for part in zip(*outputs, strict=True))
+    return Predictions(logits, first, second, features, split.labels)
 
 
 def interval(correct: int, total: int) -> tuple[float, float]:

@@ -137,7 +137,7 @@ def parity(model: LeNet, normalisation: Normalisation, exported: nn.Module, imag
 
 def as_input(images: Tensor) -> Tensor:
     """uint8 [N, 28, 28] to what an exported model takes: float32 [N, 1, 28, 28] in [0, 1]."""
-    return images.cpu().unsqueeze(1).float().div_(255)
+    return images.unsqueeze(1).float().div_(255)
 
 
 def weights_digest(module: nn.Module) -> str:

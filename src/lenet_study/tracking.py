@@ -129,7 +129,7 @@ def run(
     tags: Mapping[str, object] | None = None,
     description: str = "",
     study: str = "",
-    parent: Run | None = None,
+    parent: str = "",
     system_metrics: bool = False,
 ) -> Iterator[Run]:
     """Open a run; under `mlflow run` the process's first run is the one that the project has made.
@@ -144,7 +144,7 @@ def run(
         tags: Further tags.
         description: Shown on the run's page (Markdown).
         study: Id of the study's run that this run belongs to.
-        parent: Run to nest this one under.
+        parent: Id of the run to nest this one under.
         system_metrics: Sample processor, memory and disk while the run is open.
 
     Raises:
@@ -157,7 +157,7 @@ def run(
     if study:
         all_tags["study"] = study
     if parent:
-        all_tags["mlflow.parentRunId"] = parent.id
+        all_tags["mlflow.parentRunId"] = parent
     with store_errors():
         client = mlflow.MlflowClient()
         experiment_id = _prepare_experiment()

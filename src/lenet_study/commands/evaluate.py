@@ -30,10 +30,11 @@ def main(*, model: str, seed: int, device: str, threads: int, data_dir: str) -> 
     evaluate(registry.fetch(model), seed, machine, data_dir)
 
 
-def peek(model: FetchedModel, data_dir: str) -> Evaluated:
+def peek(model: FetchedModel, machine: Machine, data_dir: str) -> Evaluated:
     """A model's predictions on the test images, without a run: to compare another model with."""
+    device = machine.prepare()
     test = data.load_test(data.folder_of(data_dir))
-    return Evaluated(f"{model.name} on test", "", evaluation.predict(model.module, test))
+    return Evaluated(f"{model.name} on test", "", evaluation.predict(model.module.to(device), test, device))
 
 
 def evaluate(
@@ -54,7 +55,7 @@ def evaluate(
         study: The study it belongs to.
         before: Another model's evaluation, to set the confusion matrices side by side.
     """
-    machine.prepare()
+    device = machine.prepare()
     test = data.load_test(data.folder_of(data_dir))
     name = f"{model.name} on test"
     variant = str(model.description.get("variant", ""))
@@ -80,7 +81,7 @@ def evaluate(
         study=study,
     ) as run:
         run.log_dataset(test, "test")
-        predictions = evaluation.predict(model.module, test)
+        predictions = evaluation.predict(model.module.to(device), test, device)
         low, high = evaluation.interval(predictions.correct, len(test))
         auxiliary = evaluation.auxiliary_scores(predictions)
         run.log_metrics(

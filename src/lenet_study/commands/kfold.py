@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pandas as pd
 
-from lenet_study import data, figures, tracking
-from lenet_study.commands.train import (
-    Trained,
-    describe,
-    fit_and_log,
-    parameters,
-    report,
-    variant_tags,
-)
+from lenet_study import figures, tracking
+from lenet_study.commands.train import Job, Trained, describe, train, variant_tags
 from lenet_study.device import Machine
 from lenet_study.training import Protocol
 
@@ -31,35 +24,27 @@ def cross_validate(
     variant: str, folds: int, protocol: Protocol, machine: Machine, data_dir: str, study: str = ""
 ) -> list[Trained]:
     """Train one variant once per fold; each fold's best epoch counts, as in the report."""
-    machine.prepare()
-    images = data.load_train(data.folder_of(data_dir))
-    parts = data.folds(images.labels, folds, protocol.seed)
-    params = parameters(variant, protocol, machine, data_dir)
+    job = Job(
+        stage="fold",
+        variant=variant,
+        protocol=protocol,
+        machine=machine,
+        data_dir=data_dir,
+        study=study,
+        fold=1,
+        folds=folds,
+    )
+    job.images()  # too many folds are refused before there is a run
     name = f"{variant} {folds}-fold"
     with tracking.run(
         name,
         stage="kfold",
-        params={**params, "folds": folds},
+        params={**job.parameters(), "folds": folds},
         tags=variant_tags(variant),
         description=f"{folds}-fold cross-validation of {describe(variant)}",
         study=study,
     ) as parent:
-        trained: list[Trained] = []
-        for number, rows in enumerate(parts, start=1):
-            train, validation = (images.subset(part) for part in rows)
-            fold = f"{variant} fold {number}/{folds}"
-            with tracking.run(
-                fold,
-                stage="fold",
-                params=params,
-                tags={**variant_tags(variant), "fold": number},
-                study=study,
-                parent=parent,
-                system_metrics=True,
-            ) as run:
-                result = fit_and_log(run, fold, variant, train, validation, protocol, machine, register=False)
-                report(run, fold, result)
-            trained.append(result)
+        trained = [train(replace(job, fold=fold, parent=parent.id)) for fold in range(1, folds + 1)]
         _summarise(parent, name, trained)
     return trained
 

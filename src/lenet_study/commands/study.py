@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from importlib import resources
 from time import perf_counter
 from typing import Any
@@ -15,8 +16,7 @@ from lenet_study import data, figures, registry, tracking
 from lenet_study.commands.evaluate import Evaluated, evaluate
 from lenet_study.commands.kfold import cross_validate
 from lenet_study.commands.promote import promote
-from lenet_study.commands.retrain import retrain
-from lenet_study.commands.train import Trained, train_variant
+from lenet_study.commands.train import Job, Trained, train
 from lenet_study.device import Machine
 from lenet_study.tracking import Run
 from lenet_study.training import Protocol
@@ -34,22 +34,22 @@ def main(*, folds: int, device: str, threads: int, data_dir: str, **protocol: An
         "study", stage="study", params=params, description="Five variants, selection, evaluation."
     ) as run:
         run.set_tags({"study": run.id})
-        common = (settings, machine, data_dir, run.id)
+        job = partial(Job, protocol=settings, machine=machine, data_dir=data_dir, study=run.id)
         trained: list[Trained] = []
         for variant in VARIANTS:
             with _timed(f"train {variant}", steps):
-                trained.append(train_variant(variant, *common))
+                trained.append(train(job(stage="train", variant=variant)))
         chosen = select(trained)
         print(f"Selected on validation accuracy: {chosen.variant}", flush=True)
         place = (settings.seed, machine, data_dir, run.id)
         with _timed(f"evaluate {chosen.variant}", steps):
             before = evaluate(registry.fetch(chosen.run_id), *place)
         with _timed(f"retrain {chosen.variant}", steps):
-            again = retrain(chosen.variant, *common)
+            again = train(job(stage="retrain", variant=chosen.variant))
         with _timed(f"evaluate {chosen.variant} retrained", steps):
             after = evaluate(registry.fetch(again.run_id), *place, before)
         with _timed(f"{folds}-fold {chosen.variant}", steps):
-            crossed = cross_validate(chosen.variant, folds, *common)
+            crossed = cross_validate(chosen.variant, folds, settings, machine, data_dir, run.id)
         promote(run)
         table = results(trained, chosen, before, after, crossed)
         _log(run, trained, table, steps)

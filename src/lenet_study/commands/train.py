@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -19,7 +19,62 @@ from lenet_study.tracking import Run
 from lenet_study.training import Epoch, Protocol
 from lenet_study.variants import VARIANTS, parent_of
 
+_IMAGES = {"train": "", "fold": "On all folds but one: ", "retrain": "On training and validation images: "}
 PROOF_IMAGES = 1000  # images on which an exported model must equal the eager one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training to do; it says enough to be done in any process.
+
+    Attributes:
+        stage: ``train`` on the training split, ``fold`` on all folds but one, or ``retrain`` on all images.
+        variant: Which of the five.
+        protocol: How to train.
+        machine: Where to train.
+        data_dir: Where the data is.
+        study: Id of the study's run that the training belongs to.
+        parent: Id of the run to nest the training's run under.
+        fold: Which fold validates, counting from 1, of how many ``folds``.
+        folds: Parts of the cross-validation.
+    """
+
+    stage: Literal["train", "fold", "retrain"]
+    variant: str
+    protocol: Protocol
+    machine: Machine
+    data_dir: str = ""
+    study: str = ""
+    parent: str = ""
+    fold: int = 0
+    folds: int = 0
+
+    @property
+    def name(self) -> str:
+        """The name of its run."""
+        suffix = {"train": "", "fold": f" fold {self.fold}/{self.folds}", "retrain": " retrained"}
+        return self.variant + suffix[self.stage]
+
+    def parameters(self) -> dict[str, object]:
+        """The parameters of its run: exactly those of the entry point ``train``."""
+        machine = {**asdict(self.machine), "data_dir": self.data_dir}
+        return {"variant": self.variant, **asdict(self.protocol), **machine}
+
+    def tags(self) -> dict[str, object]:
+        """The tags of its run."""
+        return variant_tags(self.variant) | ({"fold": self.fold} if self.fold else {})
+
+    def images(self) -> tuple[Split, Split | None]:
+        """The images to train on, and those to choose the best epoch on; none when retraining."""
+        images = data.load_train(data.folder_of(self.data_dir))
+        if self.stage == "retrain":
+            return images, None
+        if self.stage == "fold":
+            rows = data.folds(images.labels, self.folds, self.protocol.seed)[self.fold - 1]
+        else:
+            rows = data.split(images.labels, self.protocol.seed)
+        train, validation = rows
+        return images.subset(train), images.subset(validation)
 
 
 @dataclass(frozen=True)
@@ -36,100 +91,68 @@ class Trained:
 def main(*, variant: str, device: str, threads: int, data_dir: str, **protocol: Any) -> None:
     """Train one variant and say what came out."""
     machine = Machine(device=device, threads=threads)
-    train_variant(variant, Protocol(**protocol), machine, data_dir)
+    train(
+        Job(stage="train", variant=variant, protocol=Protocol(**protocol), machine=machine, data_dir=data_dir)
+    )
 
 
-def train_variant(
-    variant: str, protocol: Protocol, machine: Machine, data_dir: str, study: str = ""
-) -> Trained:
-    """Train one variant on the training split, in a run of its own."""
-    machine.prepare()
-    images = data.load_train(data.folder_of(data_dir))
-    rows = data.split(images.labels, protocol.seed)
-    train, validation = (images.subset(part) for part in rows)
+def train(job: Job) -> Trained:
+    """Do one training in a run of its own: log its data, metrics, pictures and model."""
+    device = job.machine.prepare()
+    images, validation = job.images()
+    spec, protocol = VARIANTS[job.variant], job.protocol
     with tracking.run(
-        variant,
-        stage="train",
-        params=parameters(variant, protocol, machine, data_dir),
-        tags=variant_tags(variant),
-        description=describe(variant),
-        study=study,
+        job.name,
+        stage=job.stage,
+        params=job.parameters(),
+        tags=job.tags(),
+        description=_IMAGES[job.stage] + describe(job.variant),
+        study=job.study,
+        parent=job.parent,
         system_metrics=True,
     ) as run:
-        trained = fit_and_log(run, variant, variant, train, validation, protocol, machine, register=True)
-        report(run, variant, trained)
-    return trained
+        run.set_tags({"machine.device": device, "machine.threads": torch.get_num_threads()})
+        run.log_text(summary(spec), "model_summary.txt")
+        run.log_figure(architecture.draw(job.variant), "architecture.png")
+        run.log_figure(_augmentation_examples(images, protocol.seed), "augmentation.png")
+        run.log_dataset(images, "train")
+        if validation:
+            run.log_dataset(validation, "validation")
 
+        model = LeNet(spec, protocol.seed)
+        history: list[Epoch] = []
+        progress = Progress(job.name, protocol.epochs)
 
-def fit_and_log(
-    run: Run,
-    name: str,
-    variant: str,
-    train: Split,
-    validation: Split | None,
-    protocol: Protocol,
-    machine: Machine,
-    *,
-    register: bool,
-) -> Trained:
-    """Train a variant on given images; log its data, metrics, pictures and model to an open run.
+        def on_epoch(epoch: Epoch) -> None:
+            history.append(epoch)
+            run.log_epoch(epoch)
+            progress(epoch)
 
-    Args:
-        run: The open run.
-        name: The run's name.
-        variant: Which variant.
-        train: Images to train on.
-        validation: Images to choose the best epoch on; None keeps the last epoch.
-        protocol: How to train.
-        machine: Where to train.
-        register: Whether the model becomes a version of the registered model.
-    """
-    device = machine.prepare()
-    spec = VARIANTS[variant]
-    run.set_tags({"machine.device": device, "machine.threads": torch.get_num_threads()})
-    run.log_text(summary(spec), "model_summary.txt")
-    run.log_figure(architecture.draw(variant), "architecture.png")
-    run.log_figure(_augmentation_examples(train, protocol.seed), "augmentation.png")
-    run.log_dataset(train, "train")
-    if validation:
-        run.log_dataset(validation, "validation")
+        best = training.fit(model, images, validation, spec, protocol, device=device, on_epoch=on_epoch)
 
-    model = LeNet(spec, protocol.seed)
-    history: list[Epoch] = []
-    progress = Progress(name, protocol.epochs)
-
-    def on_epoch(epoch: Epoch) -> None:
-        history.append(epoch)
-        run.log_epoch(epoch)
-        progress(epoch)
-
-    best = training.fit(model, train, validation, spec, protocol, device=device, on_epoch=on_epoch)
-
-    normalise = Normalisation.of(train.images)
-    run.log_best(best)
-    if validation:
-        run.log_metrics(
-            {"best/val_accuracy_augmented": _augmented_accuracy(model, validation, normalise, protocol)}
+        normalise = Normalisation.of(images.images)
+        run.log_best(best)
+        if validation:
+            augmented = _augmented_accuracy(model, validation, normalise, protocol)
+            run.log_metrics({"best/val_accuracy_augmented": augmented})
+        run.log_table(pd.DataFrame(map(asdict, history)), "history.csv")
+        run.log_figure(
+            figures.curves({job.name: history}, {job.name: best.epoch}, title=job.name), "curves.png"
         )
-    run.log_table(pd.DataFrame(map(asdict, history)), "history.csv")
-    run.log_figure(figures.curves({name: history}, {name: best.epoch}, title=name), "curves.png")
-    run.log_figure(figures.learning_rate(history, title=name), "learning_rate.png")
-    description = {
-        "name": name,
-        "variant": variant,
-        "run_id": run.id,
-        "best_epoch": best.epoch,
-        "val_accuracy": best.val_accuracy,
-        **asdict(protocol),
-    }
-    proof = (validation or train).images[:PROOF_IMAGES]
-    logged = registry.log_model(run, model, normalise, proof, description, register=register)
-    return Trained(variant, run.id, best, history, logged)
-
-
-def parameters(variant: str, protocol: Protocol, machine: Machine, data_dir: str) -> dict[str, object]:
-    """The parameters of a training's run: exactly those of the entry point ``train``."""
-    return {"variant": variant, **asdict(protocol), **asdict(machine), "data_dir": data_dir}
+        run.log_figure(figures.learning_rate(history, title=job.name), "learning_rate.png")
+        description = {
+            "name": job.name,
+            "variant": job.variant,
+            "run_id": run.id,
+            "best_epoch": best.epoch,
+            "val_accuracy": best.val_accuracy,
+            **asdict(protocol),
+        }
+        proof = (validation or images).images[:PROOF_IMAGES]
+        logged = registry.log_model(run, model, normalise, proof, description, register=job.stage != "fold")
+        trained = Trained(job.variant, run.id, best, history, logged)
+        _report(run, job.name, trained)
+    return trained
 
 
 def variant_tags(variant: str) -> dict[str, str]:
@@ -143,7 +166,7 @@ def describe(variant: str) -> str:
     return f"**{variant}**: {f'{parent}, but ' if parent else ''}{VARIANTS[variant].change}."
 
 
-def report(run: Run, name: str, trained: Trained) -> None:
+def _report(run: Run, name: str, trained: Trained) -> None:
     """Say what a training made and where to see it."""
     best = trained.best
     accuracy = f"validation accuracy {best.val_accuracy:.2%}" if best.val_accuracy is not None else "trained"
