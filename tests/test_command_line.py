@@ -42,7 +42,7 @@ REJECTED = [
     (["train", "--epochs", "abc"], ["--epochs", "abc", "whole number"]),
     (["train", "--epochs", "1.5"], ["--epochs", "1.5", "whole number"]),
     (["train", "--epochs", ""], ["--epochs", "whole number"]),
-    (["train", "--batch-size", "0"], ["--batch-size", "0", "x>=1"]),
+    (["train", "--batch-size", "1"], ["--batch-size", "1", "x>=2"]),
     (["train", "--learning-rate", "nan"], ["--learning-rate", "nan", "finite"]),
     (["train", "--learning-rate", "inf"], ["--learning-rate", "inf", "finite"]),
     (["train", "--learning-rate", "0"], ["--learning-rate", "0", "x>0"]),

@@ -7,9 +7,9 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TRAINING_ARTIFACTS, open_store, toy_split
+from conftest import TRAINING_ARTIFACTS, add_training, open_store, toy_split
 
-from lenet_study import data, figures, registry
+from lenet_study import UserError, data, figures, registry
 from lenet_study.commands import evaluate, kfold, retrain, study, train
 from lenet_study.training import Epoch
 from lenet_study.variants import VARIANTS
@@ -45,7 +45,9 @@ def finished(initialised_database, tmp_path_factory):
         study.main(folds=2, **PROTOCOL, **MACHINE)
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         runs = client.search_runs(experiments, order_by=["attributes.start_time ASC"])
-        yield SimpleNamespace(client=client, runs={run.info.run_name: run for run in runs}, readers=readers)
+        yield SimpleNamespace(
+            client=client, runs={run.info.run_name: run for run in runs}, readers=tuple(readers)
+        )
 
 
 def run_of(finished, stage, **tags):
@@ -59,6 +61,11 @@ def run_of(finished, stage, **tags):
 
 def chosen_of(finished) -> str:
     return run_of(finished, "retrain").data.tags["variant"]
+
+
+def latest_run(finished, name):
+    named = f"attributes.run_name = '{name}'"
+    return finished.client.search_runs(["1"], named, order_by=["attributes.start_time DESC"])[0]
 
 
 def artifacts(finished, run) -> set[str]:
@@ -126,7 +133,7 @@ def test_the_best_validation_accuracy_is_chosen(finished):
 
 
 def test_the_test_split_is_read_by_the_two_evaluations_alone(finished):
-    assert finished.readers == ["test", "test"]
+    assert finished.readers == ("test", "test")
 
 
 @pytest.mark.parametrize("suffix", ["", " retrained"])
@@ -162,6 +169,8 @@ def test_k_fold_summarises_the_best_epochs(finished):
     values = [fold.data.metrics["best/val_accuracy"] for fold in folds]
     assert parent.data.metrics["kfold/val_accuracy_mean"] == pytest.approx(np.mean(values))
     assert parent.data.metrics["kfold/val_accuracy_std"] == pytest.approx(np.std(values, ddof=1))
+    augmented = [fold.data.metrics["best/val_accuracy_augmented"] for fold in folds]
+    assert parent.data.metrics["kfold/val_accuracy_augmented_mean"] == pytest.approx(np.mean(augmented))
     assert artifacts(finished, parent) >= {"folds.csv", "curves.png"}
 
 
@@ -187,7 +196,10 @@ def test_the_comparison_stands_beside_the_published_figures(finished):
     comparison = table(finished, run, "comparison.csv").set_index("training")
     chosen = chosen_of(finished)
     assert list(comparison.index) == [*VARIANTS, f"{chosen}-retrained", f"{chosen}-kfold-mean"]
-    assert comparison.val_accuracy_published["v4"] == 0.926
+    assert comparison.val_accuracy_augmented_published["v4"] == 0.926
+    for variant in VARIANTS:
+        augmented = finished.runs[variant].data.metrics["best/val_accuracy_augmented"]
+        assert comparison.val_accuracy_augmented[variant] == pytest.approx(augmented)
     evaluated = finished.runs[f"{chosen} on test"].data.metrics["test/accuracy"]
     assert comparison.test_accuracy[chosen] == pytest.approx(evaluated)
     steps = table(finished, run, "steps.csv")
@@ -216,15 +228,56 @@ def test_every_training_command_repeats_its_weights_bit_for_bit(finished):
         assert len(of_stage) == 2 * len(weights)
 
 
+def test_retraining_is_compared_with_the_best_training_of_the_variant(finished, capsys):
+    retrain.main(variant="v1", **PROTOCOL, **MACHINE)
+    assert "no finished training" not in capsys.readouterr().out
+    latest = latest_run(finished, "v1 retrained on test")
+    assert latest.data.tags["compared.run_id"] == finished.runs["v1"].info.run_id
+    assert "confusion_comparison.png" in artifacts(finished, latest)
+
+
+def test_retraining_without_a_former_training_says_so(finished, monkeypatch, capsys):
+    monkeypatch.setattr(registry, "best_training", lambda variant: None)
+    retrain.main(variant="baseline", **PROTOCOL, **MACHINE)
+    assert "no finished training of baseline to compare with" in capsys.readouterr().out
+    latest = latest_run(finished, "baseline retrained on test")
+    assert "compared.run_id" not in latest.data.tags
+    assert "confusion_comparison.png" not in artifacts(finished, latest)
+
+
+def test_a_former_training_that_cannot_be_read_is_refused_before_retraining(finished, monkeypatch):
+    def refuse(reference):
+        raise UserError(f"model={reference} was changed")
+
+    monkeypatch.setattr(registry, "fetch", refuse)
+    before = len(finished.client.search_runs(["1"]))
+    with pytest.raises(UserError, match="was changed"):
+        retrain.main(variant="v1", **PROTOCOL, **MACHINE)
+    assert len(finished.client.search_runs(["1"])) == before
+
+
 def test_any_model_can_be_evaluated_from_its_file(finished, tmp_path):
     run = finished.runs["baseline"]
     folder = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/model", dst_path=str(tmp_path))
     evaluate.main(model=f"{folder}/data/model.pth", seed=0, **MACHINE)
-    named = "attributes.run_name = 'baseline on test'"
-    latest = finished.client.search_runs(["1"], named, order_by=["attributes.start_time DESC"])[0]
+    latest = latest_run(finished, "baseline on test")
     assert latest.data.params["model"].endswith("model.pth")
     assert latest.data.tags["weights.sha256"] == run.data.tags["weights.sha256"]
     assert json.loads(registry.fetch(run.info.run_id).module.description)["variant"] == "baseline"
+
+
+def test_a_study_whose_promotion_is_refused_keeps_its_report(store, monkeypatch):
+    add_training(store, "older", 1.0, registered=False)
+    monkeypatch.setattr(data, "load_train", lambda folder: TRAIN)
+    monkeypatch.setattr(data, "load_test", lambda folder: TEST)
+    monkeypatch.setattr(study, "VARIANTS", {"baseline": VARIANTS["baseline"]})
+    with pytest.raises(UserError, match=r"older.* has no registered model"):
+        study.main(folds=2, **PROTOCOL, **MACHINE)
+    (run,) = store.search_runs(["1"], "tags.stage = 'study'")
+    assert run.info.status == "FAILED"
+    files = {file.path for file in store.list_artifacts(run.info.run_id)}
+    assert files >= {"comparison.csv", "comparison.png", "steps.csv"}
+    assert "address.curves" in run.data.tags
 
 
 def test_select_takes_the_first_on_a_tie():
@@ -238,7 +291,7 @@ def test_select_takes_the_first_on_a_tie():
             val_accuracy=accuracy,
             seconds=1.0,
         )
-        return train.Trained(variant, variant, epoch, [epoch], None)
+        return train.Trained(variant, variant, epoch, None, [epoch], None)
 
     options = [trained("baseline", 0.5), trained("v1", 0.7), trained("v2", 0.7)]
     assert study.select(options).variant == "v1"

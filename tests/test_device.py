@@ -34,8 +34,8 @@ def test_threads_are_set():
     assert torch.get_num_threads() == 1
 
 
-def test_zero_threads_take_all_cores(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+def test_zero_threads_take_all_cores_that_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 5})
     Machine(device="cpu", threads=0).prepare()
     assert torch.get_num_threads() == 3
 
@@ -47,6 +47,7 @@ def test_computation_is_repeatable(monkeypatch):
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
     assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_a_workspace_that_the_user_chose_is_kept(monkeypatch):

@@ -11,8 +11,8 @@ from lenet_study.model import CLASSES, LeNet, summary
 from lenet_study.variants import VARIANTS
 
 PARAMETERS = {"baseline": 77_486, "v1": 77_486, "v2": 333_970, "v3": 480_586, "v4": 481_458}
-WAVE = ["Conv2d", "ReLU", "MaxPool2d"]
-WAVE_NORM = ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"]
+WAVE = ["Conv2d", "MaxPool2d", "ReLU"]
+WAVE_NORM = ["Conv2d", "BatchNorm2d", "MaxPool2d", "ReLU"]
 CLASSIFIER = ["Flatten", "Linear", "ReLU", "Linear", "ReLU", "Linear"]
 CLASSIFIER_NORM = [
     *("Flatten", "Linear", "BatchNorm1d", "ReLU"),

@@ -8,6 +8,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import mlflow
@@ -223,6 +224,28 @@ def test_a_description_that_somebody_wrote_is_kept(store):
     assert store.get_experiment(run.experiment_id).tags["mlflow.note.content"] == "Ours, spring term."
 
 
+def test_somebody_else_s_experiment_keeps_its_tags(store, monkeypatch):
+    theirs = {"mlflow.note.content": "Course 2026, owner: Ann.", "mlflow.experimentKind": "genai_development"}
+    experiment_id = store.create_experiment("course", tags=theirs)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "course")
+    with opened():
+        pass
+    assert theirs.items() <= store.get_experiment(experiment_id).tags.items()
+
+
+@pytest.mark.parametrize(
+    "uri", ["postgresql://ml:S3cret@127.0.0.1:1/mlflow", "https://ml:S3cret@mlflow.example.org/base"]
+)
+def test_a_password_is_never_shown(store, monkeypatch, uri):
+    monkeypatch.setattr(tracking.mlflow, "get_tracking_uri", lambda: uri)
+    shown = [tracking.how_to_look(), *tracking.study_addresses("1", "abc", ["r"]).values()]
+    with pytest.raises(StoreError) as failed, tracking.store_errors():
+        raise MlflowException(f"no connection to {uri}")
+    shown.append(str(failed.value))
+    assert "S3cret" not in "".join(shown)
+    assert uri.rpartition("@")[2] in str(failed.value)
+
+
 def test_an_epoch_is_logged_at_its_step(store):
     with opened() as run:
         run.log_epoch(EPOCH)
@@ -261,24 +284,20 @@ def test_the_best_epoch_becomes_summary_metrics(store):
 
 
 def test_artifacts(store, tmp_path):
-    (tmp_path / "notes.md").write_text("ours")
     with opened() as run:
         run.log_figure(Figure(), "curves.png")
         run.log_table(pd.DataFrame({"epoch": [1, 2], "loss": [0.5, 0.25]}), "history.csv")
         run.log_text("LeNet ×5", "model_summary.txt")
-        run.log_file(tmp_path / "notes.md")
     folder = Path(mlflow.artifacts.download_artifacts(run_id=run.id, dst_path=str(tmp_path / "got")))
     assert {path.name for path in folder.iterdir()} == {
         "curves.png",
         "history.csv",
         "model_summary.txt",
-        "notes.md",
     }
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     with (folder / "history.csv").open() as file:
         assert list(csv.reader(file)) == [["epoch", "loss"], ["1", "0.5"], ["2", "0.25"]]
     assert (folder / "model_summary.txt").read_text(encoding="utf-8") == "LeNet ×5"
-    assert (folder / "notes.md").read_text() == "ours"
 
 
 def test_a_dataset_carries_its_whole_digest(store):
@@ -397,6 +416,14 @@ def test_a_server_that_never_answers_is_given_up(store, monkeypatch, silent_serv
 @pytest.mark.parametrize("ending", ["", "/"])
 def test_a_server_that_answers_is_accepted(store, monkeypatch, healthy_server, ending):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", healthy_server + ending)
+    tracking.initialise()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_wants_a_password_is_left_to_mlflow(store, monkeypatch, status):
+    answer = SimpleNamespace(status_code=status)
+    monkeypatch.setattr(tracking.requests, "get", lambda address, timeout: answer)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     tracking.initialise()
 
 

@@ -262,7 +262,16 @@ def test_optimizer_uses_the_learning_rate(monkeypatch, toy_train):
     assert used == [0.004] * 4 + [0.002] * 2
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
 @with_and_without_norm
+@pytest.mark.usefixtures("threads")
 def test_seed_alone_decides_the_weights(name, toy_train, toy_validation):
     def weights(seed):
         return fit(name, toy_train, toy_validation, replace(BRIEF, seed=seed))[0].state_dict()
@@ -272,6 +281,22 @@ def test_seed_alone_decides_the_weights(name, toy_train, toy_validation):
     torch.manual_seed(2)
     assert same(once, weights(0))
     assert not same(once, weights(1))
+
+
+def pool_last(model):
+    """The report's order of ReLU and max-pooling."""
+    for wave in (model.first_wave, model.second_wave):
+        wave[-2], wave[-1] = wave[-1], wave[-2]
+    return model
+
+
+@with_and_without_norm
+def test_pooling_before_relu_gives_the_reports_weights_bit_for_bit(name, toy_train, toy_validation):
+    ours, _ = fit(name, toy_train, toy_validation)
+    theirs = pool_last(LeNet(VARIANTS[name], seed=0))
+    training.fit(theirs, toy_train, toy_validation, VARIANTS[name], BRIEF, device=CPU)
+    assert [type(layer).__name__ for layer in theirs.first_wave][-2:] == ["ReLU", "MaxPool2d"]
+    assert same(ours.state_dict(), theirs.state_dict())
 
 
 @with_and_without_norm
@@ -335,7 +360,7 @@ def rows_of(batches):
 
 
 @pytest.mark.parametrize("chunk", [2000, 64, 10])
-@pytest.mark.parametrize("size", [1, 32, 48, 500])
+@pytest.mark.parametrize("size", [2, 32, 48, 500])
 def test_an_epoch_covers_every_image_once(numbered, monkeypatch, chunk, size):
     monkeypatch.setattr(training, "AUGMENTATION_CHUNK", chunk)
     batches = batches_of(numbered, batch_size=size)

@@ -10,14 +10,19 @@ import torch
 from lenet_study import UserError
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """The parameters that choose the hardware.
 
     Attributes:
         device: ``cpu``, ``cuda``, or ``auto``: cuda where there is one.
-        threads: Threads of the processor; 0 takes all cores. Other counts round differently, so the
-            count is part of a result's identity.
+        threads: Threads of the processor; 0 takes all cores it may use. Other counts round differently, so
+            the count is part of a result's identity.
     """
 
     device: str = "auto"
@@ -33,6 +38,14 @@ class Machine:
             raise UserError("device=cuda needs an NVIDIA GPU that torch can see: use device=cpu")
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # repeatable matrix products
         torch.use_deterministic_algorithms(True)
-        torch.set_num_threads(self.threads or os.cpu_count() or 1)
+        # Guards against reading memory that nothing was written to, at the price of 5 to 10 % of the time.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on every device
+        torch.set_num_threads(self.threads or cores())
         has_cuda = self.device != "cpu" and torch.cuda.is_available()
         return torch.device("cuda" if has_cuda else "cpu")
+
+
+def tags(device: torch.device) -> dict[str, object]:
+    """What was prepared, for the tags of a run."""
+    return {"machine.device": device, "machine.threads": torch.get_num_threads()}

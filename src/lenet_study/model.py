@@ -40,19 +40,21 @@ class LeNet(nn.Module):
         norm1d = nn.BatchNorm1d if spec.batch_norm else None
         sizes = (second * 5 * 5, *spec.hidden_units)
 
+        # The report pools after ReLU. Before it gives the same values and gradients, bit for bit, and
+        # leaves ReLU a quarter of the numbers.
         # shapes for one image:                                            [1, 28, 28]
         self.first_wave = nn.Sequential(
             nn.Conv2d(1, first, kernel_size=5, padding=2),               # [first, 28, 28]
             *([norm2d(first)] if norm2d else []),
-            nn.ReLU(),
             nn.MaxPool2d(2),                                             # [first, 14, 14]
+            nn.ReLU(),
         )  # fmt: skip
         self.aux_output1 = nn.Linear(first * 14 * 14, len(CLASSES))
         self.second_wave = nn.Sequential(
             nn.Conv2d(first, second, kernel_size=5),                     # [second, 10, 10]
             *([norm2d(second)] if norm2d else []),
-            nn.ReLU(),
             nn.MaxPool2d(2),                                             # [second, 5, 5]
+            nn.ReLU(),
         )  # fmt: skip
         self.aux_output2 = nn.Linear(sizes[0], len(CLASSES))
         hidden: list[nn.Module] = []

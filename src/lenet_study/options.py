@@ -66,7 +66,7 @@ _PARAMETERS = {
     for parameter in (
         Parameter("variant", click.Choice(tuple(VARIANTS)), "v4", "Which of the five models."),
         Parameter("epochs", Count(1), 15, "Passes over the training images."),
-        Parameter("batch_size", Count(1), 32, "Images per optimiser step."),
+        Parameter("batch_size", Count(2), 32, "Images per optimiser step."),
         Parameter("learning_rate", PositiveNumber(), 0.001, "Adam's initial learning rate."),
         Parameter("seed", Count(0, 2**32 - 1), 0, "Seed of split, weights, order and augmentation."),
         Parameter(

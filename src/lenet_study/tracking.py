@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import urllib.parse
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,8 +30,10 @@ from lenet_study.training import Epoch
 NAME = "fashion-mnist-lenet"  # of the experiment and of the registered model
 SOURCE = "https://github.com/zalandoresearch/fashion-mnist"
 LOCAL_UI = "http://127.0.0.1:5000"  # where a bare `mlflow ui` listens
-_MACHINE_LEARNING_UI = {"mlflow.experimentKind": "custom_model_development"}
-_ABOUT = "Five LeNet-5 variants on Fashion-MNIST: each is its parent plus one change."
+_EXPERIMENT_TAGS = {  # the first opens MLflow's pages for models, not those for prompts
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": "Five LeNet-5 variants on Fashion-MNIST: each is its parent plus one change.",
+}
 
 
 class Run:
@@ -93,10 +95,6 @@ class Run:
         """Save a text among the run's artifacts."""
         with self._artifact(name) as path:
             path.write_text(text, encoding="utf-8")
-
-    def log_file(self, path: Path) -> None:
-        """Copy a file among the run's artifacts."""
-        self._client.log_artifact(self.id, str(path))
 
     def log_dataset(self, split: Split, context: str) -> None:
         """Log a split as a dataset input.
@@ -190,7 +188,8 @@ def store_errors() -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError) as error:
         message = " ".join(str(error).split())
-        raise StoreError(f"MLflow at {mlflow.get_tracking_uri()} failed: {message[:500]}") from error
+        message = message.replace(uri := mlflow.get_tracking_uri(), _public(uri))
+        raise StoreError(f"MLflow at {_public(uri)} failed: {message[:500]}") from error
 
 
 def study_addresses(experiment_id: str, study: str, run_ids: list[str]) -> dict[str, str]:
@@ -238,7 +237,7 @@ def how_to_look() -> str:
     if uri.startswith("http"):
         return "in MLflow's UI:"
     local = uri == f"sqlite:///{Path('mlflow.db').resolve()}"
-    command = "mlflow ui" if local else f"mlflow ui --backend-store-uri {uri}"
+    command = "mlflow ui" if local else f"mlflow ui --backend-store-uri {_public(uri)}"
     return f"in MLflow's UI (start it with `{command}`):"
 
 
@@ -256,10 +255,13 @@ def initialise() -> None:
     uri = mlflow.get_tracking_uri().rstrip("/")
     if uri.startswith("http"):
         try:  # MLflow itself would retry for minutes
-            requests.get(f"{uri}/health", timeout=10).raise_for_status()
+            with suppress(requests.exceptions.SSLError):  # it answers; MLflow knows its certificate,
+                answer = requests.get(f"{uri}/health", timeout=10)
+                if answer.status_code not in (401, 403):  # and the password or token that it wants
+                    answer.raise_for_status()
         except requests.RequestException as error:
             raise StoreError(
-                f"The MLflow server at {uri} does not answer ({type(error).__name__}): "
+                f"The MLflow server at {_public(uri)} does not answer ({type(error).__name__}): "
                 "start it, or unset MLFLOW_TRACKING_URI to use ./mlflow.db"
             ) from error
     elif uri.startswith("sqlite:///"):
@@ -273,7 +275,7 @@ def initialise() -> None:
             with store_errors():
                 mlflow.MlflowClient().search_experiments(max_results=1)
         except ImportError as error:
-            raise StoreError(f"MLFLOW_TRACKING_URI={uri} needs a package: {error}") from error
+            raise StoreError(f"MLFLOW_TRACKING_URI={_public(uri)} needs a package: {error}") from error
 
 
 def _prepare_experiment() -> str:
@@ -290,8 +292,8 @@ def _prepare_experiment() -> str:
         experiment = client.get_experiment(experiment_id)
     else:
         experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", NAME))
-    if _MACHINE_LEARNING_UI.items() - experiment.tags.items():
-        for key, value in {**_MACHINE_LEARNING_UI, "mlflow.note.content": _ABOUT}.items():
+    for key, value in _EXPERIMENT_TAGS.items():
+        if key not in experiment.tags:
             client.set_experiment_tag(experiment.experiment_id, key, value)
     return str(experiment.experiment_id)
 
@@ -314,5 +316,13 @@ def _git_tags() -> dict[str, str]:
 
 
 def _ui() -> str:
-    uri = mlflow.get_tracking_uri()
+    uri = _public(mlflow.get_tracking_uri())
     return uri.rstrip("/") if uri.startswith("http") else LOCAL_UI
+
+
+def _public(uri: str) -> str:
+    """The address without the user's name and password."""
+    parts = urllib.parse.urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

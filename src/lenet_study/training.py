@@ -29,7 +29,7 @@ class Protocol:
 
     Attributes:
         epochs: Passes over the training images.
-        batch_size: Images per optimiser step.
+        batch_size: Images per optimiser step, at least 2.
         learning_rate: Adam's initial learning rate.
         seed: Seed of initial weights, order of images and augmentation.
         auxiliary: What trains the auxiliary heads: ``probe`` (their own loss, on detached activations),
@@ -188,7 +188,7 @@ def training_batches(
         part = Split(augment(train.images[rows], generator), train.labels[rows])
         for images, labels in _batches(part, normalise, protocol.batch_size):
             # Batch norm has no variance over a last batch of one image; the order differs each epoch.
-            if len(labels) > 1 or protocol.batch_size == 1:
+            if len(labels) > 1:
                 yield images, labels
 
 

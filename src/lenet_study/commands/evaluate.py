@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lenet_study import data, evaluation, figures, registry, tracking
-from lenet_study.device import Machine
+from lenet_study.device import Machine, tags
 from lenet_study.evaluation import Predictions
 from lenet_study.registry import FetchedModel
 from lenet_study.variants import VARIANTS
@@ -20,7 +20,7 @@ class Evaluated:
     """What an evaluation found."""
 
     name: str
-    run_id: str  # empty if it was not logged
+    model_run_id: str  # of the training; empty for a plain file
     predictions: Predictions
 
 
@@ -34,7 +34,9 @@ def peek(model: FetchedModel, machine: Machine, data_dir: str) -> Evaluated:
     """A model's predictions on the test images, without a run: to compare another model with."""
     device = machine.prepare()
     test = data.load_test(data.folder_of(data_dir))
-    return Evaluated(f"{model.name} on test", "", evaluation.predict(model.module.to(device), test, device))
+    return Evaluated(
+        f"{model.name} on test", model.run_id, evaluation.predict(model.module.to(device), test, device)
+    )
 
 
 def evaluate(
@@ -76,6 +78,8 @@ def evaluate(
             "model.run_id": model.run_id,
             "torchscript.sha256": model.file_sha256,
             "weights.sha256": model.weights_sha256,
+            **tags(device),
+            **({"compared.run_id": before.model_run_id} if before else {}),
         },
         description=f"{model.name} on the 10,000 test images; {model.reference}",
         study=study,
@@ -115,7 +119,7 @@ def evaluate(
         else:
             print(f"{name}: no t-SNE picture, because the model has diverged (its features are not finite)")
         print(f"{name} {tracking.how_to_look()} {tracking.run_address(run)}", flush=True)
-        return Evaluated(name, run.id, predictions)
+        return Evaluated(name, model.run_id, predictions)
 
 
 def _log_examples(run: tracking.Run, test: data.Split, predictions: Predictions, seed: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -49,14 +48,19 @@ def cross_validate(
     return trained
 
 
+def best_epochs(trained: list[Trained]) -> pd.DataFrame:
+    """What the best epoch of each training gave; the index counts from 1."""
+    rows = [{**asdict(result.best), "val_accuracy_augmented": result.augmented} for result in trained]
+    return pd.DataFrame(rows, index=range(1, len(rows) + 1))
+
+
 def _summarise(parent: tracking.Run, name: str, trained: list[Trained]) -> None:
-    rows = [{"fold": fold, **asdict(result.best)} for fold, result in enumerate(trained, start=1)]
-    parent.log_table(pd.DataFrame(rows), "folds.csv")
+    folds = best_epochs(trained)
+    parent.log_table(folds.rename_axis("fold").reset_index(), "folds.csv")
     summary = {}
-    for metric in ("val_accuracy", "val_loss", "train_accuracy", "train_loss"):
-        values = [float(getattr(result.best, metric)) for result in trained]
-        summary[f"kfold/{metric}_mean"] = statistics.fmean(values)
-        summary[f"kfold/{metric}_std"] = statistics.stdev(values)
+    for metric in ("val_accuracy", "val_accuracy_augmented", "val_loss", "train_accuracy", "train_loss"):
+        summary[f"kfold/{metric}_mean"] = float(folds[metric].mean())
+        summary[f"kfold/{metric}_std"] = float(folds[metric].std())  # of a sample: n - 1
     parent.log_metrics(summary)
     histories = {f"fold {fold}": result.history for fold, result in enumerate(trained, start=1)}
     best = {f"fold {fold}": result.best.epoch for fold, result in enumerate(trained, start=1)}

@@ -18,11 +18,10 @@ def main(*, variant: str, device: str, threads: int, data_dir: str, **protocol: 
     """
     machine = Machine(device=device, threads=threads)
     settings = Protocol(**protocol)
-    trained = train(
-        Job(stage="retrain", variant=variant, protocol=settings, machine=machine, data_dir=data_dir)
-    )
     former = registry.best_training(variant)
     if former is None:
         print(f"There is no finished training of {variant} to compare with; `train` makes one.")
     before = peek(registry.fetch(former.info.run_id), machine, data_dir) if former else None
+    job = Job(stage="retrain", variant=variant, protocol=settings, machine=machine, data_dir=data_dir)
+    trained = train(job)
     evaluate(registry.fetch(trained.run_id), settings.seed, machine, data_dir, before=before)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from lenet_study import data, figures, registry, tracking
 from lenet_study.commands.evaluate import Evaluated, evaluate
-from lenet_study.commands.kfold import cross_validate
+from lenet_study.commands.kfold import best_epochs, cross_validate
 from lenet_study.commands.promote import promote
 from lenet_study.commands.train import Job, Trained, train
 from lenet_study.device import Machine
@@ -50,9 +50,8 @@ def main(*, folds: int, device: str, threads: int, data_dir: str, **protocol: An
             after = evaluate(registry.fetch(again.run_id), *place, before)
         with _timed(f"{folds}-fold {chosen.variant}", steps):
             crossed = cross_validate(chosen.variant, folds, settings, machine, data_dir, run.id)
+        _log(run, trained, results(trained, chosen, before, after, crossed), steps)
         promote(run)
-        table = results(trained, chosen, before, after, crossed)
-        _log(run, trained, table, steps)
 
 
 def select(trained: list[Trained]) -> Trained:
@@ -73,17 +72,18 @@ def results(
             "best_epoch": training.best.epoch,
             "train_accuracy": training.best.train_accuracy,
             "val_accuracy": training.best.val_accuracy,
+            "val_accuracy_augmented": training.augmented,
             "val_loss": training.best.val_loss,
         }
         for training in trained
     }
     rows[chosen.variant] |= _test_scores(before)
     rows[f"{chosen.variant}-retrained"] = _test_scores(after)
-    best = pd.DataFrame([asdict(fold.best) for fold in crossed])
-    means = best[["train_accuracy", "val_accuracy", "val_loss"]].mean()
-    rows[f"{chosen.variant}-kfold-mean"] = means.to_dict()
+    averaged = ["train_accuracy", "val_accuracy", "val_accuracy_augmented", "val_loss"]
+    rows[f"{chosen.variant}-kfold-mean"] = best_epochs(crossed)[averaged].mean().to_dict()
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("training").reset_index()
     published = published_models()[["training", "val_accuracy", "test_accuracy"]]
+    published = published.rename(columns={"val_accuracy": "val_accuracy_augmented"})  # as it was measured
     return table.merge(published, on="training", how="left", suffixes=("", "_published"))
 
 

@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import pandas as pd
-import torch
 
 from lenet_study import architecture, data, figures, registry, tracking, training
 from lenet_study.augment import augment
 from lenet_study.data import Normalisation, Split
-from lenet_study.device import Machine
+from lenet_study.device import Machine, tags
 from lenet_study.model import LeNet, summary
 from lenet_study.progress import Progress
 from lenet_study.tracking import Run
@@ -84,6 +83,7 @@ class Trained:
     variant: str
     run_id: str
     best: Epoch
+    augmented: float | None  # validation accuracy of the best epoch on augmented images, 0..1
     history: Sequence[Epoch]
     model: registry.LoggedModel
 
@@ -111,7 +111,7 @@ def train(job: Job) -> Trained:
         parent=job.parent,
         system_metrics=True,
     ) as run:
-        run.set_tags({"machine.device": device, "machine.threads": torch.get_num_threads()})
+        run.set_tags(tags(device))
         run.log_text(summary(spec), "model_summary.txt")
         run.log_figure(architecture.draw(job.variant), "architecture.png")
         run.log_figure(_augmentation_examples(images, protocol.seed), "augmentation.png")
@@ -132,9 +132,8 @@ def train(job: Job) -> Trained:
 
         normalise = Normalisation.of(images.images)
         run.log_best(best)
-        if validation:
-            augmented = _augmented_accuracy(model, validation, normalise, protocol)
-            run.log_metrics({"best/val_accuracy_augmented": augmented})
+        augmented = _augmented_accuracy(model, validation, normalise, protocol) if validation else None
+        run.log_metrics({"best/val_accuracy_augmented": augmented})
         run.log_table(pd.DataFrame(map(asdict, history)), "history.csv")
         run.log_figure(
             figures.curves({job.name: history}, {job.name: best.epoch}, title=job.name), "curves.png"
@@ -150,7 +149,7 @@ def train(job: Job) -> Trained:
         }
         proof = (validation or images).images[:PROOF_IMAGES]
         logged = registry.log_model(run, model, normalise, proof, description, register=job.stage != "fold")
-        trained = Trained(job.variant, run.id, best, history, logged)
+        trained = Trained(job.variant, run.id, best, augmented, history, logged)
         _report(run, job.name, trained)
     return trained
 
