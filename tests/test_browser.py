@@ -10,7 +10,7 @@ from conftest import open_store
 from servers import free_port, serving
 
 from lenet_study import figures, tracking
-from lenet_study.commands.train import describe, parameters, variant_tags
+from lenet_study.commands.train import Job, describe, variant_tags
 from lenet_study.device import Machine
 from lenet_study.training import Epoch, Protocol
 from lenet_study.variants import VARIANTS
@@ -78,7 +78,7 @@ def write_study():
             with tracking.run(
                 variant,
                 stage="train",
-                params=parameters(variant, protocol, machine, ""),
+                params=Job(stage="train", variant=variant, protocol=protocol, machine=machine).parameters(),
                 tags=variant_tags(variant),
                 description=describe(variant),
                 study=study.id,
