@@ -24,15 +24,16 @@ PROTOCOL = {
     "auxiliary_weight": 0.3,
 }
 MACHINE = {"device": "auto", "threads": 0, "data_dir": ""}
+MACHINES = {**MACHINE, "workers": 0}
 CHAMPION = "models:/fashion-mnist-lenet@champion"
 ENTRY_POINTS = {
     "data": {"data_dir": ""},
     "train": {"variant": "v4", **PROTOCOL, **MACHINE},
-    "kfold": {"variant": "v4", "folds": 5, **PROTOCOL, **MACHINE},
+    "kfold": {"variant": "v4", "folds": 5, **PROTOCOL, **MACHINES},
     "evaluate": {"model": CHAMPION, "seed": 0, **MACHINE},
     "retrain": {"variant": "v4", **PROTOCOL, **MACHINE},
     "promote": {"rollback": False},
-    "study": {"folds": 5, **PROTOCOL, **MACHINE},
+    "study": {"folds": 5, **PROTOCOL, **MACHINES},
 }
 # arguments, what the sentence names
 REJECTED = [
@@ -56,6 +57,7 @@ REJECTED = [
     (["train", "--threads", "-1"], ["--threads", "-1", "0"]),
     (["train", "--threads", "100000000"], ["--threads", "100000000"]),
     (["train", "--device", "tpu"], ["--device", "tpu", "cuda"]),
+    (["study", "--workers", "-1"], ["--workers", "-1", "0"]),
     (["kfold", "--folds", "1"], ["--folds", "1", "x>=2"]),
     (["promote", "--rollback", "maybe"], ["--rollback", "maybe", "true"]),
     (["train", "--unknown", "1"], ["--unknown", "train --help"]),

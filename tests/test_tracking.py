@@ -134,14 +134,17 @@ def test_a_parameter_keeps_the_spelling_that_the_run_already_has(store, monkeypa
 
 
 def test_tags_of_a_run(store):
-    with opened(stage="kfold", tags={"variant": "v2", "fold": 3}, description="**v2**", study="abc") as run:
+    with opened() as study:
+        pass
+    given = {"variant": "v2", "fold": 3}
+    with opened(stage="kfold", tags=given, description="**v2**", study=study.id) as run:
         pass
     tags = store.get_run(run.id).data.tags
     expected = {
         "stage": "kfold",
         "variant": "v2",
         "fold": "3",
-        "study": "abc",
+        "study": study.id,
         "mlflow.note.content": "**v2**",
         "mlflow.runName": "toy",
     }
@@ -205,6 +208,26 @@ def test_the_experiment_is_ours_unless_the_environment_names_one(store):
     assert experiment.name == "fashion-mnist-lenet"
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     assert "LeNet-5" in experiment.tags["mlflow.note.content"]
+
+
+def test_a_run_joins_the_experiment_of_its_study_that_another_process_opened(store, monkeypatch):
+    elsewhere = store.create_experiment("elsewhere")
+    study = store.create_run(elsewhere).info.run_id
+    with opened(study=study) as run:
+        assert run.experiment_id == elsewhere
+
+
+def test_failing_a_run_leaves_finished_ones_alone(store):
+    experiment = store.create_experiment("e")
+    finished, dead = (store.create_run(experiment).info.run_id for _ in range(2))
+    store.set_terminated(finished, "FINISHED")
+    for run_id in (finished, dead):
+        tracking.fail(run_id, "its process died")
+    stored = store.get_run(dead)
+    assert (stored.info.status, stored.data.tags["error"]) == ("FAILED", "its process died")
+    stored = store.get_run(finished)
+    assert stored.info.status == "FINISHED"
+    assert "error" not in stored.data.tags
 
 
 def test_an_experiment_id_in_the_environment_wins(store, monkeypatch):
@@ -474,7 +497,7 @@ def test_addresses_of_the_ui(monkeypatch, store_address, base):
     assert path == "/experiments/7/runs"
     assert parse_qs(query) == {
         "searchFilter": ["tags.study = 's1' and tags.stage = 'train'"],
-        "orderByKey": ["attributes.start_time"],
+        "orderByKey": ["tags.`variant`"],
         "orderByAsc": ["true"],
         "compareRunsMode": ["CHART"],
         "workflowType": ["machine_learning"],

@@ -9,7 +9,7 @@ from types import FrameType
 
 import click
 
-from lenet_study import StoreError, UserError
+from lenet_study import JobError, StoreError, UserError
 from lenet_study.options import COMMANDS
 
 
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(f"{error.format_message().rstrip('.')}; see `{where} --help`.", 2)
     except UserError as error:
         return _fail(f"{error}.", 2)
-    except (StoreError, OSError) as error:
+    except (JobError, StoreError, OSError) as error:
         return _fail(f"{error}.", 1)
     except (KeyboardInterrupt, click.Abort):
         return _fail("Interrupted; finished runs are kept.", 130)
@@ -57,6 +57,7 @@ def _fail(sentence: str, code: int) -> int:
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: the open run must be closed in peace
     sys.exit(128 + signum)
 
 

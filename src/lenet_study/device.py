@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -44,6 +44,20 @@ class Machine:
         torch.set_num_threads(self.threads or cores())
         has_cuda = self.device != "cpu" and torch.cuda.is_available()
         return torch.device("cuda" if has_cuda else "cpu")
+
+
+def share(machine: Machine, workers: int) -> tuple[int, Machine]:
+    """Divide the processor among jobs that run side by side.
+
+    Args:
+        machine: What one job was given; without a number of threads it gets its share of the cores.
+        workers: Jobs at a time; 0 takes as many as the cores allow.
+
+    Returns:
+        Jobs at a time, and the machine of each.
+    """
+    workers = workers or max(1, cores() // (machine.threads or 1))
+    return workers, replace(machine, threads=machine.threads or max(1, cores() // workers))
 
 
 def tags(device: torch.device) -> dict[str, object]:

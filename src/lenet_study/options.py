@@ -78,7 +78,8 @@ _PARAMETERS = {
         ),
         Parameter("auxiliary_weight", PositiveNumber(), 0.3, "Weight of each auxiliary loss when joint."),
         Parameter("device", click.Choice(("auto", "cpu", "cuda")), "auto", "auto: cuda if there is one."),
-        Parameter("threads", Count(0, 1024), 0, "Processor threads; 0 takes all cores."),
+        Parameter("threads", Count(0, 1024), 0, "Processor threads; 0 takes the cores, or a worker's share."),
+        Parameter("workers", Count(0, 1024), 0, "Trainings side by side; 0 takes one per core."),
         Parameter(
             "data_dir",
             click.STRING,
@@ -97,18 +98,19 @@ _PARAMETERS = {
 }
 _PROTOCOL = ("epochs", "batch_size", "learning_rate", "seed", "auxiliary", "auxiliary_weight")
 _MACHINE = ("device", "threads", "data_dir")
+_MACHINES = ("device", "threads", "workers", "data_dir")
 
 _COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "data": ("Find or fetch Fashion-MNIST, and verify it.", ("data_dir",)),
     "train": ("Train one variant and register the model.", ("variant", *_PROTOCOL, *_MACHINE)),
-    "kfold": ("Cross-validate one variant.", ("variant", "folds", *_PROTOCOL, *_MACHINE)),
+    "kfold": ("Cross-validate one variant.", ("variant", "folds", *_PROTOCOL, *_MACHINES)),
     "evaluate": ("Evaluate any model on the test split.", ("model", "seed", *_MACHINE)),
     "retrain": (
         "Train one variant on training and validation images, then evaluate it.",
         ("variant", *_PROTOCOL, *_MACHINE),
     ),
     "promote": ("Make the best training's model the champion.", ("rollback",)),
-    "study": ("The whole study.", ("folds", *_PROTOCOL, *_MACHINE)),
+    "study": ("The whole study.", ("folds", *_PROTOCOL, *_MACHINES)),
 }
 COMMANDS = {
     name: (meaning, tuple(_PARAMETERS[parameter] for parameter in parameters))

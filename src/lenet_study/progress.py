@@ -1,12 +1,47 @@
-"""A progress bar with metrics and time left on a terminal; plain lines elsewhere."""
+"""What long work says while it goes on: on a terminal a bar per training, elsewhere plain lines."""
 
 from __future__ import annotations
 
 import sys
+from typing import Protocol
 
 from tqdm import tqdm
 
 from lenet_study.training import Epoch
+
+
+class Reporter(Protocol):
+    """Where a job reports to."""
+
+    def started(self, name: str, run_id: str, epochs: int) -> None:
+        """A run is open; ``epochs`` will follow, none for an evaluation."""
+
+    def epoch(self, name: str, epoch: Epoch) -> None:
+        """What an epoch of that run gave."""
+
+    def say(self, line: str) -> None:
+        """A line for the user."""
+
+
+class Terminal:
+    """Reports to the user."""
+
+    def __init__(self) -> None:
+        self._trainings: dict[str, Progress] = {}
+
+    def started(self, name: str, run_id: str, epochs: int) -> None:
+        """Open a bar for a training."""
+        if epochs:
+            self._trainings[name] = Progress(name, epochs)
+
+    def epoch(self, name: str, epoch: Epoch) -> None:
+        """Move the bar on, or print a line."""
+        self._trainings[name](epoch)
+
+    def say(self, line: str) -> None:
+        """Print a line above the bars."""
+        tqdm.write(line)
+        sys.stdout.flush()
 
 
 class Progress:

@@ -177,7 +177,7 @@ def _read(path: Path, reference: str, run_id: str, expected: str) -> FetchedMode
 
 
 def best_training(variant: str = "") -> Training | None:
-    """The finished training with the highest validation accuracy, the earliest on a tie.
+    """The finished training with the highest validation accuracy; see ``trainings``.
 
     Args:
         variant: Of this variant only.
@@ -187,7 +187,10 @@ def best_training(variant: str = "") -> Training | None:
 
 
 def trainings(limit: int, variant: str = "") -> list[Training]:
-    """Finished trainings in any experiment, highest validation accuracy first."""
+    """Finished trainings in any experiment, highest validation accuracy first.
+
+    On a tie the variant that comes first, then the earliest.
+    """
     conditions = [
         "attributes.status = 'FINISHED'",
         "tags.stage = 'train'",
@@ -202,7 +205,11 @@ def trainings(limit: int, variant: str = "") -> list[Training]:
             client.search_runs(
                 experiments,
                 " and ".join(conditions),
-                order_by=["metrics.`best/val_accuracy` DESC", "attributes.start_time ASC"],
+                order_by=[
+                    "metrics.`best/val_accuracy` DESC",
+                    "tags.variant ASC",
+                    "attributes.start_time ASC",
+                ],
                 max_results=limit,
             )
         )

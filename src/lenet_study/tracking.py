@@ -158,7 +158,7 @@ def run(
         all_tags["mlflow.parentRunId"] = parent
     with store_errors():
         client = mlflow.MlflowClient()
-        experiment_id = _prepare_experiment()
+        experiment_id = _prepare_experiment(parent or study)
         run_id = os.environ.pop("MLFLOW_RUN_ID", "")
         if not run_id:
             resolved = resolve_tags({k: str(v) for k, v in all_tags.items()})
@@ -179,6 +179,15 @@ def run(
             raise
         finally:
             mlflow.end_run(status)
+
+
+def fail(run_id: str, reason: str) -> None:
+    """End a run whose process died; one that has ended stays as it is."""
+    with store_errors():
+        client = mlflow.MlflowClient()
+        if client.get_run(run_id).info.status == "RUNNING":
+            client.set_tag(run_id, "error", reason)
+            client.set_terminated(run_id, "FAILED")
 
 
 @contextmanager
@@ -206,7 +215,7 @@ def study_addresses(experiment_id: str, study: str, run_ids: list[str]) -> dict[
     query = urllib.parse.urlencode(
         {
             "searchFilter": f"tags.study = '{study}' and tags.stage = 'train'",
-            "orderByKey": "attributes.start_time",
+            "orderByKey": "tags.`variant`",
             "orderByAsc": "true",
             "compareRunsMode": "CHART",
             "workflowType": "machine_learning",
@@ -278,12 +287,14 @@ def initialise() -> None:
             raise StoreError(f"MLFLOW_TRACKING_URI={_public(uri)} needs a package: {error}") from error
 
 
-def _prepare_experiment() -> str:
+def _prepare_experiment(surrounding: str) -> str:
     """The experiment of the next run: its surrounding run's, else the environment's, else ours."""
     client = mlflow.MlflowClient()
     active = mlflow.active_run()
     if active:
         return str(active.info.experiment_id)
+    if surrounding:  # open in the process that started this one
+        return str(client.get_run(surrounding).info.experiment_id)
     experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID")
     adopted = os.environ.get("MLFLOW_RUN_ID")
     if adopted:

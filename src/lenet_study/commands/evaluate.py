@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 
 from lenet_study import data, evaluation, figures, registry, tracking
 from lenet_study.device import Machine, tags
 from lenet_study.evaluation import Predictions
-from lenet_study.registry import FetchedModel
+from lenet_study.progress import Reporter, Terminal
 from lenet_study.variants import VARIANTS
 
 GRID_IMAGES = 40  # random test images shown with their predictions
@@ -22,41 +23,48 @@ class Evaluated:
     name: str
     model_run_id: str  # of the training; empty for a plain file
     predictions: Predictions
+    seconds: float  # wall time
 
 
 def main(*, model: str, seed: int, device: str, threads: int, data_dir: str) -> None:
     """Evaluate one model and say what came out."""
     machine = Machine(device=device, threads=threads)
-    evaluate(registry.fetch(model), seed, machine, data_dir)
+    evaluate(model, seed, machine, data_dir, reporter=Terminal())
 
 
-def peek(model: FetchedModel, machine: Machine, data_dir: str) -> Evaluated:
+def peek(reference: str, machine: Machine, data_dir: str) -> Evaluated:
     """A model's predictions on the test images, without a run: to compare another model with."""
+    start = perf_counter()
+    model = registry.fetch(reference)
     device = machine.prepare()
     test = data.load_test(data.folder_of(data_dir))
-    return Evaluated(
-        f"{model.name} on test", model.run_id, evaluation.predict(model.module.to(device), test, device)
-    )
+    predictions = evaluation.predict(model.module.to(device), test, device)
+    return Evaluated(f"{model.name} on test", model.run_id, predictions, perf_counter() - start)
 
 
 def evaluate(
-    model: FetchedModel,
+    reference: str,
     seed: int,
     machine: Machine,
     data_dir: str,
     study: str = "",
     before: Evaluated | None = None,
+    *,
+    reporter: Reporter,
 ) -> Evaluated:
     """Score a model on the 10,000 test images, in a run of its own.
 
     Args:
-        model: The model.
+        reference: The model: a run id, a ``models:/…`` address, or the path of a TorchScript file.
         seed: Of the embedding and of the choice of images shown.
         machine: Where to compute.
         data_dir: Where the data is.
         study: The study it belongs to.
         before: Another model's evaluation, to set the confusion matrices side by side.
+        reporter: Hears what came out.
     """
+    start = perf_counter()
+    model = registry.fetch(reference)
     device = machine.prepare()
     test = data.load_test(data.folder_of(data_dir))
     name = f"{model.name} on test"
@@ -84,6 +92,7 @@ def evaluate(
         description=f"{model.name} on the 10,000 test images; {model.reference}",
         study=study,
     ) as run:
+        reporter.started(name, run.id, epochs=0)
         run.log_dataset(test, "test")
         predictions = evaluation.predict(model.module.to(device), test, device)
         low, high = evaluation.interval(predictions.correct, len(test))
@@ -106,20 +115,20 @@ def evaluate(
             comparison = figures.confusion_comparison(*matrices, names=(before.name, name))
             run.log_figure(comparison, "confusion_comparison.png")
         _log_examples(run, test, predictions, seed)
-        print(
+        reporter.say(
             f"{name}: accuracy {predictions.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), "
             f"loss {predictions.loss:.4f}; auxiliary heads {auxiliary['first_accuracy']:.2%} and "
             f"{auxiliary['second_accuracy']:.2%}, in agreement on {auxiliary['agreement']:.2%}"
         )
         if predictions.features.isfinite().all():
-            print(f"{name}: embedding {len(test):,} images with t-SNE", flush=True)
+            reporter.say(f"{name}: embedding {len(test):,} images with t-SNE")
             embedding = evaluation.embedding(predictions.features, seed)
             labels, predicted = predictions.labels.numpy(), predictions.predicted.numpy()
             run.log_figure(figures.tsne(embedding, labels, predicted, title=name), "tsne.png")
         else:
-            print(f"{name}: no t-SNE picture, because the model has diverged (its features are not finite)")
-        print(f"{name} {tracking.how_to_look()} {tracking.run_address(run)}", flush=True)
-        return Evaluated(name, model.run_id, predictions)
+            reporter.say(f"{name}: no t-SNE picture: the model has diverged (its features are not finite)")
+        reporter.say(f"{name} {tracking.how_to_look()} {tracking.run_address(run)}")
+        return Evaluated(name, model.run_id, predictions, perf_counter() - start)
 
 
 def _log_examples(run: tracking.Run, test: data.Split, predictions: Predictions, seed: int) -> None:

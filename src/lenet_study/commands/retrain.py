@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from lenet_study import registry
-from lenet_study.commands.evaluate import evaluate, peek
-from lenet_study.commands.train import Job, train
+from lenet_study.commands.evaluate import Evaluated, evaluate, peek
+from lenet_study.commands.train import Job, Trained, train
 from lenet_study.device import Machine
+from lenet_study.progress import Reporter, Terminal
 from lenet_study.training import Protocol
 
 
@@ -17,11 +18,18 @@ def main(*, variant: str, device: str, threads: int, data_dir: str, **protocol: 
     The variant's best training is evaluated beside it, if there is one.
     """
     machine = Machine(device=device, threads=threads)
-    settings = Protocol(**protocol)
     former = registry.best_training(variant)
     if former is None:
         print(f"There is no finished training of {variant} to compare with; `train` makes one.")
-    before = peek(registry.fetch(former.info.run_id), machine, data_dir) if former else None
-    job = Job(stage="retrain", variant=variant, protocol=settings, machine=machine, data_dir=data_dir)
-    trained = train(job)
-    evaluate(registry.fetch(trained.run_id), settings.seed, machine, data_dir, before=before)
+    job = Job(
+        stage="retrain", variant=variant, protocol=Protocol(**protocol), machine=machine, data_dir=data_dir
+    )
+    retrain(job, former.info.run_id if former else "", reporter=Terminal())
+
+
+def retrain(job: Job, former: str, *, reporter: Reporter) -> tuple[Trained, Evaluated]:
+    """Retrain, then evaluate beside the training whose run id is ``former``, if there is one."""
+    before = peek(former, job.machine, job.data_dir) if former else None
+    trained = train(job, reporter=reporter)
+    place = (job.protocol.seed, job.machine, job.data_dir, job.study)
+    return trained, evaluate(trained.run_id, *place, before, reporter=reporter)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import resources
 from time import perf_counter
@@ -12,75 +11,118 @@ from typing import Any
 
 import pandas as pd
 
-from lenet_study import data, figures, registry, tracking
+from lenet_study import JobError, data, figures, tracking
 from lenet_study.commands.evaluate import Evaluated, evaluate
 from lenet_study.commands.kfold import best_epochs, cross_validate
 from lenet_study.commands.promote import promote
+from lenet_study.commands.retrain import retrain
 from lenet_study.commands.train import Job, Trained, train
-from lenet_study.device import Machine
+from lenet_study.device import Machine, share
+from lenet_study.progress import Terminal
 from lenet_study.tracking import Run
 from lenet_study.training import Protocol
 from lenet_study.variants import VARIANTS
+from lenet_study.workers import Pool
 
 
-def main(*, folds: int, device: str, threads: int, data_dir: str, **protocol: Any) -> None:
+@dataclass(frozen=True)
+class Findings:
+    """What a study found; what failed is missing."""
+
+    trained: Mapping[str, Trained]  # by variant
+    chosen: str  # variant
+    evaluated: Evaluated | None
+    retrained: tuple[Trained, Evaluated] | None
+    folds: Mapping[str, Trained]
+
+
+def main(*, folds: int, device: str, threads: int, workers: int, data_dir: str, **protocol: Any) -> None:
     """Run the whole study; its trainings are runs of their own, tagged with the study's id."""
-    settings, machine = Protocol(**protocol), Machine(device=device, threads=threads)
-    params = {**asdict(settings), **asdict(machine), "data_dir": data_dir, "folds": folds}
+    start = perf_counter()
+    settings, asked = Protocol(**protocol), Machine(device=device, threads=threads)
+    params = {**asdict(settings), **asdict(asked), "workers": workers, "data_dir": data_dir, "folds": folds}
+    workers, machine = share(asked, workers)
     machine.prepare()
     data.folds(data.load_train(data.folder_of(data_dir)).labels, folds, settings.seed)  # refuse early
-    steps: dict[str, float] = {}
     with tracking.run(
         "study", stage="study", params=params, description="Five variants, selection, evaluation."
     ) as run:
-        run.set_tags({"study": run.id})
+        run.set_tags({"study": run.id, "machine.threads": machine.threads, "machine.workers": workers})
         job = partial(Job, protocol=settings, machine=machine, data_dir=data_dir, study=run.id)
-        trained: list[Trained] = []
-        for variant in VARIANTS:
-            with _timed(f"train {variant}", steps):
-                trained.append(train(job(stage="train", variant=variant)))
-        chosen = select(trained)
-        print(f"Selected on validation accuracy: {chosen.variant}", flush=True)
-        place = (settings.seed, machine, data_dir, run.id)
-        with _timed(f"evaluate {chosen.variant}", steps):
-            before = evaluate(registry.fetch(chosen.run_id), *place)
-        with _timed(f"retrain {chosen.variant}", steps):
-            again = train(job(stage="retrain", variant=chosen.variant))
-        with _timed(f"evaluate {chosen.variant} retrained", steps):
-            after = evaluate(registry.fetch(again.run_id), *place, before)
-        with _timed(f"{folds}-fold {chosen.variant}", steps):
-            crossed = cross_validate(chosen.variant, folds, settings, machine, data_dir, run.id)
-        _log(run, trained, results(trained, chosen, before, after, crossed), steps)
+        with Pool(workers, Terminal(), tracking.fail) as pool:
+            findings = work(pool, job, folds, params)
+        _log(run, findings, perf_counter() - start)
+        if pool.failed:
+            run.set_tags({"failed": "; ".join(f"{name}: {why}" for name, why in pool.failed.items())})
+            print(f"\nFailed: {', '.join(pool.failed)}; the tag `error` of their runs says why.")
         promote(run)
 
 
-def select(trained: list[Trained]) -> Trained:
-    """The training whose best epoch has the highest validation accuracy; the first on a tie."""
-    return max(trained, key=lambda training: training.best.val_accuracy or 0.0)
+def work(pool: Pool, job: partial[Job], folds: int, params: Mapping[str, object]) -> Findings:
+    """Train the five, choose one on validation accuracy, and look at it closely.
+
+    Args:
+        pool: Where the jobs run.
+        job: What all trainings have in common.
+        folds: Parts of the cross-validation.
+        params: The study's parameters.
+
+    Raises:
+        JobError: None of the five could be trained.
+    """
+    # The largest first: the small ones then fill the gaps.
+    submitted = {
+        variant: pool.submit(train, job(stage="train", variant=variant)) for variant in reversed(VARIANTS)
+    }
+    trained = pool.results({variant: submitted[variant] for variant in VARIANTS})
+    if not trained:
+        raise JobError("None of the five variants could be trained")
+    chosen = select(trained)
+    pool.reporter.say(f"Selected on validation accuracy: {chosen}")
+
+    run_id, again = trained[chosen].run_id, job(stage="retrain", variant=chosen)
+    names = f"{chosen} on test", f"{chosen} retrained"
+    place = (again.protocol.seed, again.machine, again.data_dir, again.study)
+    evaluated = {names[0]: pool.submit(evaluate, run_id, *place)}
+    retrained = {names[1]: pool.submit(retrain, again, run_id)}
+    crossed: Mapping[str, Trained] = {}
+    try:
+        crossed = cross_validate(job(stage="fold", variant=chosen, fold=1, folds=folds), pool, params)
+    except JobError as error:
+        pool.failed[f"{folds}-fold"] = str(error)
+    return Findings(
+        trained,
+        chosen,
+        pool.results(evaluated).get(names[0]),
+        pool.results(retrained).get(names[1]),
+        crossed,
+    )
 
 
-def results(
-    trained: list[Trained],
-    chosen: Trained,
-    before: Evaluated,
-    after: Evaluated,
-    crossed: list[Trained],
-) -> pd.DataFrame:
+def select(trained: Mapping[str, Trained]) -> str:
+    """The variant whose best epoch has the highest validation accuracy; the first on a tie."""
+    return max(trained, key=lambda variant: trained[variant].best.val_accuracy or 0.0)
+
+
+def comparison(findings: Findings) -> pd.DataFrame:
     """The study's figures beside the published ones: one row per training."""
     rows: dict[str, dict[str, object]] = {
-        training.variant: {
+        variant: {
             "best_epoch": training.best.epoch,
             "train_accuracy": training.best.train_accuracy,
             "val_accuracy": training.best.val_accuracy,
             "val_accuracy_augmented": training.augmented,
             "val_loss": training.best.val_loss,
         }
-        for training in trained
+        for variant, training in findings.trained.items()
     }
-    rows[chosen.variant] |= _test_scores(before)
-    rows[f"{chosen.variant}-retrained"] = _test_scores(after)
-    averaged = ["train_accuracy", "val_accuracy", "val_accuracy_augmented", "val_loss"]
-    rows[f"{chosen.variant}-kfold-mean"] = best_epochs(crossed)[averaged].mean().to_dict()
+    if findings.evaluated:
+        rows[findings.chosen] |= _test_scores(findings.evaluated)
+    if findings.retrained:
+        rows[f"{findings.chosen}-retrained"] = _test_scores(findings.retrained[1])
+    if findings.folds:
+        averaged = ["train_accuracy", "val_accuracy", "val_accuracy_augmented", "val_loss"]
+        rows[f"{findings.chosen}-kfold-mean"] = best_epochs(findings.folds)[averaged].mean().to_dict()
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("training").reset_index()
     published = published_models()[["training", "val_accuracy", "test_accuracy"]]
     published = published.rename(columns={"val_accuracy": "val_accuracy_augmented"})  # as it was measured
@@ -98,35 +140,52 @@ def _test_scores(evaluated: Evaluated) -> dict[str, object]:
     return {"test_accuracy": predictions.accuracy, "test_loss": predictions.loss}
 
 
-def _log(run: Run, trained: list[Trained], table: pd.DataFrame, steps: dict[str, float]) -> None:
-    histories = {training.variant: training.history for training in trained}
-    best = {training.variant: training.best.epoch for training in trained}
+def _seconds(findings: Findings) -> pd.DataFrame:
+    jobs = {f"train {variant}": each.seconds for variant, each in findings.trained.items()}
+    if findings.evaluated:
+        jobs[findings.evaluated.name] = findings.evaluated.seconds
+    if findings.retrained:
+        training, evaluation = findings.retrained
+        jobs |= {f"retrain {findings.chosen}": training.seconds, evaluation.name: evaluation.seconds}
+    jobs |= {f"train {fold}": each.seconds for fold, each in findings.folds.items()}
+    return pd.DataFrame({"job": list(jobs), "seconds": list(jobs.values())})
+
+
+def _log(run: Run, findings: Findings, seconds: float) -> None:
+    trained = findings.trained
+    histories = {variant: training.history for variant, training in trained.items()}
+    best = {variant: training.best.epoch for variant, training in trained.items()}
     run.log_figure(figures.curves(histories, best, title="The five variants"), "comparison.png")
+    table, jobs = comparison(findings), _seconds(findings)
     run.log_table(table, "comparison.csv")
-    seconds = pd.DataFrame({"step": list(steps), "seconds": list(steps.values())})
-    run.log_table(seconds, "steps.csv")
-    run_ids = [training.run_id for training in trained]
+    run.log_table(jobs, "seconds.csv")
+    run.log_metrics({"study_seconds": seconds})
+    run_ids = [training.run_id for training in trained.values()]
     addresses = tracking.study_addresses(run.experiment_id, run.id, run_ids)
     run.set_tags({f"address.{name}": address for name, address in addresses.items()})
     print(f"\n{_readable(table)}\n")
-    print(seconds.to_string(index=False, float_format="{:.0f}".format))
-    print(f"total {sum(steps.values()):.0f} s\n\nCompare the five {tracking.how_to_look()}")
+    print(jobs.to_string(index=False, float_format="{:.0f}".format))
+    print(f"all of it, side by side: {seconds:.0f} s\n\nCompare the five {tracking.how_to_look()}")
     for name, address in addresses.items():
         print(f"  {name}: {address}")
 
 
 def _readable(table: pd.DataFrame) -> str:
+    headings = {
+        "training": "training",
+        "best_epoch": "best epoch",
+        "train_accuracy": "train",
+        "val_accuracy": "val",
+        "val_accuracy_augmented": "val augmented",
+        "val_accuracy_augmented_published": "published",
+        "test_accuracy": "test",
+        "test_accuracy_published": "published test",
+    }
+
     def percent(value: float) -> str:
         return "" if pd.isna(value) else f"{value:.2%}"
 
-    formats = {name: percent for name in table.columns if "accuracy" in name}
-    formats["best_epoch"] = lambda value: "" if pd.isna(value) else f"{value:.0f}"
-    return str(table.to_string(index=False, formatters=formats, na_rep=""))
-
-
-@contextmanager
-def _timed(step: str, steps: dict[str, float]) -> Iterator[None]:
-    print(f"== {step}", flush=True)
-    start = perf_counter()
-    yield
-    steps[step] = perf_counter() - start
+    formats = {heading: percent for name, heading in headings.items() if "accuracy" in name}
+    formats["best epoch"] = lambda value: "" if pd.isna(value) else f"{value:.0f}"
+    shown = table[list(headings)].rename(columns=headings)
+    return str(shown.to_string(index=False, formatters=formats, na_rep=""))

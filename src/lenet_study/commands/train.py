@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from time import perf_counter
 from typing import Any, Literal
 
 import pandas as pd
@@ -13,7 +14,7 @@ from lenet_study.augment import augment
 from lenet_study.data import Normalisation, Split
 from lenet_study.device import Machine, tags
 from lenet_study.model import LeNet, summary
-from lenet_study.progress import Progress
+from lenet_study.progress import Reporter, Terminal
 from lenet_study.tracking import Run
 from lenet_study.training import Epoch, Protocol
 from lenet_study.variants import VARIANTS, parent_of
@@ -86,18 +87,21 @@ class Trained:
     augmented: float | None  # validation accuracy of the best epoch on augmented images, 0..1
     history: Sequence[Epoch]
     model: registry.LoggedModel
+    seconds: float  # wall time of the whole run
 
 
 def main(*, variant: str, device: str, threads: int, data_dir: str, **protocol: Any) -> None:
     """Train one variant and say what came out."""
     machine = Machine(device=device, threads=threads)
-    train(
-        Job(stage="train", variant=variant, protocol=Protocol(**protocol), machine=machine, data_dir=data_dir)
+    job = Job(
+        stage="train", variant=variant, protocol=Protocol(**protocol), machine=machine, data_dir=data_dir
     )
+    train(job, reporter=Terminal())
 
 
-def train(job: Job) -> Trained:
+def train(job: Job, *, reporter: Reporter) -> Trained:
     """Do one training in a run of its own: log its data, metrics, pictures and model."""
+    start = perf_counter()
     device = job.machine.prepare()
     images, validation = job.images()
     spec, protocol = VARIANTS[job.variant], job.protocol
@@ -111,6 +115,7 @@ def train(job: Job) -> Trained:
         parent=job.parent,
         system_metrics=True,
     ) as run:
+        reporter.started(job.name, run.id, protocol.epochs)
         run.set_tags(tags(device))
         run.log_text(summary(spec), "model_summary.txt")
         run.log_figure(architecture.draw(job.variant), "architecture.png")
@@ -121,12 +126,11 @@ def train(job: Job) -> Trained:
 
         model = LeNet(spec, protocol.seed)
         history: list[Epoch] = []
-        progress = Progress(job.name, protocol.epochs)
 
         def on_epoch(epoch: Epoch) -> None:
             history.append(epoch)
             run.log_epoch(epoch)
-            progress(epoch)
+            reporter.epoch(job.name, epoch)
 
         best = training.fit(model, images, validation, spec, protocol, device=device, on_epoch=on_epoch)
 
@@ -149,8 +153,8 @@ def train(job: Job) -> Trained:
         }
         proof = (validation or images).images[:PROOF_IMAGES]
         logged = registry.log_model(run, model, normalise, proof, description, register=job.stage != "fold")
-        trained = Trained(job.variant, run.id, best, augmented, history, logged)
-        _report(run, job.name, trained)
+        trained = Trained(job.variant, run.id, best, augmented, history, logged, perf_counter() - start)
+        _report(run, job.name, trained, reporter)
     return trained
 
 
@@ -165,13 +169,14 @@ def describe(variant: str) -> str:
     return f"**{variant}**: {f'{parent}, but ' if parent else ''}{VARIANTS[variant].change}."
 
 
-def _report(run: Run, name: str, trained: Trained) -> None:
+def _report(run: Run, name: str, trained: Trained, reporter: Reporter) -> None:
     """Say what a training made and where to see it."""
     best = trained.best
     accuracy = f"validation accuracy {best.val_accuracy:.2%}" if best.val_accuracy is not None else "trained"
     version = f", version {trained.model.version} of {tracking.NAME}" if trained.model.version else ""
-    print(f"{name}: best epoch {best.epoch}, {accuracy}; weights {trained.model.weights[:12]}{version}")
-    print(f"{name} {tracking.how_to_look()} {tracking.run_address(run)}", flush=True)
+    weights = trained.model.weights[:12]
+    reporter.say(f"{name}: best epoch {best.epoch}, {accuracy}; weights {weights}{version}")
+    reporter.say(f"{name} {tracking.how_to_look()} {tracking.run_address(run)}")
 
 
 def _augmented_accuracy(

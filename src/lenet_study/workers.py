@@ -1,0 +1,151 @@
+"""Independent jobs side by side, each in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from types import FrameType, TracebackType
+from typing import Any, TypeVar
+
+from lenet_study import JobError, StoreError, UserError
+from lenet_study.progress import Reporter
+from lenet_study.training import Epoch
+
+T = TypeVar("T")
+_CONTEXT = multiprocessing.get_context("forkserver")
+_PRELOAD = ["lenet_study.commands.train", "lenet_study.commands.evaluate"]  # imported once, not by each job
+
+
+class Pool:
+    """Runs jobs: functions that take a ``reporter`` besides their arguments.
+
+    Several workers run them in the order of submission, each in a process of its own, so that a job
+    that dies takes no other with it. One worker runs a job in this process, when it is submitted.
+    Leaving the pool by an exception terminates the jobs that run and drops those that wait.
+
+    Args:
+        workers: Jobs at a time.
+        reporter: Hears what all jobs report.
+        fail: Told of each run of a process that died, and why.
+    """
+
+    def __init__(self, workers: int, reporter: Reporter, fail: Callable[[str, str], None]) -> None:
+        self._workers = workers
+        self.reporter = reporter
+        self.failed: dict[str, str] = {}  # why, by the name of the job
+        self._fail = fail
+        self._processes: set[ForkServerProcess] = set()
+        self._threads = ThreadPoolExecutor(workers)
+        _CONTEXT.set_forkserver_preload(_PRELOAD)
+
+    def submit(self, function: Callable[..., T], *arguments: object, **options: object) -> Future[T]:
+        """Start a job as soon as a worker is free.
+
+        Returns:
+            Its result to come: what the function returns, or the exception that ended it. ``JobError``
+            if its process died or the exception is no error of this project.
+        """
+        if self._workers > 1:
+            return self._threads.submit(self._run_apart, function, arguments, options)
+        future: Future[T] = Future()
+        try:
+            future.set_result(function(*arguments, **options, reporter=self.reporter))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def results(self, futures: Mapping[str, Future[T]]) -> dict[str, T]:
+        """Wait for named jobs and give the results of those that did not fail; report the others."""
+        found: dict[str, T] = {}
+        for name, future in futures.items():
+            try:
+                found[name] = future.result()
+            except Exception as error:
+                self.failed[name] = str(error)
+                self.reporter.say(f"{name} failed: {error}")
+        return found
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            for process in tuple(self._processes):
+                process.terminate()
+        self._threads.shutdown()
+
+    def _run_apart(self, function: Callable[..., T], arguments: Any, options: Any) -> T:
+        ours, theirs = _CONTEXT.Pipe(duplex=False)
+        process = _CONTEXT.Process(target=_work, args=(theirs, function, arguments, options), daemon=True)
+        process.start()
+        self._processes.add(process)
+        theirs.close()
+        runs: list[str] = []
+        try:
+            while True:
+                event, *content = pickle.loads(ours.recv_bytes())
+                if event == "result":
+                    return content[0]
+                if event == "error":
+                    raise content[0]
+                if event == "started":
+                    runs.append(content[1])
+                getattr(self.reporter, event)(*content)
+        except EOFError:
+            process.join()
+            reason = f"its process died (exit code {process.exitcode})"
+            for run_id in runs:
+                self._fail(run_id, reason)
+            raise JobError(reason) from None
+        finally:
+            process.join()
+            self._processes.remove(process)
+
+
+class _Relay:
+    """Reports to the process that started this one."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def send(self, *message: object) -> None:
+        # Pickled here: torch's own pickling of tensors for processes needs this one to live on.
+        self._connection.send_bytes(pickle.dumps(message))
+
+    def started(self, name: str, run_id: str, epochs: int) -> None:
+        self.send("started", name, run_id, epochs)
+
+    def epoch(self, name: str, epoch: Epoch) -> None:
+        self.send("epoch", name, epoch)
+
+    def say(self, line: str) -> None:
+        self.send("say", line)
+
+
+def _work(connection: Connection, function: Callable[..., object], arguments: Any, options: Any) -> None:
+    """What a worker's process does; only its parent ends it early."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _terminate)
+    relay = _Relay(connection)
+    try:
+        relay.send("result", function(*arguments, **options, reporter=relay))
+    except (UserError, StoreError, OSError) as error:
+        relay.send("error", error)
+    except Exception as error:
+        traceback.print_exc()
+        relay.send("error", JobError(f"{type(error).__name__}: {error}"))
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: the open run must be closed in peace
+    sys.exit(128 + signum)
