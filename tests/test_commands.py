@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from conftest import TRAINING_ARTIFACTS, add_training, open_store, toy_split
 
-from lenet_study import UserError, data, figures, registry
+from lenet_study import JobError, UserError, data, figures, registry
 from lenet_study.commands import evaluate, kfold, retrain, study, train
 from lenet_study.training import Epoch
 from lenet_study.variants import VARIANTS
@@ -267,10 +267,9 @@ def test_any_model_can_be_evaluated_from_its_file(finished, tmp_path):
     assert json.loads(registry.fetch(run.info.run_id).module.description)["variant"] == "baseline"
 
 
+@pytest.mark.usefixtures("toy_images")
 def test_a_study_whose_promotion_is_refused_keeps_its_report(store, monkeypatch):
     add_training(store, "older", 1.0, registered=False, variant="baseline")
-    monkeypatch.setattr(data, "load_train", lambda folder: TRAIN)
-    monkeypatch.setattr(data, "load_test", lambda folder: TEST)
     monkeypatch.setattr(study, "VARIANTS", {"baseline": VARIANTS["baseline"]})
     with pytest.raises(UserError, match=r"older.* has no registered model"):
         study.main(folds=2, **PROTOCOL, **ONE)
@@ -279,6 +278,62 @@ def test_a_study_whose_promotion_is_refused_keeps_its_report(store, monkeypatch)
     files = {file.path for file in store.list_artifacts(run.info.run_id)}
     assert files >= {"comparison.csv", "comparison.png", "seconds.csv"}
     assert "address.curves" in run.data.tags
+
+
+@pytest.fixture
+def toy_images(monkeypatch):
+    monkeypatch.setattr(data, "load_train", lambda folder: TRAIN)
+    monkeypatch.setattr(data, "load_test", lambda folder: TEST)
+
+
+def failing(monkeypatch, *names):
+    """Trainings of these names end with an error before they start."""
+    images = train.Job.images
+
+    def refuse(job):
+        if job.name in names:
+            raise OSError(f"no space left for {job.name}")
+        return images(job)
+
+    monkeypatch.setattr(train.Job, "images", refuse)
+
+
+@pytest.mark.usefixtures("toy_images")
+def test_a_study_goes_on_without_what_failed(store, monkeypatch, capsys):
+    monkeypatch.setattr(study, "VARIANTS", {name: VARIANTS[name] for name in ("baseline", "v1")})
+    failing(monkeypatch, "v1", "baseline retrained", "baseline fold 1/2")
+    study.main(folds=2, **PROTOCOL, **ONE)
+    output = capsys.readouterr().out
+    assert "v1 failed: no space left for v1" in output
+    assert "Failed: v1, 2-fold, baseline retrained;" in output.replace("fold 1, ", "")
+    (run,) = store.search_runs(["1"], "tags.stage = 'study'")
+    assert run.info.status == "FINISHED"
+    assert "no space left for v1" in run.data.tags["failed"]
+    (kfold_run,) = store.search_runs(["1"], "tags.stage = 'kfold'")
+    assert kfold_run.info.status == "FAILED"
+    path = store.download_artifacts(run.info.run_id, "comparison.csv")
+    assert list(pd.read_csv(path).training) == ["baseline"]
+
+
+@pytest.mark.usefixtures("toy_images")
+def test_a_study_without_any_training_fails(store, monkeypatch):
+    monkeypatch.setattr(study, "VARIANTS", {"baseline": VARIANTS["baseline"]})
+    failing(monkeypatch, "baseline")
+    with pytest.raises(JobError, match="None of the five"):
+        study.main(folds=2, **PROTOCOL, **ONE)
+    (run,) = store.search_runs(["1"])
+    assert run.info.status == "FAILED"
+
+
+@pytest.mark.usefixtures("toy_images")
+def test_a_cross_validation_says_over_how_many_folds_its_mean_is(store, monkeypatch, capsys):
+    failing(monkeypatch, "baseline fold 2/3")
+    kfold.main(variant="baseline", folds=3, **PROTOCOL, **ONE)
+    assert "over 2 folds" in capsys.readouterr().out
+    (run,) = store.search_runs(["1"], "tags.stage = 'kfold'")
+    assert run.data.metrics["kfold/folds"] == 2
+    folds = pd.read_csv(store.download_artifacts(run.info.run_id, "folds.csv"))
+    assert list(folds.fold) == ["fold 1", "fold 3"]
 
 
 def test_select_takes_the_first_on_a_tie():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lenet_study import UserError
-from lenet_study.device import Machine
+from lenet_study.device import Machine, share
 
 
 @pytest.fixture(autouse=True)
@@ -75,3 +75,23 @@ def test_without_a_gpu_the_processor_computes(device):
 @pytest.mark.parametrize(("device", "expected"), [("auto", "cuda"), ("cuda", "cuda"), ("cpu", "cpu")])
 def test_with_a_gpu_the_device_is_as_asked(device, expected):
     assert Machine(device=device, threads=1).prepare() == torch.device(expected)
+
+
+@pytest.mark.parametrize(
+    ("threads", "workers", "expected"),
+    [
+        (0, 0, (8, 1)),
+        (0, 2, (2, 4)),
+        (0, 3, (3, 2)),
+        (0, 1, (1, 8)),
+        (0, 20, (20, 1)),
+        (2, 0, (4, 2)),
+        (16, 0, (1, 16)),
+        (1, 3, (3, 1)),
+    ],
+)
+def test_workers_share_the_cores(monkeypatch, threads, workers, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    side_by_side, machine = share(Machine(device="cpu", threads=threads), workers)
+    assert (side_by_side, machine.threads) == expected
+    assert machine.device == "cpu"

@@ -3,7 +3,7 @@ import pty
 import termios
 from contextlib import contextmanager, redirect_stderr
 
-from lenet_study.progress import Progress
+from lenet_study.progress import Progress, Terminal
 from lenet_study.training import Epoch
 
 
@@ -86,3 +86,29 @@ def test_a_bar_works_without_validation():
         screen = shown()
     assert "75.12%" in screen
     assert "val" not in screen
+
+
+def test_trainings_side_by_side_have_a_bar_each_and_lines_stand_above(capsys):
+    with terminal() as shown:
+        reporter = Terminal()
+        for name in ("v3", "v4"):
+            reporter.started(name, f"run of {name}", 2)
+        reporter.epoch("v4", epoch(1, 2.0, loss=0.25, accuracy=0.8765))
+        reporter.say("v3 waits")
+        for number in (1, 2):
+            reporter.epoch("v3", epoch(number, 2.0, loss=0.25, accuracy=0.9))
+        reporter.epoch("v4", epoch(2, 2.0, loss=0.25, accuracy=0.9))
+        screen = shown()
+    for name in ("v3", "v4"):
+        assert f"{name}:   0%" in screen
+        assert f"{name}: 100%" in screen
+    assert capsys.readouterr().out == "v3 waits\n"
+
+
+def test_an_evaluation_has_no_bar(capsys):
+    with terminal() as shown:
+        reporter = Terminal()
+        reporter.started("v4 on test", "its run", 0)
+        reporter.say("accuracy 92 %")
+        assert "v4" not in shown()
+    assert capsys.readouterr().out == "accuracy 92 %\n"

@@ -1,0 +1,65 @@
+"""Cross-validation in several processes, on the real data: same weights, and one killed worker."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lenet_study.commands import kfold
+
+ROOT = Path(__file__).parents[1]
+DATA = os.environ.get("LENET_STUDY_DATA", str(ROOT / "data"))
+FOLDS = {"variant": "baseline", "folds": 3, "data_dir": DATA, "seed": 0}
+PROTOCOL = {"batch_size": 32, "learning_rate": 0.001, "auxiliary": "probe", "auxiliary_weight": 0.3}
+
+pytestmark = pytest.mark.realdata
+
+
+def runs(store, stage):
+    return store.search_runs(["1"], f"tags.stage = '{stage}'")
+
+
+def test_several_processes_give_the_weights_of_one(store):
+    for workers in (1, 2):
+        kfold.main(**FOLDS, **PROTOCOL, epochs=1, device="cpu", threads=1, workers=workers)
+    weights = {(run.data.tags["fold"], run.data.tags["weights.sha256"]) for run in runs(store, "fold")}
+    assert len(runs(store, "fold")) == 6
+    assert len(weights) == 3
+
+
+def test_a_killed_worker_fails_its_run_alone(store, tmp_path):
+    command = [sys.executable, "-m", "lenet_study", "kfold", "--workers", "2", "--epochs", "2"]
+    command += [part for name, value in FOLDS.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    with (tmp_path / "log").open("w+") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+        deadline = time.monotonic() + 120
+        while "epoch 1/2" not in (tmp_path / "log").read_text():
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        workers(process.pid)[0].kill()
+        assert process.wait(timeout=240) == 0, (tmp_path / "log").read_text()
+    output = (tmp_path / "log").read_text()
+    assert "failed: its process died (exit code -9)" in output
+    assert "over 2 folds" in output
+    folds = runs(store, "fold")
+    assert sorted(run.info.status for run in folds) == ["FAILED", "FINISHED", "FINISHED"]
+    (failed,) = (run for run in folds if run.info.status == "FAILED")
+    assert failed.data.tags["error"] == "its process died (exit code -9)"
+    (parent,) = runs(store, "kfold")
+    assert parent.info.status == "FINISHED"
+    assert workers(process.pid) == []
+
+
+def workers(process_id):
+    """The processes that train: children of the fork server, which is a child of the command."""
+    try:
+        servers = psutil.Process(process_id).children()
+    except psutil.NoSuchProcess:
+        return []
+    return [child for server in servers for child in server.children()]
