@@ -5,8 +5,9 @@ VARIANT ?= v4
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 RUN = mlflow run . --experiment-name fashion-mnist-lenet --env-manager local
 DEV = .venv/.requirements-dev
+BENCH = .venv/.requirements-bench
 
-.PHONY: help setup data study train test browser check ui lock clean clean-store
+.PHONY: help setup data study train test browser check bench ui lock clean clean-store
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -20,6 +21,10 @@ setup: .venv/.requirements ## make the virtual environment from requirements.txt
 
 $(DEV): .venv/.requirements requirements-dev.txt
 	.venv/bin/python -m pip install --quiet --requirement requirements-dev.txt
+	@touch $@
+
+$(BENCH): .venv/.requirements requirements-bench.txt
+	.venv/bin/python -m pip install --quiet --requirement requirements-bench.txt
 	@touch $@
 
 data: setup ## find or fetch Fashion-MNIST, and verify it
@@ -48,8 +53,11 @@ check: $(DEV) ## lint, format and types
 	ruff format --check .
 	mypy
 
-lock: $(DEV) ## pin everything that requirements.in and requirements-dev.in need
-	for name in requirements requirements-dev; do \
+bench: $(BENCH) ## measure speed and memory; BENCH_OPTIONS="--help" tells how to measure less
+	PYTHONPATH=src python -m bench $(BENCH_OPTIONS)
+
+lock: $(DEV) ## pin everything that the requirements*.in files need
+	for name in requirements requirements-dev requirements-bench; do \
 	  uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 	    --python-version 3.11.7 --output-file $$name.txt $$name.in && sed -i 's/+cpu$$//' $$name.txt; \
 	done

@@ -17,16 +17,16 @@ def pins(name: str) -> dict[str, str]:
     return dict(line.split("==") for line in stripped if line and not line.startswith("-"))
 
 
-@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
+@pytest.mark.parametrize("name", ["requirements", "requirements-dev", "requirements-bench"])
 def test_every_package_used_directly_is_locked_at_its_pin(name):
     assert pins(f"{name}.in").items() <= pins(f"{name}.txt").items()
 
 
-def test_the_two_locks_agree():
-    main, development = pins("requirements.txt"), pins("requirements-dev.txt")
-    assert {name: main[name] for name in main.keys() & development.keys()} == {
-        name: development[name] for name in main.keys() & development.keys()
-    }
+@pytest.mark.parametrize("group", ["requirements-dev.txt", "requirements-bench.txt"])
+def test_the_locks_agree(group):
+    main, other = pins("requirements.txt"), pins(group)
+    shared = main.keys() & other.keys()
+    assert {name: main[name] for name in shared} == {name: other[name] for name in shared}
 
 
 def test_every_package_used_directly_has_its_reason():

@@ -18,7 +18,7 @@ from lenet_study.model import LeNet
 from lenet_study.variants import VariantSpec
 
 AUGMENTATION_CHUNK = 2000  # images: large enough to hide call overhead, small enough for the cache
-EVALUATION_BATCH = 1000  # images
+EVALUATION_BATCH = 100  # images: what a convolution makes of them stays in the cache
 Auxiliary = Literal["probe", "untrained", "joint"]
 Batches = Iterable[tuple[Tensor, Tensor]]
 

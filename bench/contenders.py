@@ -1,0 +1,236 @@
+"""One epoch of training and validation, done in several ways; each logs to a SQLite store of its own."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from pathlib import Path
+
+import mlflow
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
+
+from lenet_study import training
+from lenet_study.compat import import_torchvision
+from lenet_study.data import Normalisation, Split
+from lenet_study.model import LeNet
+from lenet_study.training import Protocol
+from lenet_study.variants import VARIANTS
+
+BATCH = 32
+CPU = torch.device("cpu")
+
+
+class Contender:
+    """Trains one model; call ``epoch`` as often as you like.
+
+    Args:
+        variant: Which of the five.
+        train: Images to train on.
+        validation: Images to validate on.
+        folder: For its store.
+    """
+
+    def __init__(self, variant: str, train: Split, validation: Split, folder: Path) -> None:
+        self.spec = VARIANTS[variant]
+        self.model = LeNet(self.spec, seed=0)
+        self.train, self.validation = train, validation
+        self.normalise = Normalisation.of(train.images)
+        self.store = f"sqlite:///{folder}/{type(self).__name__}-{variant}.db"
+        self.client = mlflow.MlflowClient(self.store)
+        self.run_id = self.client.create_run("0").info.run_id
+        self.epochs = 0
+
+    def epoch(self) -> float:
+        """Seconds of one epoch."""
+        start = time.perf_counter()
+        self.run()
+        return time.perf_counter() - start
+
+    def run(self) -> None:
+        """The epoch itself."""
+        raise NotImplementedError
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """Log one epoch's metrics at once."""
+        self.epochs += 1
+        now = int(time.time() * 1000)
+        logged = [mlflow.entities.Metric(name, value, now, self.epochs) for name, value in metrics.items()]
+        self.client.log_batch(self.run_id, metrics=logged)
+
+
+class Ours(Contender):
+    """This project's training."""
+
+    def run(self) -> None:
+        protocol = Protocol(epochs=1, seed=self.epochs)
+        best = training.fit(self.model, self.train, self.validation, self.spec, protocol, device=CPU)
+        assert best.val_loss is not None
+        assert best.val_accuracy is not None
+        self.log(
+            {
+                "train/loss": best.train_loss,
+                "train/accuracy": best.train_accuracy,
+                "val/loss": best.val_loss,
+                "val/accuracy": best.val_accuracy,
+            }
+        )
+
+
+class Limit(Contender):
+    """The compute limit: the same steps over tensors that are ready, and nothing else."""
+
+    def __init__(self, variant: str, train: Split, validation: Split, folder: Path) -> None:
+        super().__init__(variant, train, validation, folder)
+        self.protocol = Protocol()
+        self.batches = list(training.training_batches(train, self.normalise, self.protocol, 1))
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.001, fused=True)
+
+    def run(self) -> None:
+        self.model.train()
+        for images, labels in self.batches:
+            loss, _ = training.training_loss(self.model, images, labels, self.protocol)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+
+
+class PILImages(Dataset[tuple[torch.Tensor, int]]):
+    """Images as torchvision's FashionMNIST gives them: PIL images through the report's transforms."""
+
+    def __init__(self, split: Split, normalise: Normalisation) -> None:
+        import_torchvision()
+        from PIL import Image
+        from torchvision import transforms
+
+        self.images = [Image.fromarray(image.numpy()) for image in split.images]
+        self.labels = split.labels.tolist()
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomHorizontalFlip(0.25),
+                transforms.ColorJitter(brightness=0.2, contrast=0.2),
+                transforms.RandomAutocontrast(0.2),
+                transforms.RandomSolarize(15, 0.2),
+                transforms.ToTensor(),
+                transforms.Normalize(normalise.mean, normalise.std),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
+        return self.transform(self.images[row]), self.labels[row]
+
+
+class Report(Contender):
+    """The report's pipeline, as a user would write it."""
+
+    def __init__(self, variant: str, train: Split, validation: Split, folder: Path) -> None:
+        super().__init__(variant, train, validation, folder)
+        self.loaders = [
+            DataLoader(PILImages(split, self.normalise), batch_size=BATCH, shuffle=shuffle)
+            for split, shuffle in ((train, True), (validation, False))
+        ]
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.001)
+
+    def run(self) -> None:
+        train_loss, train_accuracy = self.over(self.loaders[0], learn=True)
+        val_loss, val_accuracy = self.over(self.loaders[1], learn=False)
+        self.log(
+            {
+                "train/loss": train_loss,
+                "train/accuracy": train_accuracy,
+                "val/loss": val_loss,
+                "val/accuracy": val_accuracy,
+            }
+        )
+
+    def over(self, loader: DataLoader[tuple[torch.Tensor, int]], *, learn: bool) -> tuple[float, float]:
+        """Mean loss of the batches, and accuracy."""
+        self.model.train(learn)
+        total, correct, seen = 0.0, 0, 0
+        with torch.set_grad_enabled(learn):
+            for images, labels in loader:
+                logits = self.model(images)
+                loss = cross_entropy(logits, labels)
+                if learn:
+                    self.optimizer.zero_grad()
+                    loss.backward()
+                    self.optimizer.step()
+                total += loss.item()
+                correct += (logits.argmax(1) == labels).sum().item()
+                seen += len(labels)
+        return total / len(loader), correct / seen
+
+
+class Lightning(Contender):
+    """What a user would pick today: PyTorch Lightning, its MLFlowLogger, two loader workers."""
+
+    def __init__(self, variant: str, train: Split, validation: Split, folder: Path) -> None:
+        super().__init__(variant, train, validation, folder)
+        import lightning
+        from lightning.pytorch.loggers import MLFlowLogger
+
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="lightning")
+        model = self.model
+
+        class Module(lightning.LightningModule):
+            def __init__(self) -> None:
+                super().__init__()
+                self.model = model
+
+            def step(self, batch: tuple[torch.Tensor, torch.Tensor], stage: str) -> torch.Tensor:
+                images, labels = batch
+                logits = self.model(images)
+                loss = cross_entropy(logits, labels)
+                accuracy = (logits.argmax(1) == labels).float().mean()
+                values = {f"{stage}/loss": loss, f"{stage}/accuracy": accuracy}
+                self.log_dict(values, on_step=False, on_epoch=True)
+                return loss
+
+            def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> torch.Tensor:
+                return self.step(batch, "train")
+
+            def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> None:
+                self.step(batch, "val")
+
+            def configure_optimizers(self) -> torch.optim.Optimizer:
+                return torch.optim.Adam(self.parameters(), lr=0.001)
+
+        class Timer(lightning.Callback):
+            seconds = 0.0
+
+            def on_train_start(self, *arguments: object) -> None:
+                self.seconds = -time.perf_counter()
+
+            def on_train_end(self, *arguments: object) -> None:
+                self.seconds += time.perf_counter()
+
+        self.module, self.timer = Module(), Timer()
+        self.loaders = [
+            DataLoader(
+                PILImages(split, self.normalise), batch_size=BATCH, shuffle=shuffle, num_workers=2,
+                persistent_workers=True,
+            )
+            for split, shuffle in ((train, True), (validation, False))
+        ]  # fmt: skip
+        self.trainer = lambda: lightning.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            logger=MLFlowLogger(tracking_uri=self.store, run_id=self.run_id),
+            callbacks=[self.timer],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+
+    def epoch(self) -> float:
+        """Seconds of one epoch, without Lightning's own start."""
+        self.trainer().fit(self.module, *self.loaders)
+        return self.timer.seconds

@@ -1,0 +1,104 @@
+"""What stands around the training steps: tracking, models, evaluation, serving, start, memory."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import pandas as pd
+import torch
+
+from bench.speed import images_of
+from lenet_study import data, evaluation, export, registry, tracking, training
+from lenet_study.data import Normalisation
+from lenet_study.model import LeNet
+from lenet_study.training import Epoch, Protocol
+from lenet_study.variants import VARIANTS
+
+FIRST_BATCH = """
+import sys, time, psutil
+from lenet_study import training
+from lenet_study.__main__ import main
+def stop(*arguments):
+    print("first batch after", time.time() - psutil.Process().create_time(), flush=True)
+    raise SystemExit(0)
+training.training_loss = stop
+sys.exit(main(["train", "--variant", sys.argv[1], "--epochs", "1"]))
+"""
+EPOCH = Epoch(
+    epoch=1,
+    learning_rate=0.001,
+    train_loss=0.5,
+    train_accuracy=0.8,
+    val_loss=0.5,
+    val_accuracy=0.8,
+    seconds=1.0,
+)
+
+
+def seconds(action: Callable[[], object], times: int) -> float:
+    """Median of several, after one to warm up."""
+    taken = []
+    for _ in range(times + 1):
+        start = time.perf_counter()
+        action()
+        taken.append(time.perf_counter() - start)
+    return median(taken[1:])
+
+
+def costs(variant: str, folder: Path) -> pd.DataFrame:
+    """One row per cost. Changes the working directory's store to one in ``folder``."""
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/costs.db"
+    train, validation = images_of(12_000)
+    model, normalise = LeNet(VARIANTS[variant], seed=0), Normalisation.of(train.images)
+    training.fit(model, train, validation, VARIANTS[variant], Protocol(epochs=1), device=torch.device("cpu"))
+    rows: dict[str, object] = {}
+    with tracking.run("bench", stage="train", params={}) as run:
+        rows["tracking one epoch, ms"] = 1000 * seconds(lambda: run.log_epoch(EPOCH), 50)
+        start = time.perf_counter()
+        registry.log_model(run, model, normalise, validation.images[:1000], {"name": variant}, register=True)
+        rows["exporting, proving and logging a model, s"] = time.perf_counter() - start
+        fetched = registry.fetch(run.id).module
+
+    test = data.load_test(data.folder_of())
+    predictions = evaluation.predict(fetched, test, torch.device("cpu"))
+    rows["predicting 10,000 images, all heads, s"] = seconds(
+        lambda: evaluation.predict(fetched, test, torch.device("cpu")), 3
+    )
+    start = time.perf_counter()
+    evaluation.embedding(predictions.features, seed=0)
+    rows["t-SNE of 10,000 images, s"] = time.perf_counter() - start
+    with torch.inference_mode():
+        for batch, times in ((1, 300), (256, 20)):
+            images = export.as_input(test.images[:batch])
+            rows[f"served by the exported model at batch {batch}, images/s"] = batch / seconds(
+                lambda images=images: fetched(images), times
+            )
+    rows |= start_and_memory(variant, folder)
+    return pd.DataFrame({"cost": list(rows), variant: [round(float(str(v)), 3) for v in rows.values()]})
+
+
+def start_and_memory(variant: str, folder: Path) -> dict[str, object]:
+    """From the command to the first batch, to help and to a refusal; memory of a training."""
+    environment = {**os.environ, "LENET_STUDY_DATA": str(data.folder_of().resolve())}
+    rows: dict[str, object] = {}
+
+    def run(*command: str) -> str:
+        return subprocess.run(
+            [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True
+        ).stdout
+
+    found = run("-c", FIRST_BATCH, variant)
+    rows["from command to first batch, s"] = found.rpartition("first batch after")[2].split()[0]
+    rows["--help, s"] = seconds(lambda: run("-m", "lenet_study", "--help"), 5)
+    rows["a refused value, s"] = seconds(lambda: run("-m", "lenet_study", "train", "--epochs", "0"), 5)
+    run("-m", "lenet_study", "train", "--variant", variant, "--epochs", "1")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # KiB, of the largest child
+    rows["peak memory of a training, MiB"] = peak / 1024
+    return rows

@@ -1,0 +1,134 @@
+"""Time and memory as work grows: epochs, images, workers, runs in the store."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from statistics import median
+
+import pandas as pd
+import torch
+
+from bench.speed import images_of
+from lenet_study import data, registry, tracking, training
+from lenet_study.model import LeNet
+from lenet_study.training import Epoch, Protocol
+from lenet_study.variants import VARIANTS
+
+
+def of_training(variant: str) -> pd.DataFrame:
+    """Seconds of ``fit`` against epochs and images; the largest resident memory of a process for each."""
+    rows = []
+    for images, epochs in ((6_400, 1), (6_400, 2), (6_400, 4), (12_800, 1), (25_600, 1)):
+        script = (
+            "import resource, sys, time; from bench.growth import fit; "
+            f"s = fit({variant!r}, {images}, {epochs}); "
+            "print(s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        )
+        output = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        ).stdout
+        seconds, memory = output.split()[-2:]
+        rows.append(
+            {
+                "images": images,
+                "epochs": epochs,
+                "s": round(float(seconds), 2),
+                "ms per 1,000 images": round(1e6 * float(seconds) / images / epochs, 1),
+                "MiB": round(float(memory)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def fit(variant: str, images: int, epochs: int) -> float:
+    """Seconds of a training."""
+    train, validation = images_of(images)
+    model = LeNet(VARIANTS[variant], seed=0)
+    start = time.perf_counter()
+    training.fit(
+        model, train, validation, VARIANTS[variant], Protocol(epochs=epochs), device=torch.device("cpu")
+    )
+    return time.perf_counter() - start
+
+
+def of_store(counts: list[int], folder: Path, rounds: int) -> pd.DataFrame:
+    """Seconds of what reads the store, against the finished runs that it holds."""
+    rows = []
+    for count in counts:
+        store = folder / f"runs-{count}"
+        store.mkdir()
+        fill(store / "mlflow.db", count)
+        row: dict[str, object] = {"runs": count}
+        promote = [sys.executable, "-m", "lenet_study", "promote"]
+        environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}
+        taken = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            subprocess.run(promote, cwd=store, env=environment, check=True, capture_output=True)
+            taken.append(time.perf_counter() - start)
+        row["promote, s"] = round(median(taken), 2)
+        os.environ["MLFLOW_TRACKING_URI"] = environment["MLFLOW_TRACKING_URI"]
+        for name, action in (
+            ("selection, s", lambda: registry.trainings(limit=20)),
+            ("a run opened and closed, s", _open_and_close),
+        ):
+            start = time.perf_counter()
+            action()
+            row[name] = round(time.perf_counter() - start, 3)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _open_and_close() -> None:
+    with tracking.run("study", stage="study", params={}):
+        pass
+
+
+def fill(database: Path, count: int) -> None:
+    """A store with one finished, registered training and copies of it: ``count`` finished runs in all.
+
+    The copies are made in the database itself: through MLflow, 10,000 runs take an hour.
+    """
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database}"
+    with tracking.run("v4", stage="train", params={"epochs": 15}, tags={"variant": "v4"}) as run:
+        for number in range(1, 16):
+            epoch = Epoch(
+                epoch=number,
+                learning_rate=0.001,
+                train_loss=0.2,
+                train_accuracy=0.9,
+                val_loss=0.2,
+                val_accuracy=0.9,
+                seconds=1.0,
+            )
+            run.log_epoch(epoch)
+        run.log_best(epoch)
+        run.set_tags({"parity": "passed"})
+    client = registry.mlflow.MlflowClient()
+    client.create_registered_model(tracking.NAME)
+    client.create_model_version(tracking.NAME, f"runs:/{run.id}/model", run.id)
+    client.log_metric(run.id, "best/val_accuracy", 0.95)
+    names = [uuid.uuid4().hex for _ in range(count - 1)]
+    with sqlite3.connect(database) as connection:
+        for table in ("runs", "tags", "params", "metrics", "latest_metrics"):
+            columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+            others = ", ".join(name for name in columns if name != "run_uuid")
+            copy = (
+                f"INSERT INTO {table} (run_uuid, {others}) SELECT ?, {others} FROM {table} WHERE run_uuid = ?"
+            )
+            connection.executemany(copy, [(name, run.id) for name in names])
+        connection.executemany(
+            "UPDATE latest_metrics SET value = ? WHERE run_uuid = ? AND key = 'best/val_accuracy'",
+            [(0.9 + 0.04 * position / count, name) for position, name in enumerate(names)],
+        )
+
+
+def data_is_ready() -> None:
+    """Find or fetch the data before anything is measured."""
+    data.load_train(data.folder_of())

@@ -1,0 +1,99 @@
+"""Seconds per epoch: ours, the report's pipeline, Lightning and the compute limit, one after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import pandas as pd
+import torch
+
+from bench.contenders import BATCH, Contender, Lightning, Limit, Ours, Report
+from lenet_study import data
+from lenet_study.data import Split
+from lenet_study.progress import Reporter, Terminal
+from lenet_study.workers import Pool
+
+EPOCH_IMAGES = 48_000  # of a real epoch; shorter ones are scaled to it
+
+
+def images_of(count: int) -> tuple[Split, Split]:
+    """The first ``count`` images of the training split, and a quarter as many to validate on."""
+    images = data.load_train(data.folder_of())
+    train, validation = (images.subset(rows) for rows in data.split(images.labels, seed=0))
+    count = count // BATCH * BATCH
+    return Split(train.images[:count], train.labels[:count]), Split(
+        validation.images[: count // 4], validation.labels[: count // 4]
+    )
+
+
+def versus(variants: Sequence[str], images: int, rounds: int, folder: Path) -> pd.DataFrame:
+    """Interleaved epochs on all cores; ratios are of medians, with the lowest and highest of a round."""
+    train, validation = images_of(images)
+    scale = EPOCH_IMAGES / len(train)
+    rows = []
+    for variant in variants:
+        contenders: list[Contender] = [
+            kind(variant, train, validation, folder) for kind in (Ours, Report, Lightning, Limit)
+        ]
+        seconds: dict[str, list[float]] = {type(each).__name__: [] for each in contenders}
+        for number in range(rounds + 1):
+            for each in contenders:
+                taken = each.epoch() * scale
+                if number:  # the first round warms up
+                    seconds[type(each).__name__].append(taken)
+        rows.append(_row(variant, seconds))
+        print(pd.DataFrame(rows[-1:]).to_string(index=False), flush=True)
+    return pd.DataFrame(rows)
+
+
+def _row(variant: str, seconds: dict[str, list[float]]) -> dict[str, object]:
+    middle = {name: median(values) for name, values in seconds.items()}
+    row: dict[str, object] = {"variant": variant} | {
+        f"{name.lower()} s": round(value, 2) for name, value in middle.items()
+    }
+    for name in ("Report", "Lightning"):
+        ratios = [theirs / ours for theirs, ours in zip(seconds[name], seconds["Ours"], strict=True)]
+        row[f"{name.lower()}/ours"] = round(middle[name] / middle["Ours"], 2)
+        row[f"{name.lower()} spread"] = f"{min(ratios):.2f}–{max(ratios):.2f}"
+    row["of the limit"] = round(middle["Limit"] / middle["Ours"], 3)
+    return row
+
+
+def epochs_alone(
+    variant: str, images: int, epochs: int, folder: str, *, reporter: Reporter
+) -> tuple[float, float]:
+    """One thread's epochs in this process: when the first began and the last ended."""
+    torch.set_num_threads(1)
+    ours = Ours(variant, *images_of(images), Path(folder))
+    ours.epoch()
+    start = time.monotonic()
+    for _ in range(epochs):
+        ours.epoch()
+    return start, time.monotonic()
+
+
+def side_by_side(
+    variants: Sequence[str], images: int, epochs: int, workers: int, folder: Path
+) -> pd.DataFrame:
+    """Seconds per epoch and training when ``workers`` trainings run at a time, one thread each."""
+    scale = EPOCH_IMAGES / (images // BATCH * BATCH)
+    rows = []
+    for variant in variants:
+        with Pool(workers, Terminal(), lambda run_id, reason: None) as pool:
+            jobs = [
+                pool.submit(epochs_alone, variant, images, epochs, _made(folder / f"{variant}-{number}"))
+                for number in range(workers)
+            ]
+            spans = [job.result() for job in jobs]
+        # Where the spans do not overlap fully, the lone rest is counted at its full length.
+        seconds = sum(end - start for start, end in spans) / workers / epochs / workers
+        rows.append({"variant": variant, "workers": workers, "side by side s": round(seconds * scale, 2)})
+    return pd.DataFrame(rows)
+
+
+def _made(folder: Path) -> str:
+    folder.mkdir()
+    return str(folder)
