@@ -5,7 +5,7 @@ VARIANT ?= v4
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 RUN = mlflow run . --experiment-name fashion-mnist-lenet --env-manager local
 DEV = .venv/.requirements-dev
-BENCH = .venv/.requirements-bench
+BENCH = .venv-bench/.requirements
 
 .PHONY: help setup data study train test browser check bench ui lock clean clean-store
 
@@ -23,8 +23,9 @@ $(DEV): .venv/.requirements requirements-dev.txt
 	.venv/bin/python -m pip install --quiet --requirement requirements-dev.txt
 	@touch $@
 
-$(BENCH): .venv/.requirements requirements-bench.txt
-	.venv/bin/python -m pip install --quiet --requirement requirements-bench.txt
+$(BENCH): requirements.txt requirements-bench.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --requirement requirements.txt --requirement requirements-bench.txt
 	@touch $@
 
 data: setup ## find or fetch Fashion-MNIST, and verify it
@@ -53,7 +54,7 @@ check: $(DEV) ## lint, format and types
 	ruff format --check .
 	mypy
 
-bench: $(BENCH) ## measure speed and memory; BENCH_OPTIONS="--help" tells how to measure less
+bench: setup $(BENCH) ## measure speed and memory; BENCH_OPTIONS="--help" tells how to measure less
 	PYTHONPATH=src python -m bench $(BENCH_OPTIONS)
 
 lock: $(DEV) ## pin everything that the requirements*.in files need
@@ -63,7 +64,7 @@ lock: $(DEV) ## pin everything that the requirements*.in files need
 	done
 
 clean: ## delete the virtual environment and caches
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-bench .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-store: ## delete all local runs and models

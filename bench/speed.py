@@ -10,7 +10,7 @@ from statistics import median
 import pandas as pd
 import torch
 
-from bench.contenders import BATCH, Contender, Lightning, Limit, Ours, Report
+from bench.contenders import BATCH, Lightning, Limit, Ours, Report
 from lenet_study import data
 from lenet_study.data import Split
 from lenet_study.progress import Reporter, Terminal
@@ -35,15 +35,15 @@ def versus(variants: Sequence[str], images: int, rounds: int, folder: Path) -> p
     scale = EPOCH_IMAGES / len(train)
     rows = []
     for variant in variants:
-        contenders: list[Contender] = [
-            kind(variant, train, validation, folder) for kind in (Ours, Report, Lightning, Limit)
-        ]
+        contenders = [kind(variant, train, validation, folder) for kind in (Ours, Report, Lightning, Limit)]
         seconds: dict[str, list[float]] = {type(each).__name__: [] for each in contenders}
         for number in range(rounds + 1):
             for each in contenders:
                 taken = each.epoch() * scale
                 if number:  # the first round warms up
                     seconds[type(each).__name__].append(taken)
+        for each in contenders:
+            each.close()
         rows.append(_row(variant, seconds))
         print(pd.DataFrame(rows[-1:]).to_string(index=False), flush=True)
     return pd.DataFrame(rows)

@@ -22,6 +22,7 @@ PROTOCOL = {
     "seed": 0,
     "auxiliary": "probe",
     "auxiliary_weight": 0.3,
+    "precision": "float32",
 }
 MACHINE = {"device": "auto", "threads": 0, "data_dir": ""}
 MACHINES = {**MACHINE, "workers": 0}
@@ -51,6 +52,7 @@ REJECTED = [
     (["train", "--learning-rate", "abc"], ["--learning-rate", "abc", "number"]),
     (["train", "--auxiliary-weight", "nan"], ["--auxiliary-weight", "nan", "finite"]),
     (["train", "--auxiliary", "none"], ["--auxiliary", "none", "probe"]),
+    (["train", "--precision", "float16"], ["--precision", "float16", "bfloat16"]),
     (["train", "--seed", "-1"], ["--seed", "-1", "0"]),
     (["train", "--seed", str(2**32)], ["--seed", str(2**32), str(2**32 - 1)]),
     (["evaluate", "--seed", str(2**32)], ["--seed", str(2**32), str(2**32 - 1)]),

@@ -21,6 +21,7 @@ PROTOCOL = {
     "seed": 3,
     "auxiliary": "probe",
     "auxiliary_weight": 0.3,
+    "precision": "float32",
 }
 MACHINE = {"device": "cpu", "threads": 1, "data_dir": ""}
 ONE = {**MACHINE, "workers": 1}

@@ -14,7 +14,13 @@ from lenet_study.commands import kfold
 ROOT = Path(__file__).parents[1]
 DATA = os.environ.get("LENET_STUDY_DATA", str(ROOT / "data"))
 FOLDS = {"variant": "baseline", "folds": 3, "data_dir": DATA, "seed": 0}
-PROTOCOL = {"batch_size": 32, "learning_rate": 0.001, "auxiliary": "probe", "auxiliary_weight": 0.3}
+PROTOCOL = {
+    "batch_size": 32,
+    "learning_rate": 0.001,
+    "auxiliary": "probe",
+    "auxiliary_weight": 0.3,
+    "precision": "float32",
+}
 
 pytestmark = pytest.mark.realdata
 

@@ -283,6 +283,20 @@ def test_seed_alone_decides_the_weights(name, toy_train, toy_validation):
     assert not same(once, weights(1))
 
 
+@with_and_without_norm
+def test_bfloat16_learns_in_steps_of_lower_precision_and_validates_in_float32(
+    name, toy_train, toy_validation
+):
+    protocol = replace(BRIEF, epochs=6)
+    exact, _ = fit(name, toy_train, toy_validation, protocol)
+    model, best = fit(name, toy_train, toy_validation, replace(protocol, precision="bfloat16"))
+    assert not same(exact.state_dict(), model.state_dict())
+    assert {value.dtype for value in model.state_dict().values()} <= {torch.float32, torch.int64}
+    assert best.val_accuracy > 0.9
+    scored = training.score(model, toy_validation, Normalisation.of(toy_train.images))
+    assert scored == (best.val_loss, best.val_accuracy)
+
+
 def pool_last(model):
     """The report's order of ReLU and max-pooling."""
     for wave in (model.first_wave, model.second_wave):

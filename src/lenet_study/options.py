@@ -77,6 +77,12 @@ _PARAMETERS = {
             "or a loss that also reaches the trunk.",
         ),
         Parameter("auxiliary_weight", PositiveNumber(), 0.3, "Weight of each auxiliary loss when joint."),
+        Parameter(
+            "precision",
+            click.Choice(("float32", "bfloat16")),
+            "float32",
+            "Of a training step; bfloat16 is faster where the processor knows it.",
+        ),
         Parameter("device", click.Choice(("auto", "cpu", "cuda")), "auto", "auto: cuda if there is one."),
         Parameter("threads", Count(0, 1024), 0, "Processor threads; 0 takes the cores, or a worker's share."),
         Parameter("workers", Count(0, 1024), 0, "Trainings side by side; 0 takes one per core."),
@@ -96,7 +102,7 @@ _PARAMETERS = {
         Parameter("rollback", click.BOOL, False, "Give the alias back to the former champion."),
     )
 }
-_PROTOCOL = ("epochs", "batch_size", "learning_rate", "seed", "auxiliary", "auxiliary_weight")
+_PROTOCOL = ("epochs", "batch_size", "learning_rate", "seed", "auxiliary", "auxiliary_weight", "precision")
 _MACHINE = ("device", "threads", "data_dir")
 _MACHINES = ("device", "threads", "workers", "data_dir")
 

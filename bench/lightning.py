@@ -1,0 +1,101 @@
+"""PyTorch Lightning with its MLFlowLogger and two loader workers, in a process of its own.
+
+Trains an epoch for every line on standard input and answers with its seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+
+from bench.contenders import BATCH, Contender, PILImages, as_published
+from bench.speed import images_of
+from lenet_study.compat import import_torchvision
+from lenet_study.device import cores
+
+import_torchvision()
+import lightning  # noqa: E402
+from lightning.pytorch.loggers import MLFlowLogger  # noqa: E402
+
+LOADER_WORKERS = 2
+
+
+class Module(lightning.LightningModule):
+    """One model and its step."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def step(self, batch: tuple[torch.Tensor, torch.Tensor], stage: str) -> torch.Tensor:
+        """Loss of a batch; loss and accuracy are logged once an epoch."""
+        images, labels = batch
+        logits, _, _ = self.model.heads(images)
+        loss = cross_entropy(logits, labels)
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        self.log_dict({f"{stage}/loss": loss, f"{stage}/accuracy": accuracy}, on_step=False, on_epoch=True)
+        return loss
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> torch.Tensor:
+        return self.step(batch, "train")
+
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> None:
+        self.step(batch, "val")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=0.001)
+
+
+class Timer(lightning.Callback):
+    """Seconds between the first step's beginning and the end."""
+
+    seconds = 0.0
+
+    def on_train_start(self, *arguments: object) -> None:
+        self.seconds = -time.perf_counter()
+
+    def on_train_end(self, *arguments: object) -> None:
+        self.seconds += time.perf_counter()
+
+
+def main(variant: str, images: str, folder: str) -> None:
+    """Answer every line."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(cores())
+    contender = Contender(variant, *images_of(int(images)), Path(folder))
+    module, timer = Module(as_published(contender.model)), Timer()
+    train, validation = (
+        DataLoader(
+            PILImages(split, contender.normalise),
+            batch_size=BATCH,
+            shuffle=shuffle,
+            num_workers=LOADER_WORKERS,
+            persistent_workers=True,
+        )
+        for split, shuffle in ((contender.train, True), (contender.validation, False))
+    )
+    for _ in sys.stdin:
+        trainer = lightning.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            logger=MLFlowLogger(tracking_uri=contender.store, run_id=contender.run_id),
+            callbacks=[timer],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        trainer.fit(module, train, validation)
+        print(timer.seconds, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
