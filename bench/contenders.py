@@ -99,7 +99,7 @@ class Limit(Contender):
     def run(self) -> None:
         self.model.train()
         for images, labels in self.batches:
-            loss, _ = training.training_loss(self.model, images, labels, self.protocol)
+            loss, _ = training.training_loss(self.model, self.protocol, images, labels)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from lenet_study import training
+from lenet_study import engine, training
 from lenet_study.data import Normalisation, Split
 from lenet_study.model import LeNet
 from lenet_study.training import Epoch, Protocol
@@ -190,8 +191,9 @@ def test_losses_are_means_over_images(trains):
         labels[7:] = logits[7:].argmax(1)  # the small batch is right
         labels[:7] = logits[:7].argmin(1)  # the large one wrong
     batches = zip(images.split(7), labels.split(7), strict=True)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0) if trains else None
-    loss, accuracy = training.run_epoch(model, batches, BRIEF if trains else None, optimizer)
+    stay = torch.optim.SGD(model.parameters(), lr=0.0)
+    step = engine.step_of(partial(training.training_loss, model, BRIEF), model, stay) if trains else None
+    loss, accuracy = training.run_epoch(model, batches, step)
     assert accuracy == pytest.approx(2 / 9)
     assert loss == pytest.approx(cross_entropy(logits, labels).item(), rel=1e-5)
 
@@ -343,7 +345,7 @@ def test_training_loss(auxiliary, weight, toy_train):
     model = LeNet(VARIANTS["baseline"], seed=0)
     images, labels = Normalisation.of(toy_train.images)(toy_train.images), toy_train.labels
     protocol = Protocol(auxiliary=auxiliary, auxiliary_weight=weight if auxiliary == "joint" else 9)
-    loss, logits = training.training_loss(model, images, labels, protocol)
+    loss, logits = training.training_loss(model, protocol, images, labels)
     heads = [cross_entropy(head, labels) for head in model.auxiliary(images)]
     expected = cross_entropy(model(images), labels) + weight * sum(heads)
     assert torch.equal(logits, model(images))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Literal
 
@@ -12,8 +13,10 @@ from numpy.random import SeedSequence
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from lenet_study import engine
 from lenet_study.augment import augment
 from lenet_study.data import Normalisation, Split
+from lenet_study.engine import Step
 from lenet_study.model import LeNet
 from lenet_study.variants import VariantSpec
 
@@ -96,17 +99,17 @@ def fit(
     normalise = Normalisation.of(train.images)
     train = train.to(device)
     validation = validation.to(device) if validation else None
-    optimizer = torch.optim.Adam(model.parameters(), lr=protocol.learning_rate, fused=True)
+    optimizer = engine.adam(model, protocol.learning_rate)
+    step = engine.step_of(partial(training_loss, model, protocol), model, optimizer)
 
     best: Epoch | None = None
     weights: dict[str, Tensor] = {}
     for number in range(1, protocol.epochs + 1):
         start = perf_counter()
         learning_rate = learning_rate_at(number, spec, protocol)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+        engine.set_learning_rate(optimizer, learning_rate)
         batches = training_batches(train, normalise, protocol, number)
-        train_loss, train_accuracy = run_epoch(model, batches, protocol, optimizer)
+        train_loss, train_accuracy = run_epoch(model, batches, step)
         val_loss, val_accuracy = score(model, validation, normalise) if validation else (None, None)
         epoch = Epoch(
             epoch=number,
@@ -134,37 +137,25 @@ def learning_rate_at(epoch: int, spec: VariantSpec, protocol: Protocol) -> float
     return protocol.learning_rate * 0.5 ** ((epoch - 1) // spec.halve_learning_rate_every)
 
 
-def run_epoch(
-    model: LeNet,
-    batches: Batches,
-    protocol: Protocol | None = None,
-    optimizer: torch.optim.Optimizer | None = None,
-) -> tuple[float, float]:
-    """One pass over ``batches``: training with an optimizer, validation without.
+def run_epoch(model: LeNet, batches: Batches, step: Step | None = None) -> tuple[float, float]:
+    """One pass over ``batches``: training with an optimiser's step, validation without.
 
     Returns:
         Mean cross-entropy (nats) and accuracy (0..1) of the classifier over all images.
     """
-    model.train(optimizer is not None)
+    model.train(step is not None)
     all_logits, all_labels = [], []
-    with torch.set_grad_enabled(optimizer is not None):
+    with torch.set_grad_enabled(step is not None):
         for images, labels in batches:
-            if optimizer is None or protocol is None:
-                logits = model(images)
-            else:
-                loss, logits = training_loss(model, images, labels, protocol)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
             # Kept, not reduced: a mean or an .item() in every step costs more than all epochs' logits.
-            all_logits.append(logits.detach())
+            all_logits.append(step(images, labels) if step else model(images))
             all_labels.append(labels)
     logits, labels = torch.cat(all_logits), torch.cat(all_labels)
     loss = cross_entropy(logits.double(), labels)
     return loss.item(), (logits.argmax(1) == labels).double().mean().item()
 
 
-def training_loss(model: LeNet, images: Tensor, labels: Tensor, protocol: Protocol) -> tuple[Tensor, Tensor]:
+def training_loss(model: LeNet, protocol: Protocol, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The loss to descend, and the classifier's logits [N, 10], for normalised images [N, 1, 28, 28]."""
     probe = protocol.auxiliary == "probe"
     lower = protocol.precision == "bfloat16"

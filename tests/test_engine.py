@@ -1,0 +1,90 @@
+"""The optimiser's step, written and captured."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from lenet_study import engine, training
+from lenet_study.data import Normalisation
+from lenet_study.device import Machine
+from lenet_study.model import LeNet
+from lenet_study.training import Protocol
+from lenet_study.variants import VARIANTS
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def line(device="cpu"):
+    """One weight, whose loss is its square: the gradient is twice the weight."""
+    model = torch.nn.Linear(1, 1, bias=False).to(device)
+    torch.nn.init.constant_(model.weight, 3.0)
+    return model, lambda images, labels: (model.weight.square().sum(), model(images))
+
+
+def test_a_step_descends_and_gives_the_logits_from_before_it():
+    model, loss_of = line()
+    step = engine.step_of(loss_of, model, torch.optim.SGD(model.parameters(), lr=0.25))
+    logits = step(torch.ones(2, 1), torch.zeros(2))
+    assert logits.tolist() == [[3.0], [3.0]]
+    assert not logits.requires_grad
+    assert model.weight.item() == 1.5  # 3 - 0.25 * 6
+    step(torch.ones(2, 1), torch.zeros(2))
+    assert model.weight.item() == 0.75  # gradients do not add up
+
+
+def test_the_learning_rate_is_that_of_the_next_step():
+    model, loss_of = line()
+    optimizer = engine.adam(model, 0.5)
+    step = engine.step_of(loss_of, model, optimizer)
+    step(torch.ones(2, 1), torch.zeros(2))
+    assert model.weight.item() == pytest.approx(2.5)  # Adam's first step is the rate
+    engine.set_learning_rate(optimizer, 0.0)
+    step(torch.ones(2, 1), torch.zeros(2))
+    assert model.weight.item() == pytest.approx(2.5)
+
+
+def test_adam_is_the_textbook_s(toy_train):
+    """Kingma and Ba 2015, algorithm 1."""
+    model, loss_of = line()
+    step = engine.step_of(loss_of, model, engine.adam(model, 0.1))
+    weight, first, second = 3.0, 0.0, 0.0
+    for number in range(1, 6):
+        step(torch.ones(2, 1), torch.zeros(2))
+        gradient = 2 * weight
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        weight -= 0.1 * (first / (1 - 0.9**number)) / ((second / (1 - 0.999**number)) ** 0.5 + 1e-8)
+        assert model.weight.item() == pytest.approx(weight, rel=1e-5)
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_captured_step_gives_the_weights_of_the_step_as_written(name, toy_train):
+    device, protocol = Machine(device="cuda").prepare(), Protocol()
+    normalise, train = Normalisation.of(toy_train.images), toy_train.to(torch.device("cuda"))
+    weights = []
+    for captured in (False, True):
+        model = LeNet(VARIANTS[name], seed=0).to(device).to(memory_format=torch.channels_last)
+        optimizer = engine.adam(model, 0.001)
+        loss_of = partial(training.training_loss, model, protocol)
+        step = engine.step_of(loss_of, model, optimizer)
+        losses = []
+        for epoch, rate in ((1, 0.001), (2, 0.0005)):
+            engine.set_learning_rate(optimizer, rate)
+            batches = training.training_batches(train, normalise, protocol, epoch)  # the last is smaller
+            losses.append(training.run_epoch(model, batches, step if captured else step._step))
+        weights.append((losses, model.state_dict()))
+    (written_losses, written), (captured_losses, replayed) = weights
+    assert captured_losses == written_losses
+    assert all(torch.equal(written[key], replayed[key]) for key in written)
+
+
+@needs_gpu
+def test_two_trainings_on_the_gpu_give_the_same_weights(toy_train, toy_validation):
+    device = Machine(device="cuda").prepare()
+    states = []
+    for _ in range(2):
+        model = LeNet(VARIANTS["v4"], seed=0)
+        training.fit(model, toy_train, toy_validation, VARIANTS["v4"], Protocol(epochs=2), device=device)
+        states.append(model.state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
