@@ -25,8 +25,9 @@ from lenet_study.variants import VARIANTS
 @click.option(
     "--parts", default="speed,side,costs,training,store", show_default=True, help="What to measure."
 )
+@click.option("--runs", default="1,1000,10000", show_default=True, help="Sizes of the store.")
 @click.option("--output", default="bench/results.json", show_default=True, help="Where the tables go.")
-def main(variants: str, images: int, rounds: int, parts: str, output: str) -> None:
+def main(variants: str, images: int, rounds: int, parts: str, runs: str, output: str) -> None:
     """Measure the project's speed beside other ways to do the same, and its costs as work grows."""
     growth.data_is_ready()
     names, wanted = variants.split(","), parts.split(",")
@@ -47,7 +48,9 @@ def main(variants: str, images: int, rounds: int, parts: str, output: str) -> No
         if "training" in wanted:
             tables["growth of a training"] = growth.of_training(names[-1])
         if "store" in wanted:
-            tables["growth of the store"] = growth.of_store([1, 1_000, 10_000], folder, rounds)
+            tables["growth of the store"] = growth.of_store(
+                [int(count) for count in runs.split(",")], folder, rounds
+            )
     machine = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),

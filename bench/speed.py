@@ -10,7 +10,7 @@ from statistics import median
 import pandas as pd
 import torch
 
-from bench.contenders import BATCH, Lightning, Limit, Ours, Report
+from bench.contenders import BATCH, LIGHTNING_PYTHON, Lightning, Limit, Ours, Report
 from lenet_study import data
 from lenet_study.data import Split
 from lenet_study.progress import Reporter, Terminal
@@ -30,12 +30,16 @@ def images_of(count: int) -> tuple[Split, Split]:
 
 
 def versus(variants: Sequence[str], images: int, rounds: int, folder: Path) -> pd.DataFrame:
-    """Interleaved epochs on all cores; ratios are of medians, with the lowest and highest of a round."""
+    """Interleaved epochs on all cores; ratios are of medians, with the lowest and highest of a round.
+
+    Without Lightning's environment, which `make bench` makes, Lightning is left out.
+    """
     train, validation = images_of(images)
     scale = EPOCH_IMAGES / len(train)
     rows = []
     for variant in variants:
-        contenders = [kind(variant, train, validation, folder) for kind in (Ours, Report, Lightning, Limit)]
+        kinds = (Ours, Report, *([Lightning] if Path(LIGHTNING_PYTHON).exists() else []), Limit)
+        contenders = [kind(variant, train, validation, folder) for kind in kinds]
         seconds: dict[str, list[float]] = {type(each).__name__: [] for each in contenders}
         for number in range(rounds + 1):
             for each in contenders:
@@ -54,7 +58,7 @@ def _row(variant: str, seconds: dict[str, list[float]]) -> dict[str, object]:
     row: dict[str, object] = {"variant": variant} | {
         f"{name.lower()} s": round(value, 2) for name, value in middle.items()
     }
-    for name in ("Report", "Lightning"):
+    for name in (name for name in seconds if name not in ("Ours", "Limit")):
         ratios = [theirs / ours for theirs, ours in zip(seconds[name], seconds["Ours"], strict=True)]
         row[f"{name.lower()}/ours"] = round(middle[name] / middle["Ours"], 2)
         row[f"{name.lower()} spread"] = f"{min(ratios):.2f}–{max(ratios):.2f}"
