@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,37 +33,40 @@ def main(variants: str, images: int, rounds: int, parts: str, runs: str, output:
     growth.data_is_ready()
     names, wanted = variants.split(","), parts.split(",")
     torch.set_num_threads(cores())
-    tables: dict[str, pd.DataFrame] = {}
+    results: dict[str, object] = {
+        "machine": {
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "processor": _processor(),
+            "cores": cores(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "load before": os.getloadavg()[0],
+        }
+    }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if "speed" in wanted:
-            tables["seconds per epoch, all cores on one training"] = speed.versus(
-                names, images, rounds, folder
-            )
-        if "side" in wanted:
-            tables["seconds per epoch and training, side by side"] = speed.side_by_side(
-                names, images, 2, cores(), folder
-            )
-        if "costs" in wanted:
-            tables["costs"] = costs.costs(names[-1], folder)
-        if "training" in wanted:
-            tables["growth of a training"] = growth.of_training(names[-1])
-        if "store" in wanted:
-            tables["growth of the store"] = growth.of_store(
-                [int(count) for count in runs.split(",")], folder, rounds
-            )
-    machine = {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "processor": _processor(),
-        "cores": cores(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "load before": os.getloadavg()[0],
-    }
-    for title, table in tables.items():
-        print(f"\n{title}\n{table.to_string(index=False)}")
-    records = {title: table.to_dict("records") for title, table in tables.items()}
-    Path(output).write_text(json.dumps({"machine": machine, "tables": records}, indent=2) + "\n")
+        tables: dict[str, tuple[str, Callable[[], pd.DataFrame]]] = {
+            "speed": (
+                "seconds per epoch, all cores on one training",
+                lambda: speed.versus(names, images, rounds, folder),
+            ),
+            "side": (
+                "seconds per epoch and training, side by side",
+                lambda: speed.side_by_side(names, images, 2, cores(), folder),
+            ),
+            "costs": ("costs", lambda: costs.costs(names[-1], folder)),
+            "training": ("growth of a training", lambda: growth.of_training(names[-1])),
+            "store": (
+                "growth of the store",
+                lambda: growth.of_store([int(count) for count in runs.split(",")], folder, rounds),
+            ),
+        }
+        for part in wanted:
+            title, measure = tables[part]
+            table = measure()
+            print(f"\n{title}\n{table.to_string(index=False)}", flush=True)
+            results[title] = table.to_dict("records")
+            Path(output).write_text(json.dumps(results, indent=2) + "\n")
     print(f"\nWritten to {output}")
 
 

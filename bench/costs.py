@@ -14,6 +14,7 @@ from statistics import median
 import pandas as pd
 import torch
 
+import lenet_study
 from bench.speed import images_of
 from lenet_study import data, evaluation, export, registry, tracking, training
 from lenet_study.data import Normalisation
@@ -86,7 +87,12 @@ def costs(variant: str, folder: Path) -> pd.DataFrame:
 
 def start_and_memory(variant: str, folder: Path) -> dict[str, object]:
     """From the command to the first batch, to help and to a refusal; memory of a training."""
-    environment = {**os.environ, "LENET_STUDY_DATA": str(data.folder_of().resolve())}
+    source = str(Path(lenet_study.__file__).parents[1])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": source,
+        "LENET_STUDY_DATA": str(data.folder_of().resolve()),
+    }
     rows: dict[str, object] = {}
 
     def run(*command: str) -> str:

@@ -24,9 +24,9 @@ def test_the_bench_measures_and_writes_its_tables(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     written = json.loads(output.read_text())
-    speed, side, store = written["tables"].values()
+    machine, speed, side, store = written.values()
     assert speed[0]["variant"] == side[0]["variant"] == "baseline"
     assert min(speed[0][f"{name} s"] for name in ("ours", "report", "limit")) > 0
     assert [row["runs"] for row in store] == [1, 30]
-    assert written["machine"]["torch"]
+    assert machine["torch"]
     assert str(output) in result.stdout
