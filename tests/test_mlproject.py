@@ -130,3 +130,4 @@ def test_bad_input_fails_the_run_with_one_sentence(tmp_path, param, sentence):
     assert "lenet_study/" not in result.stderr, "no traceback of ours"
     (run,) = runs(tmp_path)
     assert run.info.status == "FAILED"
+    assert sentence in run.data.tags["error"]

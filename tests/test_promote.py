@@ -50,6 +50,15 @@ def test_only_finished_trainings_are_promoted(store, status):
     assert aliases(store) == {"champion": 2}
 
 
+def test_on_a_tie_the_variant_that_comes_first_is_champion(store):
+    add_training(store, "v4", 0.92, variant="v4")
+    add_training(store, "v1", 0.92, variant="v1")
+    promote.main(rollback=False)
+    assert aliases(store) == {"champion": 2}
+    reason = last_run(store).data.tags["promoted.reason"]
+    assert "the first of those with the highest validation accuracy" in reason
+
+
 def test_the_best_training_becomes_champion(store, capsys):
     add_training(store, "v1", 0.88)
     add_training(store, "v4", 0.925)

@@ -17,7 +17,7 @@ COMMANDS = [
     for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
     for line in block.strip().splitlines()
 ]
-SERVERS = {"mlflow ui": "http://127.0.0.1:5000/health", "mlflow models serve": "http://127.0.0.1:5000/ping"}
+SERVERS = {"mlflow ui": "http://127.0.0.1:5000/health", "mlflow models serve": "http://127.0.0.1:5001/ping"}
 
 
 def quick(command: str) -> str:
@@ -58,7 +58,7 @@ def test_commands_of_the_readme_run(tmp_path, monkeypatch):
     monkeypatch.setenv("LENET_STUDY_DATA", os.environ.get("LENET_STUDY_DATA", str(ROOT / "data")))
     done = 0
     for command in COMMANDS:
-        if command.startswith(("make ", ". .venv")):
+        if command.startswith(("make ", ". .venv", "export ")):
             continue  # the targets that have set up and started this test
         server = next((name for name in SERVERS if command.startswith(name)), None)
         if server:

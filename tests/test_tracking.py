@@ -456,6 +456,12 @@ def test_some_other_web_server_is_refused(store, monkeypatch, healthy_server):
         tracking.initialise()
 
 
+def test_a_folder_that_cannot_be_written_to_is_refused(store, monkeypatch, tmp_path):
+    monkeypatch.setattr(tracking.os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(UserError, match=r"mlflow\.db cannot be written to: work in another folder"):
+        tracking.initialise()
+
+
 def test_a_store_in_no_folder_is_refused(store, monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/nowhere/mlflow.db")
     with pytest.raises(UserError, match=r"nowhere/mlflow\.db is in no existing folder"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from types import FrameType
@@ -53,6 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _fail(sentence: str, code: int) -> int:
     print(f"Error: {sentence}", file=sys.stderr)
+    unused = os.environ.get("MLFLOW_RUN_ID")  # of `mlflow run`; a command that opens it takes it away
+    if unused:
+        importlib.import_module("lenet_study.tracking").explain(unused, sentence)
     return code
 
 

@@ -68,7 +68,7 @@ _PARAMETERS = {
         Parameter("epochs", Count(1), 15, "Passes over the training images."),
         Parameter("batch_size", Count(2), 32, "Images per optimiser step."),
         Parameter("learning_rate", PositiveNumber(), 0.001, "Adam's initial learning rate."),
-        Parameter("seed", Count(0, 2**32 - 1), 0, "Seed of split, weights, order and augmentation."),
+        Parameter("seed", Count(0, 2**32 - 1), 0, "Seed of all that is random."),
         Parameter(
             "auxiliary",
             click.Choice(("probe", "untrained", "joint")),

@@ -30,9 +30,9 @@ from lenet_study.training import Epoch
 NAME = "fashion-mnist-lenet"  # of the experiment and of the registered model
 SOURCE = "https://github.com/zalandoresearch/fashion-mnist"
 LOCAL_UI = "http://127.0.0.1:5000"  # where a bare `mlflow ui` listens
-_EXPERIMENT_TAGS = {  # the first opens MLflow's pages for models, not those for prompts
-    "mlflow.experimentKind": "custom_model_development",
-    "mlflow.note.content": "Five LeNet-5 variants on Fashion-MNIST: each is its parent plus one change.",
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # pages for models, not prompts
+_ABOUT = {
+    "mlflow.note.content": "Five LeNet-5 variants on Fashion-MNIST: each is its parent plus one change."
 }
 
 
@@ -190,6 +190,12 @@ def fail(run_id: str, reason: str) -> None:
             client.set_terminated(run_id, "FAILED")
 
 
+def explain(run_id: str, reason: str) -> None:
+    """Tell a run that `mlflow run` has made why its command was refused."""
+    with suppress(MlflowException, SQLAlchemyError):
+        mlflow.MlflowClient().set_tag(run_id, "error", reason)
+
+
 @contextmanager
 def store_errors() -> Iterator[None]:
     """Turn a failure of MLflow's server or store into one sentence."""
@@ -261,6 +267,8 @@ def initialise() -> None:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # A server may be away for a minute; MLflow's own patience is four minutes for each call.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
     uri = mlflow.get_tracking_uri().rstrip("/")
     if uri.startswith("http"):
         try:  # MLflow itself would retry for minutes
@@ -277,6 +285,11 @@ def initialise() -> None:
         database = Path(uri.removeprefix("sqlite:///"))
         if not database.parent.is_dir():
             raise UserError(f"MLFLOW_TRACKING_URI={uri} is in no existing folder: make it first")
+        if not os.access(database.parent, os.W_OK):
+            raise UserError(
+                f"The folder {database.parent} of the store {database.name} cannot be written to: "
+                "work in another folder, or set MLFLOW_TRACKING_URI"
+            )
         with store_errors(), FileLock(f"{database}.lock"):
             mlflow.MlflowClient().search_experiments(max_results=1)
     else:
@@ -303,7 +316,7 @@ def _prepare_experiment(surrounding: str) -> str:
         experiment = client.get_experiment(experiment_id)
     else:
         experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", NAME))
-    for key, value in _EXPERIMENT_TAGS.items():
+    for key, value in (_EXPERIMENT_TAGS | (_ABOUT if experiment.name == NAME else {})).items():
         if key not in experiment.tags:
             client.set_experiment_tag(experiment.experiment_id, key, value)
     return str(experiment.experiment_id)

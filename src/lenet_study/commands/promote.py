@@ -42,9 +42,11 @@ def promote(run: tracking.Run) -> None:
     compared = "the only finished training"
     if len(candidates) > 1:
         second = candidates[1]
+        second_accuracy = second.data.metrics["best/val_accuracy"]
+        tie = "the first of those with " if second_accuracy == accuracy else ""
         compared = (
-            f"the highest validation accuracy of the finished trainings, before "
-            f"{second.info.run_name} with {second.data.metrics['best/val_accuracy']:.2%}"
+            f"{tie}the highest validation accuracy of the finished trainings, before "
+            f"{second.info.run_name} with {second_accuracy:.2%}"
         )
     reason = f"{best.info.run_name}: validation accuracy {accuracy:.2%}, {compared}"
     _crown(run, version, reason)

@@ -172,10 +172,13 @@ def describe(variant: str) -> str:
 def _report(run: Run, name: str, trained: Trained, reporter: Reporter) -> None:
     """Say what a training made and where to see it."""
     best = trained.best
-    accuracy = f"validation accuracy {best.val_accuracy:.2%}" if best.val_accuracy is not None else "trained"
+    if best.val_accuracy is None:
+        result = f"trained for {best.epoch} epochs"
+    else:
+        result = f"best epoch {best.epoch}, validation accuracy {best.val_accuracy:.2%}"
     version = f", version {trained.model.version} of {tracking.NAME}" if trained.model.version else ""
     weights = trained.model.weights[:12]
-    reporter.say(f"{name}: best epoch {best.epoch}, {accuracy}; weights {weights}{version}")
+    reporter.say(f"{name}: {result}; weights {weights}{version}")
     reporter.say(f"{name} {tracking.how_to_look()} {tracking.run_address(run)}")
 
 
