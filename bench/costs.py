@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -31,6 +30,14 @@ def stop(*arguments):
     raise SystemExit(0)
 training.training_loss = stop
 sys.exit(main(["train", "--variant", sys.argv[1], "--epochs", "1"]))
+"""
+MEMORY = """
+import sys
+from pathlib import Path
+from lenet_study.__main__ import main
+main(["train", "--variant", sys.argv[1], "--epochs", "1"])
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(int(status["VmHWM"].split()[0]) / 1024)
 """
 EPOCH = Epoch(
     epoch=1,
@@ -104,7 +111,5 @@ def start_and_memory(variant: str, folder: Path) -> dict[str, object]:
     rows["from command to first batch, s"] = found.rpartition("first batch after")[2].split()[0]
     rows["--help, s"] = seconds(lambda: run("-m", "lenet_study", "--help"), 5)
     rows["a refused value, s"] = seconds(lambda: run("-m", "lenet_study", "train", "--epochs", "0"), 5)
-    run("-m", "lenet_study", "train", "--variant", variant, "--epochs", "1")
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # KiB, of the largest child
-    rows["peak memory of a training, MiB"] = peak / 1024
+    rows["peak memory of a training, MiB"] = run("-c", MEMORY, variant).split()[-1]
     return rows

@@ -14,6 +14,7 @@ from statistics import median
 import pandas as pd
 import torch
 
+import lenet_study
 from bench.speed import images_of
 from lenet_study import data, registry, tracking, training
 from lenet_study.model import LeNet
@@ -26,9 +27,8 @@ def of_training(variant: str) -> pd.DataFrame:
     rows = []
     for images, epochs in ((6_400, 1), (6_400, 2), (6_400, 4), (12_800, 1), (25_600, 1)):
         script = (
-            "import resource, sys, time; from bench.growth import fit; "
-            f"s = fit({variant!r}, {images}, {epochs}); "
-            "print(s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+            "from bench.growth import fit, peak_memory; "
+            f"print(fit({variant!r}, {images}, {epochs}), peak_memory())"
         )
         output = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -57,6 +57,14 @@ def fit(variant: str, images: int, epochs: int) -> float:
     return time.perf_counter() - start
 
 
+def peak_memory() -> float:
+    """The largest resident memory of this process, MiB; what `getrusage` gives counts the parent's, too."""
+    (line,) = (
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
+    )
+    return int(line.split()[1]) / 1024
+
+
 def of_store(counts: list[int], folder: Path, rounds: int) -> pd.DataFrame:
     """Seconds of what reads the store, against the finished runs that it holds."""
     rows = []
@@ -66,14 +74,18 @@ def of_store(counts: list[int], folder: Path, rounds: int) -> pd.DataFrame:
         fill(store / "mlflow.db", count)
         row: dict[str, object] = {"runs": count}
         promote = [sys.executable, "-m", "lenet_study", "promote"]
-        environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(Path(lenet_study.__file__).parents[1]),
+            "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db",
+        }
         taken = []
         for _ in range(rounds):
             start = time.perf_counter()
             subprocess.run(promote, cwd=store, env=environment, check=True, capture_output=True)
             taken.append(time.perf_counter() - start)
         row["promote, s"] = round(median(taken), 2)
-        os.environ["MLFLOW_TRACKING_URI"] = environment["MLFLOW_TRACKING_URI"]
+        _use(store / "mlflow.db")
         for name, action in (
             ("selection, s", lambda: registry.trainings(limit=20)),
             ("a run opened and closed, s", _open_and_close),
@@ -83,6 +95,11 @@ def of_store(counts: list[int], folder: Path, rounds: int) -> pd.DataFrame:
             row[name] = round(time.perf_counter() - start, 3)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _use(database: Path) -> None:
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database}"
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # MLflow leaves that of the store before
 
 
 def _open_and_close() -> None:
@@ -95,7 +112,7 @@ def fill(database: Path, count: int) -> None:
 
     The copies are made in the database itself: through MLflow, 10,000 runs take an hour.
     """
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database}"
+    _use(database)
     with tracking.run("v4", stage="train", params={"epochs": 15}, tags={"variant": "v4"}) as run:
         for number in range(1, 16):
             epoch = Epoch(

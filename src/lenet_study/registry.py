@@ -201,18 +201,17 @@ def trainings(limit: int, variant: str = "") -> list[Training]:
     with store_errors():
         client = mlflow.MlflowClient()
         experiments = [e.experiment_id for e in client.search_experiments(ViewType.ACTIVE_ONLY)]
-        return list(
-            client.search_runs(
-                experiments,
-                " and ".join(conditions),
-                order_by=[
-                    "metrics.`best/val_accuracy` DESC",
-                    "tags.variant ASC",
-                    "attributes.start_time ASC",
-                ],
-                max_results=limit,
-            )
+        runs = client.search_runs(
+            experiments,
+            " and ".join(conditions),
+            order_by=["metrics.`best/val_accuracy` DESC", "attributes.start_time ASC"],
+            max_results=limit,
         )
+
+    def rank(run: Training) -> tuple[float, str]:
+        return -run.data.metrics["best/val_accuracy"], run.data.tags.get("variant", "")
+
+    return sorted(runs, key=rank)  # in the query, ordering by a tag takes seconds over 10,000 runs
 
 
 def version_of(run_id: str) -> Version | None:
