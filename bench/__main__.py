@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from bench import costs, growth, speed
+from lenet_study import data
 from lenet_study.device import cores
 from lenet_study.variants import VARIANTS
 
@@ -30,7 +31,7 @@ from lenet_study.variants import VARIANTS
 @click.option("--output", default="bench/results.json", show_default=True, help="Where the tables go.")
 def main(variants: str, images: int, rounds: int, parts: str, runs: str, output: str) -> None:
     """Measure the project's speed beside other ways to do the same, and its costs as work grows."""
-    growth.data_is_ready()
+    data.load_train(data.folder_of())  # found or fetched before anything is measured
     names, wanted = variants.split(","), parts.split(",")
     torch.set_num_threads(cores())
     results: dict[str, object] = {

@@ -13,12 +13,12 @@ from statistics import median
 import pandas as pd
 import torch
 
-import lenet_study
+from bench.growth import EPOCH, environment_of
 from bench.speed import images_of
 from lenet_study import data, evaluation, export, registry, tracking, training
 from lenet_study.data import Normalisation
 from lenet_study.model import LeNet
-from lenet_study.training import Epoch, Protocol
+from lenet_study.training import Protocol
 from lenet_study.variants import VARIANTS
 
 FIRST_BATCH = """
@@ -33,21 +33,11 @@ sys.exit(main(["train", "--variant", sys.argv[1], "--epochs", "1"]))
 """
 MEMORY = """
 import sys
-from pathlib import Path
 from lenet_study.__main__ import main
 main(["train", "--variant", sys.argv[1], "--epochs", "1"])
-status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-print(int(status["VmHWM"].split()[0]) / 1024)
+from bench.growth import peak_memory
+print(peak_memory())
 """
-EPOCH = Epoch(
-    epoch=1,
-    learning_rate=0.001,
-    train_loss=0.5,
-    train_accuracy=0.8,
-    val_loss=0.5,
-    val_accuracy=0.8,
-    seconds=1.0,
-)
 
 
 def seconds(action: Callable[[], object], times: int) -> float:
@@ -94,17 +84,11 @@ def costs(variant: str, folder: Path) -> pd.DataFrame:
 
 def start_and_memory(variant: str, folder: Path) -> dict[str, object]:
     """From the command to the first batch, to help and to a refusal; memory of a training."""
-    source = str(Path(lenet_study.__file__).parents[1])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": source,
-        "LENET_STUDY_DATA": str(data.folder_of().resolve()),
-    }
     rows: dict[str, object] = {}
 
     def run(*command: str) -> str:
         return subprocess.run(
-            [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True
+            [sys.executable, *command], cwd=folder, env=environment_of(), capture_output=True, text=True
         ).stdout
 
     found = run("-c", FIRST_BATCH, variant)

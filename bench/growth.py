@@ -1,4 +1,4 @@
-"""Time and memory as work grows: epochs, images, workers, runs in the store."""
+"""Time and memory as work grows: epochs, images, runs in the store."""
 
 from __future__ import annotations
 
@@ -8,18 +8,36 @@ import subprocess
 import sys
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+import mlflow
 import pandas as pd
 import torch
 
-import lenet_study
 from bench.speed import images_of
 from lenet_study import data, registry, tracking, training
 from lenet_study.model import LeNet
 from lenet_study.training import Epoch, Protocol
 from lenet_study.variants import VARIANTS
+
+EPOCH = Epoch(
+    epoch=1,
+    learning_rate=0.001,
+    train_loss=0.5,
+    train_accuracy=0.8,
+    val_loss=0.5,
+    val_accuracy=0.8,
+    seconds=1.0,
+)
+
+
+def environment_of(**variables: str) -> dict[str, str]:
+    """That of a command of this project, wherever it is started."""
+    root = Path(__file__).parents[1]
+    data_dir = str(data.folder_of().resolve())
+    return {**os.environ, "PYTHONPATH": f"{root / 'src'}:{root}", "LENET_STUDY_DATA": data_dir, **variables}
 
 
 def of_training(variant: str) -> pd.DataFrame:
@@ -74,11 +92,7 @@ def of_store(counts: list[int], folder: Path, rounds: int) -> pd.DataFrame:
         fill(store / "mlflow.db", count)
         row: dict[str, object] = {"runs": count}
         promote = [sys.executable, "-m", "lenet_study", "promote"]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(Path(lenet_study.__file__).parents[1]),
-            "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db",
-        }
+        environment = environment_of(MLFLOW_TRACKING_URI=f"sqlite:///{store}/mlflow.db")
         taken = []
         for _ in range(rounds):
             start = time.perf_counter()
@@ -115,19 +129,10 @@ def fill(database: Path, count: int) -> None:
     _use(database)
     with tracking.run("v4", stage="train", params={"epochs": 15}, tags={"variant": "v4"}) as run:
         for number in range(1, 16):
-            epoch = Epoch(
-                epoch=number,
-                learning_rate=0.001,
-                train_loss=0.2,
-                train_accuracy=0.9,
-                val_loss=0.2,
-                val_accuracy=0.9,
-                seconds=1.0,
-            )
-            run.log_epoch(epoch)
-        run.log_best(epoch)
+            run.log_epoch(replace(EPOCH, epoch=number))
+        run.log_best(EPOCH)
         run.set_tags({"parity": "passed"})
-    client = registry.mlflow.MlflowClient()
+    client = mlflow.MlflowClient()
     client.create_registered_model(tracking.NAME)
     client.create_model_version(tracking.NAME, f"runs:/{run.id}/model", run.id)
     client.log_metric(run.id, "best/val_accuracy", 0.95)
@@ -144,8 +149,3 @@ def fill(database: Path, count: int) -> None:
             "UPDATE latest_metrics SET value = ? WHERE run_uuid = ? AND key = 'best/val_accuracy'",
             [(0.9 + 0.04 * position / count, name) for position, name in enumerate(names)],
         )
-
-
-def data_is_ready() -> None:
-    """Find or fetch the data before anything is measured."""
-    data.load_train(data.folder_of())

@@ -58,7 +58,7 @@ def _row(variant: str, seconds: dict[str, list[float]]) -> dict[str, object]:
     row: dict[str, object] = {"variant": variant} | {
         f"{name.lower()} s": round(value, 2) for name, value in middle.items()
     }
-    for name in (name for name in seconds if name not in ("Ours", "Limit")):
+    for name in [name for name in seconds if name not in ("Ours", "Limit")]:
         ratios = [theirs / ours for theirs, ours in zip(seconds[name], seconds["Ours"], strict=True)]
         row[f"{name.lower()}/ours"] = round(middle[name] / middle["Ours"], 2)
         row[f"{name.lower()} spread"] = f"{min(ratios):.2f}–{max(ratios):.2f}"

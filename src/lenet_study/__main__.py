@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
-from types import FrameType
 
 import click
 
 from lenet_study import JobError, StoreError, UserError
 from lenet_study.options import COMMANDS
+from lenet_study.termination import exit_on_sigterm
 
 
 def command_line() -> click.Group:
@@ -34,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code: 0; 2 for what the user can cure; 1 for a failure of the store, the disk or the
         network; 130 and 143 when interrupted or terminated.
     """
-    signal.signal(signal.SIGTERM, _terminate)  # so that an open run ends KILLED
+    exit_on_sigterm()  # so that an open run ends KILLED
     try:
         command_line().main(arguments, prog_name="python -m lenet_study", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -58,11 +57,6 @@ def _fail(sentence: str, code: int) -> int:
     if unused:
         importlib.import_module("lenet_study.tracking").explain(unused, sentence)
     return code
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: the open run must be closed in peace
-    sys.exit(128 + signum)
 
 
 if __name__ == "__main__":

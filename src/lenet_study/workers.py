@@ -5,17 +5,17 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, TypeVar
 
 from lenet_study import JobError, StoreError, UserError
 from lenet_study.progress import Reporter
+from lenet_study.termination import exit_on_sigterm
 from lenet_study.training import Epoch
 
 T = TypeVar("T")
@@ -135,7 +135,7 @@ class _Relay:
 def _work(connection: Connection, function: Callable[..., object], arguments: Any, options: Any) -> None:
     """What a worker's process does; only its parent ends it early."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _terminate)
+    exit_on_sigterm()
     relay = _Relay(connection)
     try:
         relay.send("result", function(*arguments, **options, reporter=relay))
@@ -144,8 +144,3 @@ def _work(connection: Connection, function: Callable[..., object], arguments: An
     except Exception as error:
         traceback.print_exc()
         relay.send("error", JobError(f"{type(error).__name__}: {error}"))
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: the open run must be closed in peace
-    sys.exit(128 + signum)

@@ -8,6 +8,7 @@ from time import perf_counter
 import numpy as np
 
 from lenet_study import data, evaluation, figures, registry, tracking
+from lenet_study.commands.train import variant_tags
 from lenet_study.device import Machine, tags
 from lenet_study.evaluation import Predictions
 from lenet_study.progress import Reporter, Terminal
@@ -69,7 +70,6 @@ def evaluate(
     test = data.load_test(data.folder_of(data_dir))
     name = f"{model.name} on test"
     variant = str(model.description.get("variant", ""))
-    colour = {"mlflow.runColor": figures.COLOURS[variant]} if variant in VARIANTS else {}
     with tracking.run(
         name,
         stage="evaluate",
@@ -81,8 +81,7 @@ def evaluate(
             "data_dir": data_dir,
         },
         tags={
-            "variant": variant,
-            **colour,
+            **(variant_tags(variant) if variant in VARIANTS else {"variant": variant}),
             "model.run_id": model.run_id,
             "torchscript.sha256": model.file_sha256,
             "weights.sha256": model.weights_sha256,

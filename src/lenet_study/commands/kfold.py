@@ -31,9 +31,9 @@ def main(
         folds=folds,
     )
     job.images()  # too many folds are refused before there is a run
-    workers, machine = share(machine, workers)
-    with Pool(min(workers, folds), Terminal(), tracking.fail) as pool:
-        cross_validate(replace(job, machine=machine), pool, {"threads": threads, "workers": workers})
+    side_by_side, part = share(machine, workers)
+    with Pool(min(side_by_side, folds), Terminal(), tracking.fail) as pool:
+        cross_validate(replace(job, machine=part), pool, {"threads": threads, "workers": workers})
 
 
 def cross_validate(job: Job, pool: Pool, params: Mapping[str, object]) -> dict[str, Trained]:
