@@ -7,7 +7,7 @@ RUN = mlflow run . --experiment-name fashion-mnist-lenet --env-manager local
 DEV = .venv/.requirements-dev
 BENCH = .venv-bench/.requirements
 
-.PHONY: help setup data study train test browser check bench ui lock clean clean-store
+.PHONY: help setup data study train test debian check bench ui lock clean clean-store
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -40,14 +40,15 @@ train: setup ## train one model: VARIANT=v2 EPOCHS=15
 ui: setup ## open MLflow's UI on http://127.0.0.1:5000
 	mlflow ui
 
-test: check browser ## lint, types, all tests
+test: check debian ## lint, types, all tests
 	PYTHONPATH=src python -m pytest
 
-browser: # the browser tests skip, and say so, where it cannot be installed
-	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+debian: # what only tests need; those that need it skip, and say so, where it cannot be installed
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null && \
+	  ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
 	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update && \
-	    DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes chromium chromium-driver >/dev/null; } || \
-	  echo "Chromium and its driver are missing: the browser tests are skipped."
+	    DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes chromium chromium-driver postgresql >/dev/null; } || \
+	  echo "Chromium, its driver or PostgreSQL is missing: their tests are skipped."
 
 check: $(DEV) ## lint, format and types
 	ruff check .
@@ -67,6 +68,6 @@ clean: ## delete the virtual environment and caches
 	rm -rf .venv .venv-bench .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-clean-store: ## delete all local runs and models
-	rm -rf mlflow.db mlflow.db-* mlflow.db.lock
+clean-store: ## delete all local runs, models and searches
+	rm -rf mlflow.db mlflow.db-* mlflow.db.lock optuna.db optuna.db-* optuna.db.lock
 	find mlruns -mindepth 1 ! -name README.md -delete

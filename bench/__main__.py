@@ -16,7 +16,7 @@ import torch
 
 from bench import costs, growth, speed
 from lenet_study import data
-from lenet_study.device import cores
+from lenet_study.device import Machine, cores
 from lenet_study.variants import VARIANTS
 
 
@@ -25,25 +25,18 @@ from lenet_study.variants import VARIANTS
 @click.option("--images", default=9_600, show_default=True, help="Images of an epoch; scaled to 48,000.")
 @click.option("--rounds", default=3, show_default=True, help="Measured rounds, after one to warm up.")
 @click.option(
-    "--parts", default="speed,side,costs,training,store", show_default=True, help="What to measure."
+    "--parts", default="speed,side,costs,training,study,store", show_default=True, help="What to measure."
 )
 @click.option("--runs", default="1,1000,10000", show_default=True, help="Sizes of the store.")
-@click.option("--output", default="bench/results.json", show_default=True, help="Where the tables go.")
+@click.option(
+    "--output", default="bench/results.json", show_default=True, help="Where the tables go; others stay."
+)
 def main(variants: str, images: int, rounds: int, parts: str, runs: str, output: str) -> None:
     """Measure the project's speed beside other ways to do the same, and its costs as work grows."""
     data.load_train(data.folder_of())  # found or fetched before anything is measured
     names, wanted = variants.split(","), parts.split(",")
-    torch.set_num_threads(cores())
-    results: dict[str, object] = {
-        "machine": {
-            "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "processor": _processor(),
-            "cores": cores(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "load before": os.getloadavg()[0],
-        }
-    }
+    Machine(device="cpu").prepare()
+    results = json.loads(Path(output).read_text()) if Path(output).exists() else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tables: dict[str, tuple[str, Callable[[], pd.DataFrame]]] = {
@@ -57,6 +50,10 @@ def main(variants: str, images: int, rounds: int, parts: str, runs: str, output:
             ),
             "costs": ("costs", lambda: costs.costs(names[-1], folder)),
             "training": ("growth of a training", lambda: growth.of_training(names[-1])),
+            "study": (
+                "growth of a study of one epoch, against workers of one thread",
+                lambda: growth.of_study(sorted({1, cores()}), folder),
+            ),
             "store": (
                 "growth of the store",
                 lambda: growth.of_store([int(count) for count in runs.split(",")], folder, rounds),
@@ -64,11 +61,23 @@ def main(variants: str, images: int, rounds: int, parts: str, runs: str, output:
         }
         for part in wanted:
             title, measure = tables[part]
+            machine = _machine()
             table = measure()
             print(f"\n{title}\n{table.to_string(index=False)}", flush=True)
-            results[title] = table.to_dict("records")
+            results[title] = {"machine": machine, "table": table.to_dict("records")}
             Path(output).write_text(json.dumps(results, indent=2) + "\n")
     print(f"\nWritten to {output}")
+
+
+def _machine() -> dict[str, object]:
+    return {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": _processor(),
+        "cores": cores(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "load before": os.getloadavg()[0],
+    }
 
 
 def _processor() -> str:

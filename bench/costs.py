@@ -6,14 +6,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import pandas as pd
 import torch
 
-from bench.growth import EPOCH, environment_of
+from bench.growth import EPOCH, environment_of, seconds
 from bench.speed import images_of
 from lenet_study import data, evaluation, export, registry, tracking, training
 from lenet_study.data import Normalisation
@@ -21,33 +19,24 @@ from lenet_study.model import LeNet
 from lenet_study.training import Protocol
 from lenet_study.variants import VARIANTS
 
+FIRST_BATCH_SEEN = 3  # exit code
 FIRST_BATCH = """
 import sys, time, psutil
 from lenet_study import training
 from lenet_study.__main__ import main
 def stop(*arguments):
     print("first batch after", time.time() - psutil.Process().create_time(), flush=True)
-    raise SystemExit(0)
+    raise SystemExit(3)
 training.training_loss = stop
 sys.exit(main(["train", "--variant", sys.argv[1], "--epochs", "1"]))
 """
 MEMORY = """
 import sys
 from lenet_study.__main__ import main
-main(["train", "--variant", sys.argv[1], "--epochs", "1"])
+assert main(["train", "--variant", sys.argv[1], "--epochs", "1"]) == 0
 from bench.growth import peak_memory
 print(peak_memory())
 """
-
-
-def seconds(action: Callable[[], object], times: int) -> float:
-    """Median of several, after one to warm up."""
-    taken = []
-    for _ in range(times + 1):
-        start = time.perf_counter()
-        action()
-        taken.append(time.perf_counter() - start)
-    return median(taken[1:])
 
 
 def costs(variant: str, folder: Path) -> pd.DataFrame:
@@ -86,14 +75,18 @@ def start_and_memory(variant: str, folder: Path) -> dict[str, object]:
     """From the command to the first batch, to help and to a refusal; memory of a training."""
     rows: dict[str, object] = {}
 
-    def run(*command: str) -> str:
-        return subprocess.run(
+    def run(*command: str, code: int = 0) -> str:
+        result = subprocess.run(
             [sys.executable, *command], cwd=folder, env=environment_of(), capture_output=True, text=True
-        ).stdout
+        )
+        assert result.returncode == code, result.stderr
+        return result.stdout
 
-    found = run("-c", FIRST_BATCH, variant)
+    found = run("-c", FIRST_BATCH, variant, code=FIRST_BATCH_SEEN)
     rows["from command to first batch, s"] = found.rpartition("first batch after")[2].split()[0]
     rows["--help, s"] = seconds(lambda: run("-m", "lenet_study", "--help"), 5)
-    rows["a refused value, s"] = seconds(lambda: run("-m", "lenet_study", "train", "--epochs", "0"), 5)
+    rows["a refused value, s"] = seconds(
+        lambda: run("-m", "lenet_study", "train", "--epochs", "0", code=2), 5
+    )
     rows["peak memory of a training, MiB"] = run("-c", MEMORY, variant).split()[-1]
     return rows

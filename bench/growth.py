@@ -1,4 +1,4 @@
-"""Time and memory as work grows: epochs, images, runs in the store."""
+"""Time and memory as work grows: epochs, images, workers, runs in the store."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import mlflow
 import pandas as pd
-import torch
+import psutil
 
 from bench.speed import images_of
 from lenet_study import data, registry, tracking, training
+from lenet_study.device import Machine
 from lenet_study.model import LeNet
 from lenet_study.training import Epoch, Protocol
 from lenet_study.variants import VARIANTS
@@ -40,6 +44,17 @@ def environment_of(**variables: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{root / 'src'}:{root}", "LENET_STUDY_DATA": data_dir, **variables}
 
 
+def seconds(action: Callable[[], object], times: int, before: Callable[[], object] = lambda: None) -> float:
+    """Median of several, after one to warm up; ``before`` is done before each, and not timed."""
+    taken = []
+    for _ in range(times + 1):
+        before()
+        start = time.perf_counter()
+        action()
+        taken.append(time.perf_counter() - start)
+    return median(taken[1:])
+
+
 def of_training(variant: str) -> pd.DataFrame:
     """Seconds of ``fit`` against epochs and images; the largest resident memory of a process for each."""
     rows = []
@@ -49,15 +64,15 @@ def of_training(variant: str) -> pd.DataFrame:
             f"print(fit({variant!r}, {images}, {epochs}), peak_memory())"
         )
         output = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+            [sys.executable, "-c", script], env=environment_of(), capture_output=True, text=True, check=True
         ).stdout
-        seconds, memory = output.split()[-2:]
+        taken, memory = output.split()[-2:]
         rows.append(
             {
                 "images": images,
                 "epochs": epochs,
-                "s": round(float(seconds), 2),
-                "ms per 1,000 images": round(1e6 * float(seconds) / images / epochs, 1),
+                "s": round(float(taken), 2),
+                "ms per 1,000 images": round(1e6 * float(taken) / images / epochs, 1),
                 "MiB": round(float(memory)),
             }
         )
@@ -66,12 +81,11 @@ def of_training(variant: str) -> pd.DataFrame:
 
 def fit(variant: str, images: int, epochs: int) -> float:
     """Seconds of a training."""
+    device = Machine(device="cpu").prepare()
     train, validation = images_of(images)
     model = LeNet(VARIANTS[variant], seed=0)
     start = time.perf_counter()
-    training.fit(
-        model, train, validation, VARIANTS[variant], Protocol(epochs=epochs), device=torch.device("cpu")
-    )
+    training.fit(model, train, validation, VARIANTS[variant], Protocol(epochs=epochs), device=device)
     return time.perf_counter() - start
 
 
@@ -81,6 +95,38 @@ def peak_memory() -> float:
         line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
     )
     return int(line.split()[1]) / 1024
+
+
+def of_study(workers: list[int], folder: Path) -> pd.DataFrame:
+    """Seconds of a study of one epoch per training, and the most memory that its processes held at once."""
+    rows = []
+    for count in workers:
+        store = folder / f"workers-{count}"
+        store.mkdir()
+        study = [sys.executable, "-m", "lenet_study", "study", "--epochs", "1", "--folds", "2"]
+        environment = environment_of(MLFLOW_TRACKING_URI=f"sqlite:///{store}/mlflow.db")
+        start, memory = time.perf_counter(), 0.0
+        process = psutil.Popen(
+            [*study, "--threads", "1", "--workers", str(count)],
+            cwd=store,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+        )
+        while process.poll() is None:
+            memory = max(memory, _proportional_memory(process))
+            time.sleep(0.5)
+        assert process.returncode == 0, f"the study with {count} workers failed"
+        rows.append({"workers": count, "s": round(time.perf_counter() - start, 1), "MiB": round(memory)})
+    return pd.DataFrame(rows)
+
+
+def _proportional_memory(process: psutil.Process) -> float:
+    """MiB of a process and its descendants; what they share is counted once."""
+    total = 0
+    for each in [process, *process.children(recursive=True)]:
+        with suppress(psutil.Error):  # it has just ended
+            total += each.memory_full_info().pss
+    return total / 2**20
 
 
 def of_store(counts: list[int], folder: Path, rounds: int) -> pd.DataFrame:
@@ -93,20 +139,13 @@ def of_store(counts: list[int], folder: Path, rounds: int) -> pd.DataFrame:
         row: dict[str, object] = {"runs": count}
         promote = [sys.executable, "-m", "lenet_study", "promote"]
         environment = environment_of(MLFLOW_TRACKING_URI=f"sqlite:///{store}/mlflow.db")
-        taken = []
-        for _ in range(rounds):
-            start = time.perf_counter()
-            subprocess.run(promote, cwd=store, env=environment, check=True, capture_output=True)
-            taken.append(time.perf_counter() - start)
-        row["promote, s"] = round(median(taken), 2)
         _use(store / "mlflow.db")
-        for name, action in (
-            ("selection, s", lambda: registry.trainings(limit=20)),
-            ("a run opened and closed, s", _open_and_close),
-        ):
-            start = time.perf_counter()
-            action()
-            row[name] = round(time.perf_counter() - start, 3)
+        command = partial(
+            subprocess.run, promote, cwd=store, env=environment, check=True, capture_output=True
+        )
+        row["promote, s"] = round(seconds(command, rounds, before=_no_champion), 2)
+        row["selection, s"] = round(seconds(lambda: registry.trainings(limit=20), rounds), 3)
+        row["a run opened and closed, s"] = round(seconds(_open_and_close, rounds), 3)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -114,6 +153,10 @@ def of_store(counts: list[int], folder: Path, rounds: int) -> pd.DataFrame:
 def _use(database: Path) -> None:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database}"
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # MLflow leaves that of the store before
+
+
+def _no_champion() -> None:
+    mlflow.MlflowClient().delete_registered_model_alias(tracking.NAME, registry.CHAMPION)
 
 
 def _open_and_close() -> None:

@@ -6,13 +6,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from threading import Barrier
 
 import pandas as pd
-import torch
 
-from bench.contenders import BATCH, LIGHTNING_PYTHON, Lightning, Limit, Ours, Report
+from bench.contenders import BATCH, LIGHTNING_PYTHON, Contender, Lightning, Limit, Ours, Report
 from lenet_study import data
 from lenet_study.data import Split
+from lenet_study.device import Machine
 from lenet_study.progress import Reporter, Terminal
 from lenet_study.workers import Pool
 
@@ -67,37 +68,56 @@ def _row(variant: str, seconds: dict[str, list[float]]) -> dict[str, object]:
 
 
 def epochs_alone(
-    variant: str, images: int, epochs: int, folder: str, *, reporter: Reporter
+    contender: type[Contender], variant: str, images: int, epochs: int, folder: str, *, reporter: Reporter
 ) -> tuple[float, float]:
     """One thread's epochs in this process: when the first began and the last ended."""
-    torch.set_num_threads(1)
-    ours = Ours(variant, *images_of(images), Path(folder))
-    ours.epoch()
+    Machine(device="cpu", threads=1).prepare()
+    training = contender(variant, *images_of(images), Path(folder))
+    training.epoch()
+    reporter.say("ready")  # answered when all are
     start = time.monotonic()
     for _ in range(epochs):
-        ours.epoch()
+        training.epoch()
     return start, time.monotonic()
+
+
+class _StartTogether(Terminal):
+    """Answers the jobs' only line when all of them have said it."""
+
+    def __init__(self, jobs: int) -> None:
+        super().__init__()
+        self._barrier = Barrier(jobs)
+
+    def say(self, line: str) -> None:
+        self._barrier.wait()
 
 
 def side_by_side(
     variants: Sequence[str], images: int, epochs: int, workers: int, folder: Path
 ) -> pd.DataFrame:
-    """Seconds per epoch and training when ``workers`` trainings run at a time, one thread each."""
+    """Seconds per epoch of one training when ``workers`` run at a time, one thread each.
+
+    That is the time from the first's start to the last's end, divided by the epochs of all.
+    """
     scale = EPOCH_IMAGES / (images // BATCH * BATCH)
     rows = []
     for variant in variants:
-        with Pool(workers, Terminal(), lambda run_id, reason: None) as pool:
-            jobs = [
-                pool.submit(epochs_alone, variant, images, epochs, _made(folder / f"{variant}-{number}"))
-                for number in range(workers)
-            ]
-            spans = [job.result() for job in jobs]
-        # Where the spans do not overlap fully, the lone rest is counted at its full length.
-        seconds = sum(end - start for start, end in spans) / workers / epochs / workers
-        rows.append({"variant": variant, "workers": workers, "side by side s": round(seconds * scale, 2)})
+        row: dict[str, object] = {"variant": variant, "workers": workers}
+        for contender in (Ours, Report):
+            place = folder / f"{variant}-{contender.__name__}"
+            with Pool(workers, _StartTogether(workers), lambda run_id, reason: None) as pool:
+                jobs = [
+                    pool.submit(epochs_alone, contender, variant, images, epochs, _made(place, number))
+                    for number in range(workers)
+                ]
+                spans = [job.result() for job in jobs]
+            seconds = max(end for _, end in spans) - min(start for start, _ in spans)
+            row[f"{contender.__name__.lower()} s"] = round(seconds / epochs / workers * scale, 2)
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _made(folder: Path) -> str:
-    folder.mkdir()
-    return str(folder)
+def _made(folder: Path, number: int) -> str:
+    place = folder / str(number)
+    place.mkdir(parents=True)
+    return str(place)

@@ -42,6 +42,7 @@ def toy_validation() -> Split:
 
 TRAINING_ARTIFACTS = {
     "model_summary.txt",
+    "spec.json",
     "architecture.png",
     "augmentation.png",
     "curves.png",

@@ -31,7 +31,7 @@ def boxes(figure):
 
 
 def test_the_baseline_is_the_reports():
-    figure = architecture.draw("baseline")
+    figure = architecture.draw("baseline", VARIANTS["baseline"])
     shapes = ["1×28×28", "6×28×28", "6×14×14", "16×10×10", "16×5×5", "400", "120", "84", "10"]
     counts = ["–", "156", "–", "2,416", "–", "–", "48,120", "10,164", "850"]
     assert row_of(figure, "output") == shapes
@@ -54,7 +54,7 @@ def test_it_shows_the_models_shapes_and_counts(name):
             counts.append([])
         if count := sum(parameter.numel() for parameter in layer.parameters()):
             counts[-1].append(f"{count:,}")
-    figure = architecture.draw(name)
+    figure = architecture.draw(name, VARIANTS[name])
     assert [text.split(" (was")[0] for text in row_of(figure, "output")] == shapes
     assert row_of(figure, "parameters") == [" + ".join(count) or "–" for count in counts]
     said = "\n".join(words(figure))
@@ -77,7 +77,7 @@ def test_it_shows_the_models_shapes_and_counts(name):
     ],
 )
 def test_it_highlights_the_change_alone(name, changes, stages):
-    figure = architecture.draw(name)
+    figure = architecture.draw(name, VARIANTS[name])
     headline = [text for text in orange(figure) if text.startswith(f"{name} = ")]
     assert len(headline) == (name != "baseline")
     assert sorted([*changes, *headline]) == orange(figure)
@@ -86,8 +86,8 @@ def test_it_highlights_the_change_alone(name, changes, stages):
 
 
 def test_it_shows_the_schedule():
-    (constant,) = architecture.draw("baseline").axes[1].patches
-    (halved,) = architecture.draw("v1").axes[1].patches
+    (constant,) = architecture.draw("baseline", VARIANTS["baseline"]).axes[1].patches
+    (halved,) = architecture.draw("v1", VARIANTS["v1"]).axes[1].patches
     assert set(constant.get_data().values) == {1}
     assert list(halved.get_data().values) == [1] * 5 + [0.5] * 5 + [0.25] * 5
 
@@ -101,7 +101,7 @@ def test_it_draws_a_variant_added_to_the_table(monkeypatch):
         halve_learning_rate_every=2,
     )
     monkeypatch.setitem(VARIANTS, "v5", spec)
-    figure = architecture.draw("v5")
+    figure = architecture.draw("v5", spec)
     changes = ["300 (was 200)", "48×28×28 (was 32)", "96×10×10 (was 64)"]
     assert orange(figure) == [
         *changes,
@@ -112,8 +112,8 @@ def test_it_draws_a_variant_added_to_the_table(monkeypatch):
 
 @every_variant
 def test_nothing_is_cut_off_and_nothing_overlaps(name):
-    assert_readable(architecture.draw(name))
+    assert_readable(architecture.draw(name, VARIANTS[name]))
 
 
 def test_global_state_stays_as_it_was(monkeypatch):
-    assert_global_state_stays(monkeypatch, architecture, lambda: architecture.draw("v4"))
+    assert_global_state_stays(monkeypatch, architecture, lambda: architecture.draw("v4", VARIANTS["v4"]))

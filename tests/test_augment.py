@@ -1,5 +1,6 @@
 """The batched augmentations against torchvision's, image by image."""
 
+import math
 from dataclasses import fields, replace
 from importlib import import_module
 from itertools import product
@@ -7,11 +8,14 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from lenet_study import augment
 from lenet_study.augment import Draws
 from lenet_study.compat import import_torchvision
+from lenet_study.variants import Augmentation
 
 import_torchvision()
 PIL = import_module("torchvision.transforms.functional")  # on PIL images: the report's path
@@ -214,3 +218,64 @@ def test_draws_are_uncorrelated():
     columns = torch.stack([getattr(draws, field.name).double() for field in fields(Draws)])
     correlation = torch.corrcoef(columns) - torch.eye(len(columns))
     assert correlation.abs().max() < 4 / COUNT**0.5
+
+
+@pytest.fixture
+def numbered():
+    """Three images, no two pixels of one alike as far as a byte allows, none of them black."""
+    generator = torch.Generator().manual_seed(4)
+    return torch.randint(1, 256, (3, 28, 28), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(("down", "right"), [(0, 0), (2, 0), (-2, 0), (0, 3), (0, -3), (1, -2), (28, 0)])
+def test_a_shift_moves_pixels_and_black_moves_in(down, right, numbered):
+    moved = augment.shift(numbered, torch.full((3,), down), torch.full((3,), right))
+    for y, x in ((0, 0), (5, 9), (27, 27), (13, 0)):
+        inside = 0 <= y - down < 28 and 0 <= x - right < 28
+        expected = numbered[:, y - down, x - right] if inside else torch.zeros(3, dtype=torch.uint8)
+        assert torch.equal(moved[:, y, x], expected)
+    assert (moved > 0).sum() == 3 * max(0, 28 - abs(down)) * (28 - abs(right))
+
+
+def test_each_image_is_shifted_by_its_own_draw(numbered):
+    moved = augment.shift(numbered, torch.tensor([1, 0, -1]), torch.tensor([0, 2, 0]))
+    assert torch.equal(moved[0, 1:], numbered[0, :-1])
+    assert torch.equal(moved[1, :, 2:], numbered[1, :, :-2])
+    assert torch.equal(moved[2, :-1], numbered[2, 1:])
+
+
+@given(st.lists(st.floats(0, 0.999999), min_size=4, max_size=4))
+@settings(deadline=None)
+def test_an_erased_rectangle_has_the_drawn_area_and_lies_inside(draws):
+    images = torch.full((1, 28, 28), 255, dtype=torch.uint8)
+    black = augment.erase(images, torch.tensor(draws)[:, None])[0] == 0
+    rows, columns = black.any(1).nonzero().squeeze(1), black.any(0).nonzero().squeeze(1)
+    tall, wide = int(rows[-1] - rows[0]) + 1, int(columns[-1] - columns[0]) + 1
+    assert black.sum() == tall * wide  # one full rectangle
+    area = 28 * 28 * (0.02 + 0.31 * draws[0])
+    ratio = math.exp(math.log(0.3) + (math.log(3.3) - math.log(0.3)) * draws[1])
+    assert abs(tall - min(28, math.sqrt(area * ratio))) <= 0.51
+    assert abs(wide - min(28, math.sqrt(area / ratio))) <= 0.51
+
+
+def test_strengths_scale_what_happens():
+    images = torch.randint(
+        1, 256, (2000, 28, 28), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+    )
+    nothing = Augmentation(flip=0, jitter=0, autocontrast=0, solarize=0)
+    assert torch.equal(augment.augment(images, torch.Generator().manual_seed(2), nothing), images)
+    for change, expected in (({"flip": 0.5}, 0.5), ({"erase": 0.3}, 0.3), ({"solarize": 1.0}, 1.0)):
+        changed = augment.augment(images, torch.Generator().manual_seed(2), replace(nothing, **change))
+        share = (changed != images).any(-1).any(-1).float().mean()
+        assert abs(share - expected) < 0.05
+    moved = augment.augment(images, torch.Generator().manual_seed(2), replace(nothing, shift=1))
+    assert abs((moved == images).all(-1).all(-1).float().mean() - 1 / 9) < 0.03
+
+
+def test_the_report_s_strengths_draw_as_before_whatever_else_is_possible():
+    """Shift and erase draw after the others, and only where they are wanted."""
+    images = IMAGES
+    plain = augment.augment(images, torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    expected = augment.apply(images, augment.draw(len(images), generator))
+    assert torch.equal(plain, expected)

@@ -12,6 +12,7 @@ from servers import free_port, serving
 from lenet_study import figures, tracking
 from lenet_study.commands.train import Job, describe, variant_tags
 from lenet_study.device import Machine
+from lenet_study.specs import chosen
 from lenet_study.training import Epoch, Protocol
 from lenet_study.variants import VARIANTS
 
@@ -75,12 +76,13 @@ def write_study():
     with tracking.run("study", stage="study", params={"folds": 5}) as study:
         study.set_tags({"study": study.id})
         for variant in reversed(VARIANTS):  # as the study starts them
+            recipe = chosen(variant, "", protocol)
             with tracking.run(
                 variant,
                 stage="train",
-                params=Job(stage="train", variant=variant, protocol=protocol, machine=machine).parameters(),
+                params=Job(stage="train", recipe=recipe, machine=machine).parameters(),
                 tags=variant_tags(variant),
-                description=describe(variant),
+                description=describe(recipe),
                 study=study.id,
             ) as run:
                 for epoch in history(variant):

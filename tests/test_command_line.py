@@ -29,11 +29,26 @@ MACHINES = {**MACHINE, "workers": 0}
 CHAMPION = "models:/fashion-mnist-lenet@champion"
 ENTRY_POINTS = {
     "data": {"data_dir": ""},
-    "train": {"variant": "v4", **PROTOCOL, **MACHINE},
-    "kfold": {"variant": "v4", "folds": 5, **PROTOCOL, **MACHINES},
+    "train": {"variant": "v4", "spec": "", **PROTOCOL, **MACHINE},
+    "kfold": {"variant": "v4", "spec": "", "folds": 5, **PROTOCOL, **MACHINES},
     "evaluate": {"model": CHAMPION, "seed": 0, **MACHINE},
-    "retrain": {"variant": "v4", **PROTOCOL, **MACHINE},
+    "retrain": {"variant": "v4", "spec": "", **PROTOCOL, **MACHINE},
     "promote": {"rollback": False},
+    "search": {
+        "trials": 50,
+        "timeout": 0,
+        "study_name": "lenet",
+        "storage": "sqlite:///optuna.db",
+        "objectives": "accuracy",
+        "max_parameters": 500_000,
+        "max_epochs": 30,
+        "sampler": "TPESampler",
+        "pruner": "HyperbandPruner",
+        "confirm_seeds": 3,
+        "seed": 0,
+        "precision": "float32",
+        **MACHINES,
+    },
     "study": {"folds": 5, **PROTOCOL, **MACHINES},
 }
 # arguments, what the sentence names
@@ -55,6 +70,11 @@ REJECTED = [
     (["train", "--precision", "float16"], ["--precision", "float16", "bfloat16"]),
     (["train", "--seed", "-1"], ["--seed", "-1", "0"]),
     (["train", "--seed", str(2**32)], ["--seed", str(2**32), str(2**32 - 1)]),
+    (["search", "--sampler", "Annealing"], ["--sampler", "Annealing", "TPESampler"]),
+    (["search", "--pruner", "none"], ["--pruner", "none", "NopPruner"]),
+    (["search", "--objectives", "speed"], ["--objectives", "speed", "accuracy,parameters"]),
+    (["search", "--study-name", "a/b"], ["--study-name", "a/b", "letters"]),
+    (["search", "--trials", "0"], ["--trials", "0", "x>=1"]),
     (["evaluate", "--seed", str(2**32)], ["--seed", str(2**32), str(2**32 - 1)]),
     (["train", "--threads", "-1"], ["--threads", "-1", "0"]),
     (["train", "--threads", "100000000"], ["--threads", "100000000"]),
@@ -264,7 +284,7 @@ def test_help_and_rejected_values_import_neither_torch_nor_mlflow():
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             codes = [main(["--help"]), *(main([name, "--help"]) for name in COMMANDS)]
             codes += [main(["train", "--epochs", "0"]), main(["nosuch"])]
-        heavy = {"torch", "mlflow", "numpy", "sklearn", "matplotlib", "pandas"}
+        heavy = {"torch", "mlflow", "numpy", "sklearn", "matplotlib", "pandas", "optuna"}
         print(json.dumps([codes, sorted(heavy & sys.modules.keys())]))
     """
     codes, imported = json.loads(process("-c", script).stdout)

@@ -12,7 +12,7 @@ from conftest import TRAINING_ARTIFACTS, add_training, open_store, toy_split
 from lenet_study import JobError, UserError, data, figures, registry
 from lenet_study.commands import evaluate, kfold, retrain, study, train
 from lenet_study.training import Epoch
-from lenet_study.variants import VARIANTS
+from lenet_study.variants import VARIANTS, parameters
 
 PROTOCOL = {
     "epochs": 2,
@@ -107,7 +107,12 @@ def test_only_folds_are_nested(finished):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_training_logs_parameters_metrics_pictures_and_colour(finished, variant):
     run = finished.runs[variant]
-    assert run.data.params == {k: str(v) for k, v in {"variant": variant, **PROTOCOL, **MACHINE}.items()}
+    given = {"variant": variant, "spec": "", **PROTOCOL, **MACHINE}
+    of_spec = {name: value for name, value in run.data.params.items() if name.startswith("spec.")}
+    assert run.data.params == {**{name: str(value) for name, value in given.items()}, **of_spec}
+    assert of_spec["spec.channels"] == str(VARIANTS[variant].channels)
+    assert of_spec["spec.augmentation.flip"] == "0.25"
+    assert run.data.metrics["parameters"] == parameters(VARIANTS[variant])
     assert artifacts(finished, run) >= TRAINING_ARTIFACTS
     history = table(finished, run, "history.csv")
     for metric in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "learning_rate"):
@@ -219,7 +224,7 @@ def test_the_study_names_the_addresses_of_its_five_trainings(finished):
 def test_every_training_command_repeats_its_weights_bit_for_bit(finished):
     """Alone, each command gives the weights that it gave within the study."""
     chosen = chosen_of(finished)
-    settings = {"variant": chosen, **PROTOCOL, **MACHINE}
+    settings = {"variant": chosen, "spec": "", **PROTOCOL, **MACHINE}
     train.main(**settings)
     kfold.main(folds=2, workers=1, **settings)
     retrain.main(**settings)
@@ -231,7 +236,7 @@ def test_every_training_command_repeats_its_weights_bit_for_bit(finished):
 
 
 def test_retraining_is_compared_with_the_best_training_of_the_variant(finished, capsys):
-    retrain.main(variant="v1", **PROTOCOL, **MACHINE)
+    retrain.main(variant="v1", spec="", **PROTOCOL, **MACHINE)
     assert "no finished training" not in capsys.readouterr().out
     latest = latest_run(finished, "v1 retrained on test")
     assert latest.data.tags["compared.run_id"] == finished.runs["v1"].info.run_id
@@ -239,8 +244,8 @@ def test_retraining_is_compared_with_the_best_training_of_the_variant(finished, 
 
 
 def test_retraining_without_a_former_training_says_so(finished, monkeypatch, capsys):
-    monkeypatch.setattr(registry, "best_training", lambda variant: None)
-    retrain.main(variant="baseline", **PROTOCOL, **MACHINE)
+    monkeypatch.setattr(registry, "best_training", lambda variant, stage: None)
+    retrain.main(variant="baseline", spec="", **PROTOCOL, **MACHINE)
     assert "no finished training of baseline to compare with" in capsys.readouterr().out
     latest = latest_run(finished, "baseline retrained on test")
     assert "compared.run_id" not in latest.data.tags
@@ -254,7 +259,7 @@ def test_a_former_training_that_cannot_be_read_is_refused_before_retraining(fini
     monkeypatch.setattr(registry, "fetch", refuse)
     before = len(finished.client.search_runs(["1"]))
     with pytest.raises(UserError, match="was changed"):
-        retrain.main(variant="v1", **PROTOCOL, **MACHINE)
+        retrain.main(variant="v1", spec="", **PROTOCOL, **MACHINE)
     assert len(finished.client.search_runs(["1"])) == before
 
 
@@ -329,7 +334,7 @@ def test_a_study_without_any_training_fails(store, monkeypatch):
 @pytest.mark.usefixtures("toy_images")
 def test_a_cross_validation_says_over_how_many_folds_its_mean_is(store, monkeypatch, capsys):
     failing(monkeypatch, "baseline fold 2/3")
-    kfold.main(variant="baseline", folds=3, **PROTOCOL, **ONE)
+    kfold.main(variant="baseline", spec="", folds=3, **PROTOCOL, **ONE)
     assert "over 2 folds" in capsys.readouterr().out
     (run,) = store.search_runs(["1"], "tags.stage = 'kfold'")
     assert run.data.metrics["kfold/folds"] == 2

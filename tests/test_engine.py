@@ -1,6 +1,9 @@
 """The optimiser's step, written and captured."""
 
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from functools import partial
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -35,7 +38,7 @@ def test_a_step_descends_and_gives_the_logits_from_before_it():
 
 def test_the_learning_rate_is_that_of_the_next_step():
     model, loss_of = line()
-    optimizer = engine.adam(model, 0.5)
+    optimizer = engine.optimizer_of(model, "adam", 0.5, 0.0)
     step = engine.step_of(loss_of, model, optimizer)
     step(torch.ones(2, 1), torch.zeros(2))
     assert model.weight.item() == pytest.approx(2.5)  # Adam's first step is the rate
@@ -47,7 +50,7 @@ def test_the_learning_rate_is_that_of_the_next_step():
 def test_adam_is_the_textbook_s(toy_train):
     """Kingma and Ba 2015, algorithm 1."""
     model, loss_of = line()
-    step = engine.step_of(loss_of, model, engine.adam(model, 0.1))
+    step = engine.step_of(loss_of, model, engine.optimizer_of(model, "adam", 0.1, 0.0))
     weight, first, second = 3.0, 0.0, 0.0
     for number in range(1, 6):
         step(torch.ones(2, 1), torch.zeros(2))
@@ -55,6 +58,53 @@ def test_adam_is_the_textbook_s(toy_train):
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
         weight -= 0.1 * (first / (1 - 0.9**number)) / ((second / (1 - 0.999**number)) ** 0.5 + 1e-8)
         assert model.weight.item() == pytest.approx(weight, rel=1e-5)
+
+
+class Graph:
+    """Stands in for a CUDA graph: capturing leaves no effect, replaying does what was captured."""
+
+    def __init__(self, model, optimizer):
+        self.model, self.optimizer, self.captured = model, optimizer, None
+
+    @contextmanager
+    def capture(self, graph):
+        before = deepcopy(self.model.state_dict()), deepcopy(self.optimizer.state_dict())
+        yield
+        self.model.load_state_dict(before[0])
+        self.optimizer.load_state_dict(before[1])
+
+    def replay(self):
+        step = self.captured
+        step._logits.copy_(step._step(step._images, step._labels))
+
+
+@pytest.mark.parametrize("optimizer_name", ["adam", "adamw", "sgd"])
+def test_the_bookkeeping_around_a_capture_leaves_the_weights_of_the_step_as_written(
+    optimizer_name, toy_train, monkeypatch
+):
+    """On the CPU, with a stand-in for the graph: warm-up undone, small batches, rates, logits kept."""
+    monkeypatch.setattr(torch.cuda, "Stream", MagicMock)
+    monkeypatch.setattr(torch.cuda, "current_stream", MagicMock())
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    normalise, protocol, found = Normalisation.of(toy_train.images), Protocol(), []
+    for captured in (False, True):
+        model = LeNet(VARIANTS["v4"], seed=0).to(memory_format=torch.channels_last)
+        optimizer = engine.optimizer_of(model, optimizer_name, 0.001, 1e-4)
+        step = engine.step_of(partial(training.training_loss, model, protocol), model, optimizer)
+        if captured:
+            graph = Graph(model, optimizer)
+            monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda graph=graph: graph)
+            monkeypatch.setattr(torch.cuda, "graph", graph.capture)
+            step = graph.captured = engine._Captured(step, model, optimizer)
+        losses = []
+        for epoch, rate in ((1, 0.001), (2, 0.0005)):
+            engine.set_learning_rate(optimizer, rate)
+            batches = training.training_batches(toy_train, normalise, protocol, epoch)  # the last is smaller
+            losses.append(training.run_epoch(model, batches, step))
+        found.append((losses, model.state_dict()))
+    (written_losses, written), (captured_losses, replayed) = found
+    assert captured_losses == written_losses
+    assert all(torch.equal(written[key], replayed[key]) for key in written)
 
 
 @needs_gpu
@@ -65,7 +115,7 @@ def test_a_captured_step_gives_the_weights_of_the_step_as_written(name, toy_trai
     weights = []
     for captured in (False, True):
         model = LeNet(VARIANTS[name], seed=0).to(device).to(memory_format=torch.channels_last)
-        optimizer = engine.adam(model, 0.001)
+        optimizer = engine.optimizer_of(model, "adam", 0.001, 0.0)
         loss_of = partial(training.training_loss, model, protocol)
         step = engine.step_of(loss_of, model, optimizer)
         losses = []

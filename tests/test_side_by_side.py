@@ -1,6 +1,7 @@
 """Cross-validation in several processes, on the real data: same weights, and one killed worker."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +23,14 @@ PROTOCOL = {
     "precision": "float32",
 }
 
+COMMAND = [sys.executable, "-m", "lenet_study", "kfold", "--workers", "2", "--epochs", "2"]
+COMMAND += [part for name, value in FOLDS.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+
 pytestmark = pytest.mark.realdata
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 
 
 def runs(store, stage):
@@ -31,25 +39,21 @@ def runs(store, stage):
 
 def test_several_processes_give_the_weights_of_one(store):
     for workers in (1, 2):
-        kfold.main(**FOLDS, **PROTOCOL, epochs=1, device="cpu", threads=1, workers=workers)
+        kfold.main(**FOLDS, **PROTOCOL, spec="", epochs=1, device="cpu", threads=1, workers=workers)
     weights = {(run.data.tags["fold"], run.data.tags["weights.sha256"]) for run in runs(store, "fold")}
     assert len(runs(store, "fold")) == 6
     assert len(weights) == 3
 
 
 def test_a_killed_worker_fails_its_run_alone(store, tmp_path):
-    command = [sys.executable, "-m", "lenet_study", "kfold", "--workers", "2", "--epochs", "2"]
-    command += [part for name, value in FOLDS.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     with (tmp_path / "log").open("w+") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
-        deadline = time.monotonic() + 120
-        while "epoch 1/2" not in (tmp_path / "log").read_text():
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        workers(process.pid)[0].kill()
-        assert process.wait(timeout=240) == 0, (tmp_path / "log").read_text()
+        process = subprocess.Popen(COMMAND, cwd=tmp_path, env=environment(), stdout=log, stderr=log)
+        try:
+            wait_for_epochs(process, tmp_path / "log", 2)
+            workers(process.pid)[0].kill()
+            assert process.wait(timeout=240) == 0, (tmp_path / "log").read_text()
+        finally:
+            process.kill()
     output = (tmp_path / "log").read_text()
     assert "failed: its process died (exit code -9)" in output
     assert "over 2 folds" in output
@@ -59,7 +63,36 @@ def test_a_killed_worker_fails_its_run_alone(store, tmp_path):
     assert failed.data.tags["error"] == "its process died (exit code -9)"
     (parent,) = runs(store, "kfold")
     assert parent.info.status == "FINISHED"
+    assert "its process died (exit code -9)" in parent.data.tags["failed"]
     assert workers(process.pid) == []
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_workers_do_not_outlive_their_command(store, tmp_path, sent, code):
+    with (tmp_path / "log").open("w+") as log:
+        process = subprocess.Popen(COMMAND, cwd=tmp_path, env=environment(), stdout=log, stderr=log)
+        try:
+            wait_for_epochs(process, tmp_path / "log", 2)
+            left = workers(process.pid)
+            process.send_signal(sent)
+            assert process.wait(timeout=60) == code
+        finally:
+            process.kill()
+    _, alive = psutil.wait_procs(left, timeout=60)
+    assert len(left) == 2
+    assert alive == []
+    assert [run.info.status for run in runs(store, "fold")] == ["KILLED", "KILLED"]
+    (parent,) = runs(store, "kfold")
+    assert parent.info.status == ("KILLED" if sent == signal.SIGTERM else "RUNNING")
+
+
+def wait_for_epochs(process, log, folds):
+    """Until so many folds have reported their first epoch."""
+    deadline = time.monotonic() + 120
+    while log.read_text().count("epoch 1/2") < folds:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def workers(process_id):

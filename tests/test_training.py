@@ -14,7 +14,7 @@ from lenet_study import engine, training
 from lenet_study.data import Normalisation, Split
 from lenet_study.model import LeNet
 from lenet_study.training import Epoch, Protocol
-from lenet_study.variants import VARIANTS
+from lenet_study.variants import VARIANTS, Augmentation
 
 CPU = torch.device("cpu")
 BRIEF = Protocol(epochs=2, learning_rate=0.003)
@@ -245,6 +245,58 @@ def test_learning_rate_is_that_of_step_lr(name):
     assert len(set(rates)) == (1 if name == "baseline" else 3)
 
 
+def test_annealing_follows_half_a_cosine_and_multiplies_with_halving():
+    spec = replace(VARIANTS["baseline"], cosine_annealing=True)
+    protocol = Protocol(epochs=4, learning_rate=0.1)
+    rates = [training.learning_rate_at(n, spec, protocol) for n in range(1, 5)]
+    half = 0.5**0.5 / 2
+    assert rates == pytest.approx([0.1, 0.1 * (0.5 + half), 0.05, 0.1 * (0.5 - half)])
+    both = replace(spec, halve_learning_rate_every=2)
+    assert training.learning_rate_at(3, both, protocol) == pytest.approx(0.025)
+
+
+SEARCHED = {
+    "dropout": {"dropout": 0.3},
+    "adamw": {"optimizer": "adamw", "weight_decay": 0.01},
+    "sgd": {"optimizer": "sgd", "weight_decay": 1e-4},
+    "smoothing": {"label_smoothing": 0.1},
+    "augmentation": {"augmentation": Augmentation(flip=0.5, shift=1, erase=0.1)},
+}
+
+
+@pytest.mark.parametrize("change", SEARCHED.values(), ids=SEARCHED)
+def test_what_a_search_may_change_changes_the_weights_and_can_be_repeated(change, toy_train):
+    weights = []
+    for spec in (VARIANTS["v4"], *[replace(VARIANTS["v4"], **change)] * 2):
+        torch.manual_seed(len(weights))  # which nothing may depend on
+        model = LeNet(spec, seed=0)
+        training.fit(model, toy_train, None, spec, BRIEF, device=CPU)
+        weights.append(list(model.state_dict().values()))
+    plain, once, again = weights
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(plain, once, strict=True))
+
+
+def test_smoothing_spreads_the_target():
+    model = LeNet(VARIANTS["baseline"], seed=0)
+    images = torch.rand(8, 1, 28, 28)
+    labels = torch.arange(8)
+    protocol = Protocol(auxiliary="untrained")
+    loss, logits = training.training_loss(model, protocol, images, labels, label_smoothing=0.2)
+    target = torch.full((8, 10), 0.02) + 0.8 * torch.eye(10)[:8]
+    assert loss.item() == pytest.approx(-(target * logits.log_softmax(1)).sum(1).mean().item(), rel=1e-5)
+
+
+def test_dropout_drops_in_training_alone():
+    spec = replace(VARIANTS["v4"], dropout=0.5)
+    model, images = LeNet(spec, seed=0), torch.rand(8, 1, 28, 28)
+    model.eval()
+    assert torch.equal(model(images), model(images))
+    assert torch.equal(model(images), LeNet(VARIANTS["v4"], seed=0).eval()(images))
+    model.train()
+    assert not torch.equal(model(images), model(images))
+
+
 def test_optimizer_uses_the_learning_rate(monkeypatch, toy_train):
     used, reported = [], []
 
@@ -399,7 +451,7 @@ def test_order_and_augmentation_depend_on_seed_and_epoch_alone(numbered):
 
 
 def test_images_keep_their_labels(numbered, monkeypatch):
-    monkeypatch.setattr(training, "augment", lambda images, generator: images)
+    monkeypatch.setattr(training.augment, "augment", lambda images, generator, strength: images)
     monkeypatch.setattr(training, "AUGMENTATION_CHUNK", 64)
     clean = Normalisation.of(numbered.images)(numbered.images)
     for images, labels in batches_of(numbered):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lenet_study import JobError, UserError
+from lenet_study import JobError, Pruned, UserError
 from lenet_study.training import Epoch
 from lenet_study.workers import Pool
 
@@ -120,6 +120,34 @@ def test_a_job_that_fails_takes_no_other_with_it(pool):
         futures["refused"].result()
 
 
+@both
+def test_an_unforeseen_exception_becomes_a_sentence_and_its_trace_is_shown(workers, capfd):
+    with Pool(workers, Recorder(), print) as pool:
+        job = pool.submit(divide)
+        with pytest.raises(JobError, match="ZeroDivisionError: division by zero"):
+            job.result()
+    if workers == 1:  # the others' fork server has the stderr of the first test that needed it
+        assert "in divide" in capfd.readouterr().err
+
+
+class Critic(Recorder):
+    """Ends a job after its first epoch."""
+
+    def epoch(self, *content):
+        super().epoch(*content)
+        raise Pruned("others are better")
+
+
+@both
+def test_an_exception_of_the_reporter_is_raised_in_the_job(workers):
+    with Pool(workers, Critic(), print) as pool:
+        job = pool.submit(double, 4)
+        with pytest.raises(Pruned, match="others are better"):
+            job.result()
+        assert pool.submit(process_id).result()
+    assert [event[0] for event in pool.reporter.events] == ["started", "epoch"]
+
+
 def test_the_run_of_a_process_that_died_is_failed(pool, failures):
     futures = {"dead": pool.submit(die), "doubled": pool.submit(double, 4)}
     assert pool.results(futures) == {"doubled": 8}
@@ -133,6 +161,19 @@ def wait_for(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_an_exception_ends_a_job_whose_process_is_just_being_started(tmp_path):
+    start = time.monotonic()
+
+    def interrupted():
+        with Pool(2, Recorder(), print) as pool:
+            pool.submit(rest, str(tmp_path / "path"), 300)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert time.monotonic() - start < 120
 
 
 def test_an_exception_ends_the_jobs_that_run_and_drops_those_that_wait(tmp_path):

@@ -26,6 +26,7 @@ OPERATIONS = {
     "Linear": "fully connected",
     "BatchNorm1d": "batch norm",
     "BatchNorm2d": "batch norm",
+    "Dropout": "drop {0.p:.2g}",
 }
 STAGE_STARTS = ("Conv2d", "MaxPool2d", "Flatten", "Linear")
 HEADS = {"first_wave": "aux_output1", "second_wave": "aux_output2"}
@@ -49,7 +50,11 @@ def _stages(spec: VariantSpec) -> list[_Stage]:
         kind = type(module).__name__
         if kind in STAGE_STARTS:
             stages.append(_Stage(path.split(".", maxsplit=1)[0], tuple(output.shape[1:]), [], []))
-        stages[-1].operations.append(OPERATIONS.get(kind, kind).format(module))
+        operation = OPERATIONS.get(kind, kind).format(module)
+        if kind == "Dropout":
+            stages[-1].operations[-1] += f", {operation}"
+        else:
+            stages[-1].operations.append(operation)
         if count := sum(parameter.numel() for parameter in module.parameters()):
             stages[-1].parameters.append(count)
 
@@ -63,10 +68,11 @@ def _stages(spec: VariantSpec) -> list[_Stage]:
 
 
 @styled
-def draw(name: str) -> Figure:
-    """A variant's layers, shapes and parameters; orange is what its parent has not."""
-    spec, parent = VARIANTS[name], parent_of(name) or name  # the first is compared with itself
-    stages, parent_stages = _stages(spec), _stages(VARIANTS[parent])
+def draw(name: str, spec: VariantSpec) -> Figure:
+    """A model's layers, shapes and parameters; orange is what its parent has not, if it has one."""
+    parent = (parent_of(name) if name in VARIANTS else None) or name
+    parent_spec = VARIANTS[parent] if parent != name else spec
+    stages, parent_stages = _stages(spec), _stages(parent_spec)
     heads = {stage.part: stage for stage in stages if stage.part in HEADS.values()}
     trunk = [stage for stage in stages if stage.part not in heads]
     left, pitch, middle = 1.75, 1.42, 3.0  # inches, like all coordinates here
@@ -120,12 +126,13 @@ def draw(name: str) -> Figure:
             axes.text(x + 0.2, 1.44, text, va="center", linespacing=1.4)
 
     halving = spec.halve_learning_rate_every
-    ink = INK[halving != VARIANTS[parent].halve_learning_rate_every]
+    ink = INK[halving != parent_spec.halve_learning_rate_every]
     inset = figure.add_axes((1 - 3.2 / width, 0.55 / height, 2.8 / width, 0.9 / height))
     one = Protocol(learning_rate=1)
     rates = [learning_rate_at(epoch, spec, one) for epoch in range(1, one.epochs + 1)]
     steps(inset, 1, rates, ink)
     schedule = f"halved every {halving} epochs" if halving else "constant"
+    schedule = "annealed along a half cosine" if spec.cosine_annealing else schedule
     inset.set_title(f"learning rate: {schedule}", color=ink, size=9)
     inset.set(xlabel="epoch", ylim=(0, 1.15), yticks=(0, 0.5, 1), yticklabels=("0", "½", "initial"))
     return figure

@@ -1,4 +1,4 @@
-"""The report's four augmentations, applied to a whole batch of uint8 images at once.
+"""The report's four augmentations and two more, applied to a whole batch of uint8 images at once.
 
 Every image draws its own values. The arithmetic is that of torchvision's transforms on PIL images, which
 the report used: grey levels are truncated after every step, and the results are equal pixel by pixel.
@@ -6,17 +6,19 @@ the report used: grey levels are truncated after every step, and the results are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-FLIP_PROBABILITY = 0.25
-JITTER = 0.2  # brightness and contrast factors lie in [1 - JITTER, 1 + JITTER]
-AUTOCONTRAST_PROBABILITY = 0.2
-SOLARIZE_PROBABILITY = 0.2
+from lenet_study.variants import Augmentation
+
 SOLARIZE_THRESHOLD = 15  # grey level; black below it stays black
+ERASED_AREA = (0.02, 0.33)  # shares of the image, and ratios of height to width: torchvision's
+ERASED_RATIO = (0.3, 3.3)
+REPORTS = Augmentation()
 
 
 @dataclass(frozen=True)
@@ -31,30 +33,40 @@ class Draws:
     solarize: Tensor
 
 
-def draw(count: int, generator: torch.Generator) -> Draws:
+def draw(count: int, generator: torch.Generator, strength: Augmentation = REPORTS) -> Draws:
     """Draw the report's random choices for ``count`` images, on the generator's device."""
     uniform = torch.rand(6, count, generator=generator, device=generator.device)
     return Draws(
-        flip=uniform[0] < FLIP_PROBABILITY,
-        brightness=1 - JITTER + 2 * JITTER * uniform[1],
-        contrast=1 - JITTER + 2 * JITTER * uniform[2],
+        flip=uniform[0] < strength.flip,
+        brightness=1 - strength.jitter + 2 * strength.jitter * uniform[1],
+        contrast=1 - strength.jitter + 2 * strength.jitter * uniform[2],
         contrast_first=uniform[3] < 0.5,
-        autocontrast=uniform[4] < AUTOCONTRAST_PROBABILITY,
-        solarize=uniform[5] < SOLARIZE_PROBABILITY,
+        autocontrast=uniform[4] < strength.autocontrast,
+        solarize=uniform[5] < strength.solarize,
     )
 
 
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Flip, jitter, autocontrast and solarize at random.
+def augment(images: Tensor, generator: torch.Generator, strength: Augmentation = REPORTS) -> Tensor:
+    """Flip, jitter, autocontrast, solarize, shift and erase at random.
 
     Args:
         images: uint8 [N, 28, 28].
         generator: Source of the draws; on the images' device.
+        strength: How much of each.
 
     Returns:
         uint8 [N, 28, 28], a new tensor.
     """
-    return apply(images, draw(len(images), generator))
+    images = apply(images, draw(len(images), generator, strength))
+    if strength.shift:
+        span = (-strength.shift, strength.shift + 1)
+        moves = torch.randint(*span, (2, len(images)), generator=generator, device=generator.device)
+        images = shift(images, *moves)
+    if strength.erase:
+        uniform = torch.rand(5, len(images), generator=generator, device=generator.device)
+        rows = (uniform[0] < strength.erase).nonzero().squeeze(1)
+        images = images.index_copy(0, rows, erase(images[rows], uniform[1:, rows]))
+    return images
 
 
 def apply(images: Tensor, draws: Draws) -> Tensor:
@@ -92,6 +104,40 @@ def autocontrast(images: Tensor) -> Tensor:
 def solarize(images: Tensor) -> Tensor:
     """Invert the grey levels at or above the threshold."""
     return torch.where(images >= SOLARIZE_THRESHOLD, 255 - images, images)
+
+
+def shift(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """Move each image by ``down`` and ``right`` [N] pixels; black moves in."""
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, device=images.device) - down[:, None]
+    columns = torch.arange(width, device=images.device) - right[:, None]
+    sources = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
+    moved = images.flatten(1).gather(1, sources.flatten(1)).view_as(images)
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    return moved * inside
+
+
+def erase(images: Tensor, uniform: Tensor) -> Tensor:
+    """Blacken a rectangle in each image.
+
+    Args:
+        images: uint8 [N, 28, 28].
+        uniform: Of each rectangle its area, its ratio of height to width, and its place from the top and
+            from the left, as numbers [4, N] in [0, 1).
+    """
+    height, width = images.shape[-2:]
+    area = height * width * (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * uniform[0])
+    low, high = (math.log(ratio) for ratio in ERASED_RATIO)
+    ratio = (low + (high - low) * uniform[1]).exp()
+    tall = (area * ratio).sqrt().round().clamp(1, height)
+    wide = (area / ratio).sqrt().round().clamp(1, width)
+    top = (uniform[2] * (height - tall + 1)).floor()
+    left = (uniform[3] * (width - wide + 1)).floor()
+    rows = torch.arange(height, device=images.device)[:, None]
+    columns = torch.arange(width, device=images.device)[None, :]
+    inside = (rows >= _each(top)) & (rows < _each(top + tall))
+    inside = inside & (columns >= _each(left)) & (columns < _each(left + wide))
+    return images.masked_fill(inside, 0)
 
 
 def _jitter(images: Tensor, draws: Draws) -> Tensor:

@@ -7,16 +7,31 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lenet_study.variants import Optimizer
+
+MOMENTUM = 0.9  # of SGD
 WARM_UP = 3  # steps before a capture; CUDA libraries set themselves up in them
 LossAndLogits = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Step = Callable[[Tensor, Tensor], Tensor]
 
 
-def adam(model: nn.Module, learning_rate: float) -> torch.optim.Adam:
-    """Adam with all parameters in one call; on a GPU it can be captured."""
+def optimizer_of(
+    model: nn.Module, name: Optimizer, learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """An optimiser that steps all parameters in one call; on a GPU it can be captured."""
     on_gpu = next(model.parameters()).is_cuda
     rate = torch.tensor(learning_rate, device="cuda") if on_gpu else learning_rate
-    return torch.optim.Adam(model.parameters(), lr=rate, fused=True, capturable=on_gpu)
+    if name == "sgd":
+        return torch.optim.SGD(
+            model.parameters(),
+            lr=rate,
+            momentum=MOMENTUM,
+            nesterov=True,
+            weight_decay=weight_decay,
+            fused=True,
+        )
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    return kind(model.parameters(), lr=rate, weight_decay=weight_decay, fused=True, capturable=on_gpu)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
@@ -34,7 +49,7 @@ def step_of(loss_of: LossAndLogits, model: nn.Module, optimizer: torch.optim.Opt
     Args:
         loss_of: Loss and logits [N, 10] of images and labels.
         model: Whose parameters the optimiser holds.
-        optimizer: From ``adam``, if the model is on a GPU.
+        optimizer: From ``optimizer_of``, if the model is on a GPU.
 
     Returns:
         A function of images and labels that makes one step and gives the logits from before it.

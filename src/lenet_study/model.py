@@ -29,7 +29,7 @@ class LeNet(nn.Module):
     """One class for all variants; the spec decides widths and batch norm.
 
     Args:
-        spec: The variant.
+        spec: Its widths, batch norm and dropout.
         seed: Seed of the initial weights: Kaiming-uniform weights, zero biases (the report's choice).
     """
 
@@ -57,14 +57,16 @@ class LeNet(nn.Module):
             nn.ReLU(),
         )  # fmt: skip
         self.aux_output2 = nn.Linear(sizes[0], len(CLASSES))
+        dropout = [nn.Dropout(spec.dropout)] if spec.dropout else []
         hidden: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
             hidden += [
+                *dropout,
                 nn.Linear(inputs, outputs),
                 *([norm1d(outputs)] if norm1d else []),
                 nn.ReLU(),
             ]
-        self.classifier = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], len(CLASSES)))
+        self.classifier = nn.Sequential(nn.Flatten(), *hidden, *dropout, nn.Linear(sizes[-1], len(CLASSES)))
         self._initialise(seed)
 
     def _initialise(self, seed: int) -> None:

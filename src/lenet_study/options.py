@@ -6,6 +6,7 @@ Standard library and click alone, so that help and rejected values answer at onc
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,18 @@ class PositiveNumber(click.FloatRange):
         return number
 
 
+class StudyName(click.ParamType[str]):
+    """Letters, digits and a few signs: it becomes part of names of runs and models."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what no run or model could be called."""
+        if not re.fullmatch(r"\w[\w.+-]{0,59}", value):
+            self.fail(f"{value!r}: use up to 60 letters, digits and . + - _", param, ctx)
+        return str(value)
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One parameter: its name in MLflow, its click type, its default and its meaning."""
@@ -61,10 +74,13 @@ class Parameter:
         )
 
 
-_PARAMETERS = {
+PARAMETERS = {
     parameter.name: parameter
     for parameter in (
         Parameter("variant", click.Choice(tuple(VARIANTS)), "v4", "Which of the five models."),
+        Parameter(
+            "spec", click.STRING, "", "A spec file to train instead of a variant, as a search logs it."
+        ),
         Parameter("epochs", Count(1), 15, "Passes over the training images."),
         Parameter("batch_size", Count(2), 32, "Images per optimiser step."),
         Parameter("learning_rate", PositiveNumber(), 0.001, "Adam's initial learning rate."),
@@ -99,6 +115,33 @@ _PARAMETERS = {
             "models:/fashion-mnist-lenet@champion",
             "A run id, a models:/ address, or the path of a TorchScript file.",
         ),
+        Parameter("trials", Count(1), 50, "Trials that the search is to have, earlier ones included."),
+        Parameter("timeout", Count(0), 0, "Seconds after which no trial begins; 0 sets no limit."),
+        Parameter("study_name", StudyName(), "lenet", "Name of the search; the same name goes on."),
+        Parameter("storage", click.STRING, "sqlite:///optuna.db", "Where Optuna keeps the trials."),
+        Parameter(
+            "objectives",
+            click.Choice(("accuracy", "accuracy,parameters")),
+            "accuracy",
+            "Validation accuracy of the best epoch, or also few parameters.",
+        ),
+        Parameter("max_parameters", Count(1), 500_000, "Budget of a model."),
+        Parameter("max_epochs", Count(1, 1000), 30, "The most epochs that a trial may choose."),
+        Parameter(
+            "sampler",
+            click.Choice(("TPESampler", "GPSampler", "NSGAIISampler", "RandomSampler")),
+            "TPESampler",
+            "Of Optuna's samplers.",
+        ),
+        Parameter(
+            "pruner",
+            click.Choice(("HyperbandPruner", "WilcoxonPruner", "MedianPruner", "NopPruner")),
+            "HyperbandPruner",
+            "Of Optuna's pruners; with two objectives nothing is pruned.",
+        ),
+        Parameter(
+            "confirm_seeds", Count(0, 100), 3, "Seeds to train the best trial and the champion on at the end."
+        ),
         Parameter("rollback", click.BOOL, False, "Give the alias back to the former champion."),
     )
 }
@@ -108,17 +151,35 @@ _MACHINES = ("device", "threads", "workers", "data_dir")
 
 _COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "data": ("Find or fetch Fashion-MNIST, and verify it.", ("data_dir",)),
-    "train": ("Train one variant and register the model.", ("variant", *_PROTOCOL, *_MACHINE)),
-    "kfold": ("Cross-validate one variant.", ("variant", "folds", *_PROTOCOL, *_MACHINES)),
+    "train": ("Train one variant and register the model.", ("variant", "spec", *_PROTOCOL, *_MACHINE)),
+    "kfold": ("Cross-validate one variant.", ("variant", "spec", "folds", *_PROTOCOL, *_MACHINES)),
     "evaluate": ("Evaluate any model on the test split.", ("model", "seed", *_MACHINE)),
     "retrain": (
         "Train one variant on training and validation images, then evaluate it.",
-        ("variant", *_PROTOCOL, *_MACHINE),
+        ("variant", "spec", *_PROTOCOL, *_MACHINE),
     ),
     "promote": ("Make the best training's model the champion.", ("rollback",)),
+    "search": (
+        "Search beyond the five with Optuna, within a budget of parameters.",
+        (
+            "trials",
+            "timeout",
+            "study_name",
+            "storage",
+            "objectives",
+            "max_parameters",
+            "max_epochs",
+            "sampler",
+            "pruner",
+            "confirm_seeds",
+            "seed",
+            "precision",
+            *_MACHINES,
+        ),
+    ),
     "study": ("The whole study.", ("folds", *_PROTOCOL, *_MACHINES)),
 }
 COMMANDS = {
-    name: (meaning, tuple(_PARAMETERS[parameter] for parameter in parameters))
+    name: (meaning, tuple(PARAMETERS[parameter] for parameter in parameters))
     for name, (meaning, parameters) in _COMMANDS.items()
 }

@@ -38,6 +38,10 @@ class Terminal:
         """Move the bar on, or print a line."""
         self._trainings[name](epoch)
 
+    def ended(self, name: str) -> None:
+        """Close the bar of a training that ends early."""
+        self._trainings[name].close()
+
     def say(self, line: str) -> None:
         """Print a line above the bars."""
         tqdm.write(line)
@@ -76,3 +80,7 @@ class Progress:
         self._bar.update()
         if epoch.epoch == self._epochs:
             self._bar.close()
+
+    def close(self) -> None:
+        """Close the bar."""
+        self._bar.close()

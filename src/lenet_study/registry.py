@@ -9,9 +9,9 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import mlflow
 import numpy as np
@@ -23,15 +23,20 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from lenet_study import UserError, export, tracking
+from lenet_study import UserError, export, specs, tracking
 from lenet_study.data import Normalisation
 from lenet_study.model import SIDE, LeNet
+from lenet_study.options import PARAMETERS
+from lenet_study.specs import Recipe
 from lenet_study.tracking import NAME, Run, store_errors
+from lenet_study.training import Protocol
+from lenet_study.variants import VARIANTS
 
 Training: TypeAlias = MLflowRun
 Version: TypeAlias = ModelVersion
 CHAMPION = "champion"
 PREVIOUS = "previous"
+CHALLENGER = "challenger"
 _FILE = "data/model.pth"  # where mlflow.pytorch keeps a TorchScript file within a logged model
 _SIGNATURE = ModelSignature(
     inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 1, SIDE, SIDE))]),
@@ -46,6 +51,7 @@ class LoggedModel:
     uri: str
     version: int | None  # of the registered model; None if it was not registered
     weights: str  # SHA-256
+    tags: Mapping[str, str]  # of its version
 
 
 @dataclass(frozen=True)
@@ -119,12 +125,9 @@ def log_model(
         }
     )
     run.set_tags(sums)
-    version = None
-    if register:
-        tags = {key: str(value) for key, value in {**description, **sums}.items()}
-        created = mlflow.register_model(info.model_uri, NAME, tags=tags)
-        version = int(created.version)
-    return LoggedModel(info.model_uri, version, sums["weights.sha256"])
+    tags = {key: str(value) for key, value in {**description, **sums}.items()}
+    version = int(mlflow.register_model(info.model_uri, NAME, tags=tags).version) if register else None
+    return LoggedModel(info.model_uri, version, sums["weights.sha256"], tags)
 
 
 def fetch(reference: str) -> FetchedModel:
@@ -176,24 +179,25 @@ def _read(path: Path, reference: str, run_id: str, expected: str) -> FetchedMode
     return FetchedModel(module, export.description_of(module), reference, run_id, actual, weights)
 
 
-def best_training(variant: str = "") -> Training | None:
-    """The finished training with the highest validation accuracy; see ``trainings``.
-
-    Args:
-        variant: Of this variant only.
-    """
-    runs = trainings(limit=1, variant=variant)
+def best_training(variant: str, stage: str = "train") -> Training | None:
+    """The finished training of a variant or searched model with the highest validation accuracy."""
+    runs = trainings(limit=1, variant=variant, stage=stage)
     return runs[0] if runs else None
 
 
-def trainings(limit: int, variant: str = "") -> list[Training]:
+def trainings(limit: int, variant: str = "", stage: str = "train") -> list[Training]:
     """Finished trainings in any experiment, highest validation accuracy first.
 
     On a tie the variant that comes first, then the earliest.
+
+    Args:
+        limit: How many.
+        variant: Of this variant or searched model only.
+        stage: ``train``, the trainings of the five variants, or ``spec``, those of spec files.
     """
     conditions = [
         "attributes.status = 'FINISHED'",
-        "tags.stage = 'train'",
+        f"tags.stage = '{stage}'",
         "metrics.`best/val_accuracy` >= 0",
     ]
     conditions += [f"tags.variant = '{variant}'"] if variant else []
@@ -229,6 +233,53 @@ def holder(alias: str) -> Version | None:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
+
+
+def recipe_of(version: Version) -> Recipe:
+    """What a registered version is, and how it was trained; its run has the seed as a parameter."""
+    with store_errors(), tempfile.TemporaryDirectory() as folder:
+        client = mlflow.MlflowClient()
+        run = client.get_run(version.run_id)
+        if any(file.path == "spec.json" for file in client.list_artifacts(version.run_id)):
+            path = Path(client.download_artifacts(version.run_id, "spec.json", folder))
+            recipe = specs.parse(
+                json.loads(path.read_text(encoding="utf-8")), f"spec.json of {version.run_id}"
+            )
+        else:  # a training of one of the five, from before spec files
+            name = run.data.tags["variant"]
+            known = {key: run.data.params[key] for key in specs.PROTOCOL if key in run.data.params}
+            values: Any = {key: PARAMETERS[key].type.convert(known[key], None, None) for key in known}
+            recipe = Recipe(name=name, spec=VARIANTS[name], protocol=Protocol(**values))
+    return replace(recipe, protocol=replace(recipe.protocol, seed=int(run.data.params["seed"])))
+
+
+def challenge(model: LoggedModel, evidence: Mapping[str, object]) -> Version:
+    """Register a model as the challenger, with the evidence for it in its tags."""
+    with store_errors():
+        tags = {**model.tags, **{name: str(value) for name, value in evidence.items()}}
+        version = mlflow.register_model(model.uri, NAME, tags=tags)
+        mlflow.MlflowClient().set_registered_model_alias(NAME, CHALLENGER, version.version)
+    return version
+
+
+def drop_challenger() -> None:
+    """Take the challenger's alias away: it has become the champion."""
+    with store_errors():
+        mlflow.MlflowClient().delete_registered_model_alias(NAME, CHALLENGER)
+
+
+def runs_with(tags: Mapping[str, str]) -> list[Training]:
+    """The runs with these tags in any experiment, whatever their status."""
+    conditions = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
+    with store_errors():
+        client = mlflow.MlflowClient()
+        experiments = [e.experiment_id for e in client.search_experiments(ViewType.ACTIVE_ONLY)]
+        found, token = [], None
+        while token != "":
+            page = client.search_runs(experiments, conditions, page_token=token)
+            found += list(page)
+            token = page.token or ""
+    return found
 
 
 def crown(version: Version, reason: str, by_run: str) -> None:

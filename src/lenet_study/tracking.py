@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from sqlalchemy.exc import SQLAlchemyError
 
-from lenet_study import StoreError, UserError
+from lenet_study import Pruned, StoreError, UserError
 from lenet_study.data import Split
 from lenet_study.training import Epoch
 
@@ -132,12 +132,12 @@ def run(
 ) -> Iterator[Run]:
     """Open a run; under `mlflow run` the process's first run is the one that the project has made.
 
-    The run ends FINISHED, KILLED (interrupted or terminated) or FAILED (any other exception, whose
-    message becomes the tag ``error``).
+    The run ends FINISHED, KILLED (interrupted, terminated, or pruned, whose reason becomes the tag
+    ``pruned``) or FAILED (any other exception, whose message becomes the tag ``error``).
 
     Args:
         name: Shown in MLflow's lists and legends.
-        stage: train, kfold, fold, retrain, evaluate, study or promote.
+        stage: train, spec, kfold, fold, retrain, evaluate, study, search, trial, confirm or promote.
         params: Logged as they are.
         tags: Further tags.
         description: Shown on the run's page (Markdown).
@@ -173,6 +173,10 @@ def run(
             status = "FINISHED"
         except (KeyboardInterrupt, SystemExit):
             status = "KILLED"
+            raise
+        except Pruned as reason:
+            status = "KILLED"
+            client.set_tag(active.info.run_id, "pruned", str(reason))
             raise
         except Exception as error:
             client.set_tag(active.info.run_id, "error", " ".join(str(error).split())[:5000])

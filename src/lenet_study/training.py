@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +14,11 @@ from numpy.random import SeedSequence
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lenet_study import engine
-from lenet_study.augment import augment
+from lenet_study import augment, engine
 from lenet_study.data import Normalisation, Split
 from lenet_study.engine import Step
 from lenet_study.model import LeNet
-from lenet_study.variants import VariantSpec
+from lenet_study.variants import Augmentation, VariantSpec
 
 AUGMENTATION_CHUNK = 2000  # images: large enough to hide call overhead, small enough for the cache
 EVALUATION_BATCH = 100  # images: what a convolution makes of them stays in the cache
@@ -87,7 +87,7 @@ def fit(
         model: Moved to ``device``.
         train: Images to train on, augmented anew each epoch.
         validation: Images to choose the best epoch on; None trains to the end and keeps the last epoch.
-        spec: The variant, for its learning-rate schedule.
+        spec: The variant: its optimiser, learning-rate schedule, label smoothing and augmentation.
         protocol: Epochs, batch size, learning rate, seed, auxiliary heads.
         device: Where to train.
         on_epoch: Called after every epoch; an exception it raises ends the training.
@@ -99,8 +99,9 @@ def fit(
     normalise = Normalisation.of(train.images)
     train = train.to(device)
     validation = validation.to(device) if validation else None
-    optimizer = engine.adam(model, protocol.learning_rate)
-    step = engine.step_of(partial(training_loss, model, protocol), model, optimizer)
+    optimizer = engine.optimizer_of(model, spec.optimizer, protocol.learning_rate, spec.weight_decay)
+    loss_of = partial(training_loss, model, protocol, label_smoothing=spec.label_smoothing)
+    step = engine.step_of(loss_of, model, optimizer)
 
     best: Epoch | None = None
     weights: dict[str, Tensor] = {}
@@ -108,7 +109,9 @@ def fit(
         start = perf_counter()
         learning_rate = learning_rate_at(number, spec, protocol)
         engine.set_learning_rate(optimizer, learning_rate)
-        batches = training_batches(train, normalise, protocol, number)
+        if spec.dropout:  # it draws from torch's own generator
+            torch.manual_seed(epoch_seed(protocol.seed, number))
+        batches = training_batches(train, normalise, protocol, number, spec.augmentation)
         train_loss, train_accuracy = run_epoch(model, batches, step)
         val_loss, val_accuracy = score(model, validation, normalise) if validation else (None, None)
         epoch = Epoch(
@@ -131,10 +134,16 @@ def fit(
 
 
 def learning_rate_at(epoch: int, spec: VariantSpec, protocol: Protocol) -> float:
-    """The learning rate of an epoch (counting from 1): halved every so many epochs, or constant."""
-    if spec.halve_learning_rate_every is None:
-        return protocol.learning_rate
-    return protocol.learning_rate * 0.5 ** ((epoch - 1) // spec.halve_learning_rate_every)
+    """The learning rate of an epoch (counting from 1): halved every so many epochs, annealed, or constant.
+
+    Annealing follows Loshchilov and Hutter, "SGDR", 2017, without restarts.
+    """
+    rate = protocol.learning_rate
+    if spec.halve_learning_rate_every:
+        rate *= 0.5 ** ((epoch - 1) // spec.halve_learning_rate_every)
+    if spec.cosine_annealing:
+        rate *= 0.5 * (1 + math.cos(math.pi * (epoch - 1) / protocol.epochs))
+    return rate
 
 
 def run_epoch(model: LeNet, batches: Batches, step: Step | None = None) -> tuple[float, float]:
@@ -155,14 +164,16 @@ def run_epoch(model: LeNet, batches: Batches, step: Step | None = None) -> tuple
     return loss.item(), (logits.argmax(1) == labels).double().mean().item()
 
 
-def training_loss(model: LeNet, protocol: Protocol, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def training_loss(
+    model: LeNet, protocol: Protocol, images: Tensor, labels: Tensor, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """The loss to descend, and the classifier's logits [N, 10], for normalised images [N, 1, 28, 28]."""
     probe = protocol.auxiliary == "probe"
     lower = protocol.precision == "bfloat16"
     with torch.autocast(images.device.type, torch.bfloat16, enabled=lower):
         untrained = protocol.auxiliary == "untrained"
         heads = (model(images),) if untrained else model.heads(images, detach=probe)
-    losses = [cross_entropy(logits.float(), labels) for logits in heads]
+    losses = [cross_entropy(logits.float(), labels, label_smoothing=label_smoothing) for logits in heads]
     weight = 1.0 if probe else protocol.auxiliary_weight
     return losses[0] + weight * sum(losses[1:]), heads[0]
 
@@ -173,14 +184,19 @@ def score(model: LeNet, split: Split, normalise: Normalisation) -> tuple[float, 
 
 
 def training_batches(
-    train: Split, normalise: Normalisation, protocol: Protocol, epoch: int
+    train: Split,
+    normalise: Normalisation,
+    protocol: Protocol,
+    epoch: int,
+    augmentation: Augmentation = augment.REPORTS,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Shuffled, augmented, normalised batches; they depend on seed and epoch alone."""
     generator = epoch_generator(protocol.seed, epoch, train.images.device)
     order = torch.randperm(len(train), generator=generator, device=train.images.device)
     chunk = max(1, AUGMENTATION_CHUNK // protocol.batch_size) * protocol.batch_size
     for rows in order.split(chunk):
-        part = Split(augment(train.images[rows], generator), train.labels[rows])
+        images = augment.augment(train.images[rows], generator, augmentation)
+        part = Split(images, train.labels[rows])
         for images, labels in _batches(part, normalise, protocol.batch_size):
             # Batch norm has no variance over a last batch of one image; the order differs each epoch.
             if len(labels) > 1:
@@ -189,8 +205,13 @@ def training_batches(
 
 def epoch_generator(seed: int, epoch: int, device: torch.device) -> torch.Generator:
     """A generator for one epoch, independent of every other epoch and seed."""
+    return torch.Generator(device).manual_seed(epoch_seed(seed, epoch))
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """A seed for one epoch, independent of every other epoch and seed."""
     (state,) = SeedSequence((seed, epoch)).generate_state(1, "uint64")
-    return torch.Generator(device).manual_seed(int(state) >> 1)
+    return int(state) >> 1
 
 
 def _batches(split: Split, normalise: Normalisation, size: int) -> Iterator[tuple[Tensor, Tensor]]:

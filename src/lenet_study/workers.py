@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from types import TracebackType
 from typing import Any, TypeVar
 
-from lenet_study import JobError, StoreError, UserError
+from lenet_study import JobError, Pruned, StoreError, UserError
 from lenet_study.progress import Reporter
 from lenet_study.termination import exit_on_sigterm
 from lenet_study.training import Epoch
@@ -32,7 +34,7 @@ class Pool:
 
     Args:
         workers: Jobs at a time.
-        reporter: Hears what all jobs report.
+        reporter: Hears what all jobs report; an exception that it raises is raised in the job.
         fail: Told of each run of a process that died, and why.
     """
 
@@ -42,6 +44,7 @@ class Pool:
         self.failed: dict[str, str] = {}  # why, by the name of the job
         self._fail = fail
         self._processes: set[ForkServerProcess] = set()
+        self._closing = False
         self._threads = ThreadPoolExecutor(workers)
         _CONTEXT.set_forkserver_preload(_PRELOAD)
 
@@ -58,7 +61,7 @@ class Pool:
         try:
             future.set_result(function(*arguments, **options, reporter=self.reporter))
         except Exception as error:
-            future.set_exception(error)
+            future.set_exception(_presentable(error))
         return future
 
     def results(self, futures: Mapping[str, Future[T]]) -> dict[str, T]:
@@ -79,17 +82,20 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error:
+            self._closing = True
             self._threads.shutdown(wait=False, cancel_futures=True)
             for process in tuple(self._processes):
                 process.terminate()
         self._threads.shutdown()
 
     def _run_apart(self, function: Callable[..., T], arguments: Any, options: Any) -> T:
-        ours, theirs = _CONTEXT.Pipe(duplex=False)
+        ours, theirs = _CONTEXT.Pipe()
         process = _CONTEXT.Process(target=_work, args=(theirs, function, arguments, options), daemon=True)
-        process.start()
+        process.start()  # the first waits some seconds for the fork server
         self._processes.add(process)
         theirs.close()
+        if self._closing:
+            process.terminate()
         runs: list[str] = []
         try:
             while True:
@@ -100,16 +106,24 @@ class Pool:
                     raise content[0]
                 if event == "started":
                     runs.append(content[1])
-                getattr(self.reporter, event)(*content)
-        except EOFError:
+                ours.send_bytes(pickle.dumps(self._report(event, content)))
+        except (EOFError, ConnectionError):
             process.join()
             reason = f"its process died (exit code {process.exitcode})"
             for run_id in runs:
                 self._fail(run_id, reason)
             raise JobError(reason) from None
         finally:
+            ours.close()
             process.join()
             self._processes.remove(process)
+
+    def _report(self, event: str, content: list[Any]) -> Exception | None:
+        try:
+            getattr(self.reporter, event)(*content)
+        except Exception as error:
+            return error
+        return None
 
 
 class _Relay:
@@ -123,24 +137,44 @@ class _Relay:
         self._connection.send_bytes(pickle.dumps(message))
 
     def started(self, name: str, run_id: str, epochs: int) -> None:
-        self.send("started", name, run_id, epochs)
+        self._tell("started", name, run_id, epochs)
 
     def epoch(self, name: str, epoch: Epoch) -> None:
-        self.send("epoch", name, epoch)
+        self._tell("epoch", name, epoch)
 
     def say(self, line: str) -> None:
-        self.send("say", line)
+        self._tell("say", line)
+
+    def _tell(self, *message: object) -> None:
+        self.send(*message)
+        answer = pickle.loads(self._connection.recv_bytes())
+        if answer:
+            raise answer
 
 
 def _work(connection: Connection, function: Callable[..., object], arguments: Any, options: Any) -> None:
-    """What a worker's process does; only its parent ends it early."""
+    """What a worker's process does; only its parent ends it early, be it by its own end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     exit_on_sigterm()
+    threading.Thread(target=_follow_parent, daemon=True).start()
     relay = _Relay(connection)
     try:
         relay.send("result", function(*arguments, **options, reporter=relay))
-    except (UserError, StoreError, OSError) as error:
-        relay.send("error", error)
     except Exception as error:
-        traceback.print_exc()
-        relay.send("error", JobError(f"{type(error).__name__}: {error}"))
+        relay.send("error", _presentable(error))
+
+
+def _presentable(error: Exception) -> Exception:
+    """An error of this project or of the machine as it is; another as one sentence, its trace on stderr."""
+    if isinstance(error, UserError | JobError | StoreError | Pruned | OSError):
+        return error
+    traceback.print_exception(error)
+    return JobError(f"{type(error).__name__}: {error}")
+
+
+def _follow_parent() -> None:
+    """End this process, and so its run, when the one that started it is no more."""
+    parent = multiprocessing.parent_process()
+    assert parent
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)

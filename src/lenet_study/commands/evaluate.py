@@ -12,7 +12,6 @@ from lenet_study.commands.train import variant_tags
 from lenet_study.device import Machine, tags
 from lenet_study.evaluation import Predictions
 from lenet_study.progress import Reporter, Terminal
-from lenet_study.variants import VARIANTS
 
 GRID_IMAGES = 40  # random test images shown with their predictions
 
@@ -81,7 +80,7 @@ def evaluate(
             "data_dir": data_dir,
         },
         tags={
-            **(variant_tags(variant) if variant in VARIANTS else {"variant": variant}),
+            **variant_tags(variant),
             "model.run_id": model.run_id,
             "torchscript.sha256": model.file_sha256,
             "weights.sha256": model.weights_sha256,

@@ -1,4 +1,4 @@
-"""``kfold``: cross-validate one variant; nested runs, one per fold."""
+"""``kfold``: cross-validate one model; nested runs, one per fold."""
 
 from __future__ import annotations
 
@@ -12,32 +12,35 @@ from lenet_study import JobError, figures, tracking
 from lenet_study.commands.train import Job, Trained, describe, train, variant_tags
 from lenet_study.device import Machine, share
 from lenet_study.progress import Reporter, Terminal
+from lenet_study.specs import chosen
 from lenet_study.training import Protocol
 from lenet_study.workers import Pool
 
 
 def main(
-    *, variant: str, folds: int, device: str, threads: int, workers: int, data_dir: str, **protocol: Any
+    *,
+    variant: str,
+    spec: str,
+    folds: int,
+    device: str,
+    threads: int,
+    workers: int,
+    data_dir: str,
+    **protocol: Any,
 ) -> None:
-    """Cross-validate one variant and say what came out."""
+    """Cross-validate one model and say what came out."""
     machine = Machine(device=device, threads=threads)
-    job = Job(
-        stage="fold",
-        variant=variant,
-        protocol=Protocol(**protocol),
-        machine=machine,
-        data_dir=data_dir,
-        fold=1,
-        folds=folds,
-    )
+    recipe = chosen(variant, spec, Protocol(**protocol))
+    job = Job(stage="fold", recipe=recipe, machine=machine, data_dir=data_dir, spec=spec, fold=1, folds=folds)
     job.images()  # too many folds are refused before there is a run
     side_by_side, part = share(machine, workers)
+    part.prepare()
     with Pool(min(side_by_side, folds), Terminal(), tracking.fail) as pool:
         cross_validate(replace(job, machine=part), pool, {"threads": threads, "workers": workers})
 
 
 def cross_validate(job: Job, pool: Pool, params: Mapping[str, object]) -> dict[str, Trained]:
-    """Train one variant once per fold; each fold's best epoch counts, as in the report.
+    """Train one model once per fold; each fold's best epoch counts, as in the report.
 
     Args:
         job: The training of any one fold.
@@ -53,7 +56,7 @@ def cross_validate(job: Job, pool: Pool, params: Mapping[str, object]) -> dict[s
         stage="kfold",
         params={**job.parameters(), "folds": job.folds, **params},
         tags=variant_tags(job.variant),
-        description=f"{job.folds}-fold cross-validation of {describe(job.variant)}",
+        description=f"{job.folds}-fold cross-validation of {describe(job.recipe)}",
         study=job.study,
     ) as parent:
         jobs = {f"fold {fold}": replace(job, fold=fold, parent=parent.id) for fold in range(1, job.folds + 1)}
@@ -61,6 +64,8 @@ def cross_validate(job: Job, pool: Pool, params: Mapping[str, object]) -> dict[s
         if len(trained) < 2:
             raise JobError(f"{name}: fewer than two folds could be trained")
         _summarise(parent, name, trained, pool.reporter)
+        if failed := {fold: pool.failed[fold] for fold in jobs if fold in pool.failed}:
+            parent.set_tags({"failed": "; ".join(f"{fold}: {why}" for fold, why in failed.items())})
     return trained
 
 

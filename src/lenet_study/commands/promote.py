@@ -6,6 +6,7 @@ import pandas as pd
 
 from lenet_study import UserError, registry, tracking
 
+SIGNIFICANT = 0.05  # p of the paired t-test below which a challenger's evidence counts
 COMPARED = 20  # best trainings listed in the run's table
 
 
@@ -16,12 +17,31 @@ def main(*, rollback: bool) -> None:
 
 
 def promote(run: tracking.Run) -> None:
-    """Make the finished training with the highest validation accuracy the champion.
+    """Make the challenger of a search the champion if its evidence holds, else the best training.
+
+    The best training is the finished one of the five variants with the highest validation accuracy; it
+    does not displace a champion that was confirmed over several seeds.
 
     Raises:
         UserError: There is no such training, its model is not registered, or its export was not
             proven equal to the trained model.
     """
+    challenger, champion = registry.holder(registry.CHALLENGER), registry.holder(registry.CHAMPION)
+    if challenger:
+        doubt = _doubt(challenger, champion)
+        run.set_tags({"challenger.version": challenger.version, "challenger.doubt": doubt or "none"})
+        if not doubt:
+            _crown(run, challenger, _proof(challenger))
+            registry.drop_challenger()
+            return
+        print(f"Version {challenger.version}, the challenger, is not promoted: {doubt}.")
+    if champion and "confirm.p_value" in champion.tags:
+        run.set_tags({"promoted.version": champion.version, "promoted.kept": "true"})
+        print(
+            f"Version {champion.version} stays {tracking.NAME}@{registry.CHAMPION}: it was confirmed over "
+            f"{float(champion.tags['confirm.seeds']):.0f} seeds, and a single training proves less"
+        )
+        return
     candidates = registry.trainings(limit=COMPARED)
     if not candidates:
         raise UserError("There is no finished training to promote: run `train` first")
@@ -50,6 +70,35 @@ def promote(run: tracking.Run) -> None:
         )
     reason = f"{best.info.run_name}: validation accuracy {accuracy:.2%}, {compared}"
     _crown(run, version, reason)
+
+
+def _doubt(challenger: registry.Version, champion: registry.Version | None) -> str:
+    """Why the evidence for a challenger does not hold; nothing if it does."""
+    tags = challenger.tags
+    p_value = float(tags.get("confirm.p_value", 1))
+    if p_value >= SIGNIFICANT:
+        return (
+            f"its mean is higher, but p = {p_value:.3f} over {float(tags.get('confirm.seeds', 0)):.0f} "
+            f"seeds, and below {SIGNIFICANT} is wanted"
+        )
+    if champion and registry.recipe_of(champion).digest() != tags["confirm.champion_digest"]:
+        return (
+            f"it was compared with {tags['confirm.champion']}, which is not the champion any more: "
+            "run `search` again to compare it with the present one"
+        )
+    if tags.get("parity") != "passed":
+        return "its exported model does not equal the trained one"
+    return ""
+
+
+def _proof(challenger: registry.Version) -> str:
+    values = {name: float(challenger.tags[f"confirm.{name}"]) for name in ("seeds", "p_value")}
+    means = {side: float(challenger.tags[f"confirm.{side}_mean"]) for side in ("challenger", "champion")}
+    return (
+        f"{challenger.tags['variant']}: mean validation accuracy {means['challenger']:.2%} over "
+        f"{values['seeds']:.0f} seeds, {challenger.tags['confirm.champion']} {means['champion']:.2%} over "
+        f"the same (corrected paired one-sided t-test, p = {values['p_value']:.3f})"
+    )
 
 
 def roll_back(run: tracking.Run) -> None:

@@ -1,4 +1,4 @@
-"""``retrain``: one variant on training and validation images, then evaluated beside its former self."""
+"""``retrain``: one model on training and validation images, then evaluated beside its former self."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from lenet_study.commands.evaluate import Evaluated, evaluate, peek
 from lenet_study.commands.train import Job, Trained, train
 from lenet_study.device import Machine
 from lenet_study.progress import Reporter, Terminal
+from lenet_study.specs import chosen
 from lenet_study.training import Protocol
 
 
-def main(*, variant: str, device: str, threads: int, data_dir: str, **protocol: Any) -> None:
-    """Train one variant on all 60,000 training images, keep the last epoch, and evaluate it.
+def main(*, variant: str, spec: str, device: str, threads: int, data_dir: str, **protocol: Any) -> None:
+    """Train one model on all 60,000 training images, keep the last epoch, and evaluate it.
 
-    The variant's best training is evaluated beside it, if there is one.
+    Its best training is evaluated beside it, if there is one.
     """
     machine = Machine(device=device, threads=threads)
-    former = registry.best_training(variant)
+    recipe = chosen(variant, spec, Protocol(**protocol))
+    former = registry.best_training(recipe.name, "spec" if recipe.searched else "train")
     if former is None:
-        print(f"There is no finished training of {variant} to compare with; `train` makes one.")
-    job = Job(
-        stage="retrain", variant=variant, protocol=Protocol(**protocol), machine=machine, data_dir=data_dir
-    )
+        print(f"There is no finished training of {recipe.name} to compare with; `train` makes one.")
+    job = Job(stage="retrain", recipe=recipe, machine=machine, data_dir=data_dir, spec=spec)
     retrain(job, former.info.run_id if former else "", reporter=Terminal())
 
 

@@ -19,6 +19,7 @@ from lenet_study.commands.retrain import retrain
 from lenet_study.commands.train import Job, Trained, train
 from lenet_study.device import Machine, share
 from lenet_study.progress import Terminal
+from lenet_study.specs import Recipe
 from lenet_study.tracking import Run
 from lenet_study.training import Protocol
 from lenet_study.variants import VARIANTS
@@ -48,9 +49,9 @@ def main(*, folds: int, device: str, threads: int, workers: int, data_dir: str, 
         "study", stage="study", params=params, description="Five variants, selection, evaluation."
     ) as run:
         run.set_tags({"study": run.id, "machine.threads": machine.threads, "machine.workers": workers})
-        job = partial(Job, protocol=settings, machine=machine, data_dir=data_dir, study=run.id)
+        job = partial(Job, machine=machine, data_dir=data_dir, study=run.id)
         with Pool(workers, Terminal(), tracking.fail) as pool:
-            findings = work(pool, job, folds, params)
+            findings = work(pool, settings, job, folds, params)
         _log(run, findings, perf_counter() - start)
         if pool.failed:
             run.set_tags({"failed": "; ".join(f"{name}: {why}" for name, why in pool.failed.items())})
@@ -58,11 +59,14 @@ def main(*, folds: int, device: str, threads: int, workers: int, data_dir: str, 
         promote(run)
 
 
-def work(pool: Pool, job: partial[Job], folds: int, params: Mapping[str, object]) -> Findings:
+def work(
+    pool: Pool, protocol: Protocol, job: partial[Job], folds: int, params: Mapping[str, object]
+) -> Findings:
     """Train the five, choose one on validation accuracy, and look at it closely.
 
     Args:
         pool: Where the jobs run.
+        protocol: How to train.
         job: What all trainings have in common.
         folds: Parts of the cross-validation.
         params: The study's parameters.
@@ -71,8 +75,9 @@ def work(pool: Pool, job: partial[Job], folds: int, params: Mapping[str, object]
         JobError: None of the five could be trained.
     """
     # The largest first: the small ones then fill the gaps.
+    recipes = {name: Recipe(name=name, spec=spec, protocol=protocol) for name, spec in VARIANTS.items()}
     submitted = {
-        variant: pool.submit(train, job(stage="train", variant=variant)) for variant in reversed(VARIANTS)
+        name: pool.submit(train, job(stage="train", recipe=recipes[name])) for name in reversed(recipes)
     }
     trained = pool.results({variant: submitted[variant] for variant in VARIANTS})
     if not trained:
@@ -80,14 +85,14 @@ def work(pool: Pool, job: partial[Job], folds: int, params: Mapping[str, object]
     chosen = select(trained)
     pool.reporter.say(f"Selected on validation accuracy: {chosen}")
 
-    run_id, again = trained[chosen].run_id, job(stage="retrain", variant=chosen)
+    run_id, again = trained[chosen].run_id, job(stage="retrain", recipe=recipes[chosen])
     names = f"{chosen} on test", f"{chosen} retrained"
     place = (again.protocol.seed, again.machine, again.data_dir, again.study)
     evaluated = {names[0]: pool.submit(evaluate, run_id, *place)}
     retrained = {names[1]: pool.submit(retrain, again, run_id)}
     crossed: Mapping[str, Trained] = {}
     try:
-        crossed = cross_validate(job(stage="fold", variant=chosen, fold=1, folds=folds), pool, params)
+        crossed = cross_validate(job(stage="fold", recipe=recipes[chosen], fold=1, folds=folds), pool, params)
     except JobError as error:
         pool.failed[f"{folds}-fold"] = str(error)
     return Findings(

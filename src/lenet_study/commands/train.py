@@ -1,25 +1,28 @@
-"""``train``: one variant, from the data to a registered model."""
+"""``train``: one model, from the data to a registered version."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any, Literal
 
 import pandas as pd
 
-from lenet_study import architecture, data, figures, registry, tracking, training
-from lenet_study.augment import augment
+from lenet_study import architecture, augment, data, figures, registry, tracking, training
 from lenet_study.data import Normalisation, Split
 from lenet_study.device import Machine, tags
 from lenet_study.model import LeNet, summary
 from lenet_study.progress import Reporter, Terminal
+from lenet_study.specs import Recipe, chosen
 from lenet_study.tracking import Run
 from lenet_study.training import Epoch, Protocol
-from lenet_study.variants import VARIANTS, parent_of
+from lenet_study.variants import VARIANTS, parameters, parent_of
 
-_IMAGES = {"train": "", "fold": "On all folds but one: ", "retrain": "On training and validation images: "}
+Stage = Literal["train", "spec", "fold", "retrain", "trial", "confirm"]
+_IMAGES = {"fold": "On all folds but one: ", "retrain": "On training and validation images: "}
+_FILE = " Its spec file decides: the parameters `spec.…` count, not their namesakes."
+_REGISTERED = ("train", "spec", "retrain")
 PROOF_IMAGES = 1000  # images on which an exported model must equal the eager one
 
 
@@ -28,41 +31,60 @@ class Job:
     """One training to do; it says enough to be done in any process.
 
     Attributes:
-        stage: ``train`` on the training split, ``fold`` on all folds but one, or ``retrain`` on all images.
-        variant: Which of the five.
-        protocol: How to train.
+        stage: ``train`` one of the five on the training split, ``spec`` a model of a spec file, ``fold`` on
+            all folds but one, ``retrain`` on all images; ``trial`` and ``confirm`` for a search.
+        recipe: What to train, and how.
         machine: Where to train.
         data_dir: Where the data is.
+        spec: The spec file that the recipe came from.
         study: Id of the study's run that the training belongs to.
         parent: Id of the run to nest the training's run under.
         fold: Which fold validates, counting from 1, of how many ``folds``.
         folds: Parts of the cross-validation.
+        extra_tags: Further tags of its run.
     """
 
-    stage: Literal["train", "fold", "retrain"]
-    variant: str
-    protocol: Protocol
+    stage: Stage
+    recipe: Recipe
     machine: Machine
     data_dir: str = ""
+    spec: str = ""
     study: str = ""
     parent: str = ""
     fold: int = 0
     folds: int = 0
+    extra_tags: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def variant(self) -> str:
+        """What is trained, in a word."""
+        return self.recipe.name
+
+    @property
+    def protocol(self) -> Protocol:
+        """How it is trained."""
+        return self.recipe.protocol
 
     @property
     def name(self) -> str:
         """The name of its run."""
-        suffix = {"train": "", "fold": f" fold {self.fold}/{self.folds}", "retrain": " retrained"}
-        return self.variant + suffix[self.stage]
+        suffix = {
+            "fold": f" fold {self.fold}/{self.folds}",
+            "retrain": " retrained",
+            "confirm": f" seed {self.protocol.seed}",
+        }
+        return self.variant + suffix.get(self.stage, "")
 
     def parameters(self) -> dict[str, object]:
-        """The parameters of its run: exactly those of the entry point ``train``."""
+        """The parameters of its run: those of the entry point ``train``, and the spec."""
         machine = {**asdict(self.machine), "data_dir": self.data_dir}
-        return {"variant": self.variant, **asdict(self.protocol), **machine}
+        choice = {"variant": self.variant, "spec": self.spec}
+        of_file = bool(self.spec) or self.recipe.searched
+        return {**choice, **asdict(self.protocol), **machine, **self.recipe.parameters(of_file=of_file)}
 
     def tags(self) -> dict[str, object]:
         """The tags of its run."""
-        return variant_tags(self.variant) | ({"fold": self.fold} if self.fold else {})
+        return {**variant_tags(self.variant), **({"fold": self.fold} if self.fold else {}), **self.extra_tags}
 
     def images(self) -> tuple[Split, Split | None]:
         """The images to train on, and those to choose the best epoch on; none when retraining."""
@@ -81,7 +103,6 @@ class Job:
 class Trained:
     """What a training made."""
 
-    variant: str
     run_id: str
     best: Epoch
     augmented: float | None  # validation accuracy of the best epoch on augmented images, 0..1
@@ -90,13 +111,12 @@ class Trained:
     seconds: float  # wall time of the whole run
 
 
-def main(*, variant: str, device: str, threads: int, data_dir: str, **protocol: Any) -> None:
-    """Train one variant and say what came out."""
+def main(*, variant: str, spec: str, device: str, threads: int, data_dir: str, **protocol: Any) -> None:
+    """Train one model and say what came out."""
     machine = Machine(device=device, threads=threads)
-    job = Job(
-        stage="train", variant=variant, protocol=Protocol(**protocol), machine=machine, data_dir=data_dir
-    )
-    train(job, reporter=Terminal())
+    recipe = chosen(variant, spec, Protocol(**protocol))
+    stage: Stage = "spec" if recipe.searched else "train"
+    train(Job(stage=stage, recipe=recipe, machine=machine, data_dir=data_dir, spec=spec), reporter=Terminal())
 
 
 def train(job: Job, *, reporter: Reporter) -> Trained:
@@ -104,13 +124,13 @@ def train(job: Job, *, reporter: Reporter) -> Trained:
     start = perf_counter()
     device = job.machine.prepare()
     images, validation = job.images()
-    spec, protocol = VARIANTS[job.variant], job.protocol
+    spec, protocol = job.recipe.spec, job.protocol
     with tracking.run(
         job.name,
         stage=job.stage,
         params=job.parameters(),
         tags=job.tags(),
-        description=_IMAGES[job.stage] + describe(job.variant),
+        description=_IMAGES.get(job.stage, "") + describe(job.recipe) + (_FILE if job.spec else ""),
         study=job.study,
         parent=job.parent,
         system_metrics=True,
@@ -118,8 +138,9 @@ def train(job: Job, *, reporter: Reporter) -> Trained:
         reporter.started(job.name, run.id, protocol.epochs)
         run.set_tags(tags(device))
         run.log_text(summary(spec), "model_summary.txt")
-        run.log_figure(architecture.draw(job.variant), "architecture.png")
-        run.log_figure(_augmentation_examples(images, protocol.seed), "augmentation.png")
+        run.log_text(job.recipe.text(), "spec.json")
+        run.log_figure(architecture.draw(job.variant, spec), "architecture.png")
+        run.log_figure(_augmentation_examples(images, job.recipe), "augmentation.png")
         run.log_dataset(images, "train")
         if validation:
             run.log_dataset(validation, "validation")
@@ -136,8 +157,8 @@ def train(job: Job, *, reporter: Reporter) -> Trained:
 
         normalise = Normalisation.of(images.images)
         run.log_best(best)
-        augmented = _augmented_accuracy(model, validation, normalise, protocol) if validation else None
-        run.log_metrics({"best/val_accuracy_augmented": augmented})
+        augmented = _augmented_accuracy(model, validation, normalise, job.recipe) if validation else None
+        run.log_metrics({"best/val_accuracy_augmented": augmented, "parameters": parameters(spec)})
         run.log_table(pd.DataFrame(map(asdict, history)), "history.csv")
         run.log_figure(
             figures.curves({job.name: history}, {job.name: best.epoch}, title=job.name), "curves.png"
@@ -152,24 +173,28 @@ def train(job: Job, *, reporter: Reporter) -> Trained:
             **asdict(protocol),
         }
         proof = (validation or images).images[:PROOF_IMAGES]
-        logged = registry.log_model(run, model, normalise, proof, description, register=job.stage != "fold")
-        trained = Trained(job.variant, run.id, best, augmented, history, logged, perf_counter() - start)
-        _report(run, job.name, trained, reporter)
+        register = job.stage in _REGISTERED
+        logged = registry.log_model(run, model, normalise, proof, description, register=register)
+        trained = Trained(run.id, best, augmented, history, logged, perf_counter() - start)
+        _report(run, job.name, job.stage, trained, reporter)
     return trained
 
 
 def variant_tags(variant: str) -> dict[str, str]:
-    """Tags of every run that is about one variant: its name, and its colour in MLflow's charts."""
-    return {"variant": variant, "mlflow.runColor": figures.COLOURS[variant]}
+    """Tags of every run that is about one model: its name and, of the five, its colour in MLflow's charts."""
+    colour = {"mlflow.runColor": figures.COLOURS[variant]} if variant in VARIANTS else {}
+    return {"variant": variant, **colour}
 
 
-def describe(variant: str) -> str:
-    """What the variant is, in a sentence."""
-    parent = parent_of(variant)
-    return f"**{variant}**: {f'{parent}, but ' if parent else ''}{VARIANTS[variant].change}."
+def describe(recipe: Recipe) -> str:
+    """What is trained, in a sentence."""
+    name = recipe.name
+    parent = parent_of(name) if name in VARIANTS else None
+    said = f"**{name}**: {f'{parent}, but ' if parent else ''}{recipe.spec.change}."
+    return said
 
 
-def _report(run: Run, name: str, trained: Trained, reporter: Reporter) -> None:
+def _report(run: Run, name: str, stage: Stage, trained: Trained, reporter: Reporter) -> None:
     """Say what a training made and where to see it."""
     best = trained.best
     if best.val_accuracy is None:
@@ -179,21 +204,22 @@ def _report(run: Run, name: str, trained: Trained, reporter: Reporter) -> None:
     version = f", version {trained.model.version} of {tracking.NAME}" if trained.model.version else ""
     weights = trained.model.weights[:12]
     reporter.say(f"{name}: {result}; weights {weights}{version}")
-    reporter.say(f"{name} {tracking.how_to_look()} {tracking.run_address(run)}")
+    if stage != "trial":
+        reporter.say(f"{name} {tracking.how_to_look()} {tracking.run_address(run)}")
 
 
-def _augmented_accuracy(
-    model: LeNet, validation: Split, normalise: Normalisation, protocol: Protocol
-) -> float:
-    generator = training.epoch_generator(protocol.seed, 0, validation.images.device)
+def _augmented_accuracy(model: LeNet, validation: Split, normalise: Normalisation, recipe: Recipe) -> float:
+    generator = training.epoch_generator(recipe.protocol.seed, 0, validation.images.device)
     device = next(model.parameters()).device
-    augmented = Split(augment(validation.images, generator), validation.labels)
+    images = augment.augment(validation.images, generator, recipe.spec.augmentation)
+    augmented = Split(images, validation.labels)
     return training.score(model, augmented.to(device), normalise)[1]
 
 
-def _augmentation_examples(train: Split, seed: int, rows: int = 6, columns: int = 8) -> Any:
-    generator = training.epoch_generator(seed, 0, train.images.device)
+def _augmentation_examples(train: Split, recipe: Recipe, rows: int = 6, columns: int = 8) -> Any:
+    generator = training.epoch_generator(recipe.protocol.seed, 0, train.images.device)
     originals = train.images[:rows]
     repeated = originals.repeat_interleave(columns, 0)
-    augmented = augment(repeated, generator).reshape(rows, columns, *originals.shape[1:])
-    return figures.augmentation(originals.cpu().numpy(), augmented.cpu().numpy())
+    augmented = augment.augment(repeated, generator, recipe.spec.augmentation)
+    shown = augmented.reshape(rows, columns, *originals.shape[1:])
+    return figures.augmentation(originals.cpu().numpy(), shown.cpu().numpy())

@@ -1,0 +1,197 @@
+"""The end of a search: its best trial and the champion over the same seeds, and what that proves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import optuna
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+from scipy import stats
+
+from lenet_study import registry, tracking
+from lenet_study.commands.evaluate import Evaluated, evaluate
+from lenet_study.commands.train import Job, Trained, train
+from lenet_study.data import VALIDATION_FRACTION
+from lenet_study.device import Machine
+from lenet_study.search import Ledger, Settings
+from lenet_study.specs import Recipe
+from lenet_study.tracking import Run
+from lenet_study.training import Protocol
+from lenet_study.variants import VARIANTS
+from lenet_study.workers import Pool
+
+SEEDS = 2**32  # a seed is below
+
+
+def confirm(
+    ledger: Ledger,
+    settings: Settings,
+    count: int,
+    pool: Pool,
+    run: Run,
+    place: tuple[Machine, str, str],
+    tags: Mapping[str, object],
+) -> None:
+    """Train the best trial and the champion over the same seeds; register what is better.
+
+    If the trial's mean is the higher one, the best of its models becomes the challenger. The seeds are
+    others than the search's, whose luck chose the trial. Validation accuracy decides. The test split is
+    read after that, once for each training.
+
+    Args:
+        ledger: The search.
+        settings: Its settings.
+        count: Seeds.
+        pool: Where to train.
+        run: The search's open run.
+        place: Machine and data folder of a training, and the id of the run to nest it under.
+        tags: Of the trainings' runs.
+    """
+    best = ledger.best()
+    if best is None:
+        return
+    rivals = {
+        "challenger": _challenger(settings, best, ledger.study.study_name),
+        "champion": _champion(ledger),
+    }
+    name = rivals["champion"].name
+    if rivals["challenger"].digest() == rivals["champion"].digest():
+        pool.reporter.say(f"The best trial is the champion, {name}, itself: nothing to confirm")
+        return
+    seeds = [(settings.seed + 1 + number) % SEEDS for number in range(count)]
+    note = f"trial {best.number}, seeds {seeds}, champion {rivals['champion'].digest()}"
+    earlier = list(ledger.study.user_attrs.get("confirmed", []))
+    if note in earlier:
+        pool.reporter.say(f"Trial {best.number} was confirmed before; more trials may find a better one")
+        return
+    pool.reporter.say(f"Training trial {best.number} and the champion, {name}, on the seeds {seeds}")
+    trained = _train(rivals, seeds, pool, place, tags)
+    table = _pairs(trained, seeds)
+    evidence = _evidence(table, len(earlier) + 1)
+    run.log_metrics({f"confirm/{key}": value for key, value in evidence.items()})
+    pool.reporter.say(
+        f"Validation accuracy over {count} seeds: trial {best.number} {evidence['challenger_mean']:.2%}, "
+        f"{name} {evidence['champion_mean']:.2%}; difference {evidence['difference']:+.2%} "
+        f"± {evidence['difference_std']:.2%}, p = {evidence['p_value']:.3f}"
+    )
+    if evidence["difference"] > 0:
+        champion = {"champion": name, "champion_digest": rivals["champion"].digest(), "search": ledger.id}
+        winner = max(seeds, key=lambda seed: trained["challenger", seed].best.val_accuracy or 0.0)
+        version = registry.challenge(
+            trained["challenger", winner].model,
+            {f"confirm.{key}": value for key, value in {**evidence, **champion}.items()},
+        )
+        pool.reporter.say(
+            f"Version {version.version} of {tracking.NAME} is the challenger: `promote` decides on this"
+        )
+    ledger.study.set_user_attr("confirmed", [*earlier, note])
+    evaluated = _test(trained, pool, place)
+    for side, recipe in rivals.items():
+        scores = [evaluated[side, seed].predictions.accuracy for seed in seeds]
+        table[f"{side}_test"] = scores
+        mean, deviation = table[f"{side}_test"].mean(), _std(table[f"{side}_test"])
+        run.log_metrics({f"confirm/{side}_test_mean": mean, f"confirm/{side}_test_std": deviation})
+        pool.reporter.say(f"Test accuracy of {recipe.name}: {mean:.2%} ± {deviation:.2%}")
+    run.log_table(table, "confirm.csv")
+    run.log_text(rivals["challenger"].text(), "spec.json")
+
+
+def _challenger(settings: Settings, best: FrozenTrial, search: str) -> Recipe:
+    recipe = settings.space.suggest(optuna.trial.FixedTrial(best.params))
+    variants = [Recipe(name=name, spec=spec, protocol=Protocol()) for name, spec in VARIANTS.items()]
+    if same := [each for each in variants if each.digest() == recipe.digest()]:
+        return same[0]
+    change = f"trial {best.number} of search {search}, {recipe.spec.change}"
+    return replace(recipe, name=f"{search}-{best.number}", spec=replace(recipe.spec, change=change))
+
+
+def _champion(ledger: Ledger) -> Recipe:
+    """The registry's champion; without one the best of the five in this search."""
+    version = registry.holder(registry.CHAMPION)
+    if version:
+        return registry.recipe_of(version)
+    complete = ledger.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    fixed = [trial for trial in complete if trial.user_attrs.get("variant")]
+    best = max(fixed, key=lambda trial: trial.values[0], default=None)
+    name = best.user_attrs["variant"] if best else list(VARIANTS)[-1]
+    return Recipe(name=name, spec=VARIANTS[name], protocol=Protocol())
+
+
+def _train(
+    rivals: Mapping[str, Recipe],
+    seeds: Sequence[int],
+    pool: Pool,
+    place: tuple[Machine, str, str],
+    tags: Mapping[str, object],
+) -> dict[tuple[str, int], Trained]:
+    """By side and seed."""
+    machine, data_dir, parent = place
+    submitted = {
+        (side, seed): pool.submit(
+            train,
+            Job(
+                stage="confirm",
+                recipe=replace(recipe, protocol=replace(recipe.protocol, seed=seed, precision="float32")),
+                machine=machine,
+                data_dir=data_dir,
+                parent=parent,
+                extra_tags={**tags, "confirm": side},
+            ),
+        )
+        for seed in seeds
+        for side, recipe in rivals.items()
+    }
+    return {key: future.result() for key, future in submitted.items()}
+
+
+def _pairs(trained: Mapping[tuple[str, int], Trained], seeds: Sequence[int]) -> pd.DataFrame:
+    table = pd.DataFrame({"seed": list(seeds)})
+    for side in ("challenger", "champion"):
+        table[side] = [trained[side, seed].best.val_accuracy for seed in seeds]
+        table[f"{side}_run_id"] = [trained[side, seed].run_id for seed in seeds]
+    table["difference"] = table["challenger"] - table["champion"]
+    return table
+
+
+def _evidence(table: pd.DataFrame, comparisons: int) -> dict[str, float]:
+    """What the pairs tell.
+
+    p is of a one-sided paired t-test. Its variance is corrected, because the seeds' splits share images
+    (Nadeau and Bengio, "Inference for the generalization error", 2003), and it is multiplied by the number
+    of comparisons that this search has made so far (Bonferroni). One seed gives none: 1.
+    """
+    difference, count = table["difference"], len(table)
+    overlap = VALIDATION_FRACTION / (1 - VALIDATION_FRACTION)
+    deviation = _std(difference)
+    p_value = 1.0
+    if count > 1 and deviation > 0:
+        t = difference.mean() / (deviation * math.sqrt(1 / count + overlap))
+        p_value = min(1.0, comparisons * float(stats.t.sf(t, count - 1)))
+    return {
+        "seeds": float(count),
+        "challenger_mean": float(table["challenger"].mean()),
+        "champion_mean": float(table["champion"].mean()),
+        "difference": float(difference.mean()),
+        "difference_std": deviation,
+        "comparisons": float(comparisons),
+        "p_value": p_value,
+    }
+
+
+def _std(values: pd.Series) -> float:
+    """Of a sample; 0 where one value gives none."""
+    return float(values.std()) if len(values) > 1 else 0.0
+
+
+def _test(
+    trained: Mapping[tuple[str, int], Trained], pool: Pool, place: tuple[Machine, str, str]
+) -> dict[tuple[str, int], Evaluated]:
+    machine, data_dir, parent = place
+    submitted = {
+        (side, seed): pool.submit(evaluate, each.run_id, seed, machine, data_dir, parent)
+        for (side, seed), each in trained.items()
+    }
+    return {key: future.result() for key, future in submitted.items()}
