@@ -19,13 +19,20 @@ from lenet_study import data
 from lenet_study.device import Machine, cores
 from lenet_study.variants import VARIANTS
 
+STUDY = ("study", "--epochs", "1", "--folds", "2")
+SEARCH = ("search", "--trials", "12", "--max-epochs", "4", "--max-parameters", "100000")
+SEARCH += ("--pruner", "NopPruner", "--confirm-seeds", "0")
+
 
 @click.command()
 @click.option("--variants", default=",".join(VARIANTS), show_default=True, help="Which to measure.")
 @click.option("--images", default=9_600, show_default=True, help="Images of an epoch; scaled to 48,000.")
 @click.option("--rounds", default=3, show_default=True, help="Measured rounds, after one to warm up.")
 @click.option(
-    "--parts", default="speed,side,costs,training,study,store", show_default=True, help="What to measure."
+    "--parts",
+    default="speed,side,costs,training,study,search,store",
+    show_default=True,
+    help="What to measure.",
 )
 @click.option("--runs", default="1,1000,10000", show_default=True, help="Sizes of the store.")
 @click.option(
@@ -52,7 +59,11 @@ def main(variants: str, images: int, rounds: int, parts: str, runs: str, output:
             "training": ("growth of a training", lambda: growth.of_training(names[-1])),
             "study": (
                 "growth of a study of one epoch, against workers of one thread",
-                lambda: growth.of_study(sorted({1, cores()}), folder),
+                lambda: growth.of_workers(STUDY, sorted({1, cores()}), folder),
+            ),
+            "search": (
+                "growth of a search of twelve small trials, against workers of one thread",
+                lambda: growth.of_workers(SEARCH, sorted({1, cores()}), folder),
             ),
             "store": (
                 "growth of the store",

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -97,25 +97,23 @@ def peak_memory() -> float:
     return int(line.split()[1]) / 1024
 
 
-def of_study(workers: list[int], folder: Path) -> pd.DataFrame:
-    """Seconds of a study of one epoch per training, and the most memory that its processes held at once."""
+def of_workers(command: Sequence[str], workers: Sequence[int], folder: Path) -> pd.DataFrame:
+    """Seconds of a command and the most memory that its processes held at once, against its workers."""
     rows = []
     for count in workers:
-        store = folder / f"workers-{count}"
+        store = folder / f"{command[0]}-{count}"
         store.mkdir()
-        study = [sys.executable, "-m", "lenet_study", "study", "--epochs", "1", "--folds", "2"]
-        environment = environment_of(MLFLOW_TRACKING_URI=f"sqlite:///{store}/mlflow.db")
         start, memory = time.perf_counter(), 0.0
         process = psutil.Popen(
-            [*study, "--threads", "1", "--workers", str(count)],
+            [sys.executable, "-m", "lenet_study", *command, "--threads", "1", "--workers", str(count)],
             cwd=store,
-            env=environment,
+            env=environment_of(MLFLOW_TRACKING_URI=f"sqlite:///{store}/mlflow.db"),
             stdout=subprocess.DEVNULL,
         )
         while process.poll() is None:
             memory = max(memory, _proportional_memory(process))
             time.sleep(0.5)
-        assert process.returncode == 0, f"the study with {count} workers failed"
+        assert process.returncode == 0, f"{command[0]} with {count} workers failed"
         rows.append({"workers": count, "s": round(time.perf_counter() - start, 1), "MiB": round(memory)})
     return pd.DataFrame(rows)
 

@@ -68,7 +68,7 @@ def optimization_history(trials: Sequence[FrozenTrial]) -> Figure:
     below = sum(value < low - 0.01 for value in [*shown, *last])
     note = f"{below} below the picture" if below else ""
     axes.set_title(note, loc="right", color=_GREY)
-    axes.legend(loc="lower right")
+    axes.legend(loc="best")
     return figure
 
 
@@ -103,7 +103,9 @@ def slices(complete: Sequence[FrozenTrial]) -> Figure:
         axes.set(title=_words(name), ylim=(low, accuracy.max() + 0.003))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.grid(axis="y")
-        if _logarithmic(complete[0], name):
+        logarithmic = _logarithmic(complete[0], name)
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10)))
+        if logarithmic:
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter("{x:g}")
@@ -112,8 +114,8 @@ def slices(complete: Sequence[FrozenTrial]) -> Figure:
             axes.set_xticks(range(len(ticks)), ticks, size=7)
             axes.set_xlim(-0.5, len(ticks) - 0.5)
         else:
-            low_end, high_end = _ends(complete[0], name)
-            axes.set_xlim(low_end, max(high_end, low_end + 1e-9))
+            ends = np.array(_ends(complete[0], name))
+            axes.set_xlim(ends * (0.9, 1.1) if logarithmic else ends + np.ptp(ends) * np.array((-0.06, 0.06)))
     for axes in panels[len(names) :]:
         axes.remove()
     figure.supylabel("validation accuracy", size=9)

@@ -38,7 +38,6 @@ def open_ledger(
         UserError: The storage cannot be used, the search is running, or it is another search's name.
         StoreError: The storage failed later.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         url = make_url(address)
     except (ArgumentError, ValueError):  # not repeated: it may hold a password

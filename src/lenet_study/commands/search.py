@@ -73,6 +73,7 @@ def main(
     data_dir: str,
 ) -> None:
     """Search, train the best trial beside the champion over several seeds, register it if it is better."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     params = {name: value for name, value in locals().items() if name != "storage"}  # it may hold a password
     side_by_side, machine = share(Machine(device=device, threads=threads), workers)
     settings = Settings(
