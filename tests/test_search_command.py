@@ -283,7 +283,7 @@ def test_a_challenger_with_evidence_becomes_champion_and_stays(store, crowned, c
 @pytest.mark.parametrize(
     ("p_value", "against", "parity", "said"),
     [
-        (0.2, None, "passed", "p = 0.200 over 3 seeds"),
+        (0.2, None, "passed", "p = 0.2 over 3 seeds"),
         (0.01, "another", "passed", "compared with v4, which is not the champion any more"),
         (0.01, None, "failed", "does not equal the trained one"),
     ],

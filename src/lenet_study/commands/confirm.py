@@ -75,7 +75,7 @@ def confirm(
     pool.reporter.say(
         f"Validation accuracy over {count} seeds: trial {best.number} {evidence['challenger_mean']:.2%}, "
         f"{name} {evidence['champion_mean']:.2%}; difference {evidence['difference']:+.2%} "
-        f"± {evidence['difference_std']:.2%}, p = {evidence['p_value']:.3f}"
+        f"± {evidence['difference_std']:.2%}, p = {evidence['p_value']:.2g}"
     )
     if evidence["difference"] > 0:
         champion = {"champion": name, "champion_digest": rivals["champion"].digest(), "search": ledger.id}

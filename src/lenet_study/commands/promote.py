@@ -78,7 +78,7 @@ def _doubt(challenger: registry.Version, champion: registry.Version | None) -> s
     p_value = float(tags.get("confirm.p_value", 1))
     if p_value >= SIGNIFICANT:
         return (
-            f"its mean is higher, but p = {p_value:.3f} over {float(tags.get('confirm.seeds', 0)):.0f} "
+            f"its mean is higher, but p = {p_value:.2g} over {float(tags.get('confirm.seeds', 0)):.0f} "
             f"seeds, and below {SIGNIFICANT} is wanted"
         )
     if champion and registry.recipe_of(champion).digest() != tags["confirm.champion_digest"]:
@@ -97,7 +97,7 @@ def _proof(challenger: registry.Version) -> str:
     return (
         f"{challenger.tags['variant']}: mean validation accuracy {means['challenger']:.2%} over "
         f"{values['seeds']:.0f} seeds, {challenger.tags['confirm.champion']} {means['champion']:.2%} over "
-        f"the same (corrected paired one-sided t-test, p = {values['p_value']:.3f})"
+        f"the same (corrected paired one-sided t-test, p = {values['p_value']:.2g})"
     )
 
 
