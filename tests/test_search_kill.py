@@ -39,10 +39,12 @@ def issue(folder, trials):
 def test_a_search_killed_at_random_moments_loses_nothing(store, tmp_path):
     moments = random.Random(0)
     left, finished = [], {}
-    for _ in range(KILLS):
+    for number in range(KILLS):
         process = issue(tmp_path, 1000)
         try:
-            time.sleep(moments.uniform(6, 14))
+            if number % 2:  # while trials run
+                wait_for_trials(process, tmp_path / "log", number // 2 + 1)
+            time.sleep(moments.uniform(0, 8))
             left += psutil.Process(process.pid).children(recursive=True)
         finally:
             process.send_signal(signal.SIGKILL)
@@ -65,6 +67,15 @@ def test_a_search_killed_at_random_moments_loses_nothing(store, tmp_path):
     assert "RUNNING" not in {run.info.status for run in store.search_runs(["1"], max_results=1000)}
     done = Counter(str(sorted(trial.params.items())) for trial in trials if trial.number in complete)
     assert max(done.values()) == 1
+
+
+def wait_for_trials(process, log, count):
+    """Until so many trials have ended in all."""
+    deadline = time.monotonic() + 240
+    while log.read_text().count(" of 1000 trials") < count:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
 
 
 def trials_of(folder):
