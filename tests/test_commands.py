@@ -353,7 +353,7 @@ def test_select_takes_the_first_on_a_tie():
             val_accuracy=accuracy,
             seconds=1.0,
         )
-        return train.Trained("a variant", "a run", epoch, None, [epoch], None, 1.0)
+        return train.Trained("a run", epoch, None, [epoch], None, 1.0)
 
     options = {"baseline": trained(0.5), "v1": trained(0.7), "v2": trained(0.7)}
     assert study.select(options) == "v1"
