@@ -1,4 +1,4 @@
-"""A real server as a child process, for the tests that talk to one."""
+"""Real programs as child processes, for the tests that talk to them."""
 
 import os
 import signal
@@ -48,6 +48,15 @@ def serving(command: list[str], answers: str, folder: Path, **environment: str):
         except subprocess.TimeoutExpired:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
+
+
+def wait_until_said(process: subprocess.Popen, log: Path, text: str, times: int) -> None:
+    """Until a running program has written a text so many times."""
+    deadline = time.monotonic() + 240
+    while log.read_text().count(text) < times:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
 
 
 def _ok(address: str) -> bool:

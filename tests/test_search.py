@@ -10,7 +10,8 @@ import pytest
 from optuna.trial import TrialState
 
 from lenet_study import Pruned, StoreError, UserError, search
-from lenet_study.search import Settings
+from lenet_study.options import PARAMETERS
+from lenet_study.search_draw import PRUNERS, SAMPLERS, Settings
 from lenet_study.search_storage import open_ledger
 from lenet_study.space import Space
 
@@ -46,7 +47,7 @@ def run_trials(ledger, count, order=None):
             running[number] = recipe
             drawn[number] = ledger.study.get_trials()[number].params
         number = (order or min)(running)
-        ledger.end(number, [accuracy_of(running.pop(number))], TrialState.COMPLETE)
+        ledger.end(number, TrialState.COMPLETE, accuracy_of(running.pop(number)))
     return drawn
 
 
@@ -61,12 +62,12 @@ def test_the_five_variants_come_first(url):
             number, _recipe = ledger.begin()
             trial = ledger.study.get_trials()[number]
             names.append((trial.user_attrs.get("variant"), "fixed_params" in trial.system_attrs))
-            ledger.end(number, [0.5], TrialState.COMPLETE)
+            ledger.end(number, TrialState.COMPLETE, 0.5)
         variants = [(name, True) for name in ("baseline", "v1", "v2", "v3", "v4")]
         assert names == [*variants, *[(None, True)] * 3, (None, False)]
 
 
-@pytest.mark.parametrize("sampler", search.SAMPLERS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_seed_decides_the_sequence_and_a_restart_does_not_change_it(sampler, tmp_path):
     urls = [f"sqlite:///{tmp_path}/{name}.db" for name in ("whole", "parts", "other")]
     with opened(urls[0], sampler=sampler) as ledger:
@@ -97,9 +98,9 @@ def test_no_more_trials_begin_than_may_be_unknown_to_one(url):
         while ledger.may_begin():
             numbers.append(ledger.begin()[0])
         assert numbers == [0, 1, 2, 3]
-        ledger.end(2, [0.5], TrialState.COMPLETE)
+        ledger.end(2, TrialState.COMPLETE, 0.5)
         assert not ledger.may_begin()  # trial 0 is to be known to trial 4
-        ledger.end(0, [0.5], TrialState.COMPLETE)
+        ledger.end(0, TrialState.COMPLETE, 0.5)
         assert ledger.may_begin()
 
 
@@ -113,13 +114,13 @@ def train_all(ledger, count, curve):
                 epochs[number] = epoch
                 ledger.report(number, epoch, curve(number, epoch))
         except Pruned:
-            ledger.end(number, None, TrialState.PRUNED)
+            ledger.end(number, TrialState.PRUNED)
         else:
-            ledger.end(number, [curve(number, epoch)], TrialState.COMPLETE)
+            ledger.end(number, TrialState.COMPLETE, curve(number, epoch))
     return epochs
 
 
-@pytest.mark.parametrize("pruner", search.PRUNERS)
+@pytest.mark.parametrize("pruner", PRUNERS)
 def test_a_bad_trial_is_pruned_and_a_good_one_goes_on(pruner, url):
     def curve(number, epoch):
         return 0.1 if number % 2 else 0.8
@@ -159,13 +160,13 @@ def test_a_trial_is_not_pruned_after_its_last_epoch(url):
 
 def test_two_objectives_are_told_and_nothing_is_pruned(url):
     with opened(url, objectives=("accuracy", "parameters"), pruner="MedianPruner") as ledger:
-        for accuracy, size in ((0.9, 300_000), (0.8, 100_000), (0.7, 200_000)):
+        for accuracy in (0.8, 0.7, 0.9):  # baseline, v1 of the same size, and v2, which is larger
             number, _ = ledger.begin()
             for epoch in range(1, 9):
                 ledger.report(number, epoch, 0.01)
-            ledger.end(number, [accuracy, size], TrialState.COMPLETE)
-        assert sorted(trial.number for trial in ledger.study.best_trials) == [0, 1]
-        assert ledger.best().number == 0
+            ledger.end(number, TrialState.COMPLETE, accuracy)
+        assert sorted(trial.number for trial in ledger.study.best_trials) == [0, 2]
+        assert ledger.best().number == 2
 
 
 KILLED = """
@@ -174,7 +175,7 @@ from test_search import opened
 with opened(sys.argv[1], workers=2) as ledger:
     for _ in range(4):
         ledger.begin()
-    ledger.end(1, [0.5], ledger.study.get_trials()[0].state.COMPLETE)
+    ledger.end(1, ledger.study.get_trials()[0].state.COMPLETE, 0.5)
     os.kill(os.getpid(), 9)
 """
 
@@ -202,7 +203,7 @@ def repeats(ledger):
 
 @pytest.mark.usefixtures("in_root")
 def test_what_a_killed_process_left_is_tried_again_once_unless_it_has_ended(url):
-    outcomes = {2: (TrialState.COMPLETE, [0.7]), 3: (TrialState.PRUNED, None)}
+    outcomes = {2: (TrialState.COMPLETE, 0.7), 3: (TrialState.PRUNED, None)}
     kill_a_search(url)
     with opened(url, workers=2) as ledger:
         left = ledger.study.get_trials()[0].params
@@ -271,7 +272,7 @@ def test_a_kill_while_a_trial_is_being_drawn_loses_no_variant_and_mixes_nothing(
             number, recipe = ledger.begin()
             stored = ledger.study.get_trials()[number].params
             assert SPACE.suggest(optuna.trial.FixedTrial(stored)) == recipe
-            ledger.end(number, [0.5], TrialState.COMPLETE)
+            ledger.end(number, TrialState.COMPLETE, 0.5)
         counted = [trial.user_attrs.get("variant") for trial in ledger.finished()]
         assert sorted(filter(None, counted)) == ["baseline", "v1", "v2", "v3", "v4"]
 
@@ -311,7 +312,7 @@ def test_a_trial_of_a_machine_gone_silent_is_tried_again_and_its_return_harms_no
         ledger._running[number] = running  # it wakes up
         with pytest.raises(Pruned, match="given to another"):
             ledger.report(number, 9, 0.9)
-        ledger.end(number, [0.9], TrialState.COMPLETE)
+        ledger.end(number, TrialState.COMPLETE, 0.9)
         assert states(ledger)[number] == "FAIL"
 
 
@@ -368,6 +369,8 @@ def test_a_search_that_was_killed_while_it_was_made_is_made_again(url):
         ("postgresql://nobody:secret@127.0.0.1:1/none", "cannot be used"),
         ("postgresql://127.0.0.1:1/none?user=me&password=secret", "cannot be used"),
         ("nosuch://host/name", "cannot be used"),
+        ("sqlite://", "would be lost"),
+        ("sqlite:///:memory:", "would be lost"),
     ],
 )
 def test_a_storage_that_cannot_be_used_is_refused_without_its_password(address, said):
@@ -393,6 +396,11 @@ def test_a_storage_that_fails_later_is_a_failure_of_the_store(url, tmp_path):
 
     with pytest.raises(StoreError, match="the same command goes on"):
         broken()
+
+
+def test_the_command_line_offers_exactly_what_can_be_chosen():
+    assert PARAMETERS["sampler"].type.choices == tuple(SAMPLERS)
+    assert PARAMETERS["pruner"].type.choices == tuple(PRUNERS)
 
 
 def test_optuna_s_own_eyes_can_read_the_search(url):

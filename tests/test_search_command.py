@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from conftest import open_store, toy_split
 
-from lenet_study import UserError, data, registry, training
+from lenet_study import StoreError, UserError, data, registry, training
+from lenet_study import search as ledger
 from lenet_study.__main__ import main
 from lenet_study.commands import promote, search, train
 from lenet_study.specs import PROTOCOL
@@ -203,6 +204,27 @@ def test_a_store_that_fails_ends_the_search(toy, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         search.main(**{**OPTIONS, "confirm_seeds": 0})
     assert [run.info.status for run in runs_of(toy, "search")] == ["FAILED"]
+
+
+def test_a_storage_that_fails_in_a_trial_ends_the_search(toy, tmp_path, monkeypatch):
+    report = ledger.Ledger.report
+
+    def broken(self, *arguments):
+        (tmp_path / "optuna.db").write_bytes(b"no database" * 1000)
+        report(self, *arguments)
+
+    monkeypatch.setattr(ledger.Ledger, "report", broken)
+    with pytest.raises(StoreError, match=r"storage=sqlite:///optuna.db failed"):
+        search.main(**{**OPTIONS, "confirm_seeds": 0})
+    assert {run.info.status for run in runs_of(toy, "trial")} == {"FAILED"}
+
+
+def test_a_search_without_a_complete_trial_says_so(toy, monkeypatch, capsys):
+    monkeypatch.setattr(training, "fit", lambda *arguments, **options: 1 / 0)
+    search.main(**{**OPTIONS, "trials": 1})
+    output = capsys.readouterr().out
+    assert "Trials: 1 fail, 1 waiting. None was trained to its end: let it have more" in output
+    assert "Empty DataFrame" not in output
 
 
 def test_two_objectives_show_their_front(toy):

@@ -14,6 +14,7 @@ import optuna
 import psutil
 import pytest
 from optuna.trial import TrialState
+from servers import wait_until_said
 
 ROOT = Path(__file__).parents[1]
 DATA = os.environ.get("LENET_STUDY_DATA", str(ROOT / "data"))
@@ -43,7 +44,7 @@ def test_a_search_killed_at_random_moments_loses_nothing(store, tmp_path):
         process = issue(tmp_path, 1000)
         try:
             if number % 2:  # while trials run
-                wait_for_trials(process, tmp_path / "log", number // 2 + 1)
+                wait_until_said(process, tmp_path / "log", " of 1000 trials", number // 2 + 1)
             time.sleep(moments.uniform(0, 8))
             left += psutil.Process(process.pid).children(recursive=True)
         finally:
@@ -67,15 +68,6 @@ def test_a_search_killed_at_random_moments_loses_nothing(store, tmp_path):
     assert "RUNNING" not in {run.info.status for run in store.search_runs(["1"], max_results=1000)}
     done = Counter(str(sorted(trial.params.items())) for trial in trials if trial.number in complete)
     assert max(done.values()) == 1
-
-
-def wait_for_trials(process, log, count):
-    """Until so many trials have ended in all."""
-    deadline = time.monotonic() + 240
-    while log.read_text().count(" of 1000 trials") < count:
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
 
 
 def trials_of(folder):
@@ -125,7 +117,7 @@ machine, url, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 socket.gethostname = lambda: machine
 from optuna.trial import TrialState
 from lenet_study import tracking
-from lenet_study.search import Settings
+from lenet_study.search_draw import Settings
 from lenet_study.search_storage import open_ledger
 from lenet_study.space import Space
 settings = Settings(space=Space(500_000, 10), sampler="RandomSampler")
@@ -137,7 +129,7 @@ with open_ledger(url, "shared", settings, {"seed": 0}) as ledger:
             for epoch in range(1, recipe.protocol.epochs + 1):
                 run.log_metrics({"val/accuracy": number + epoch / 100}, step=epoch)
                 ledger.report(number, epoch, 0.9)
-        ledger.end(number, [0.9], TrialState.COMPLETE)
+        ledger.end(number, TrialState.COMPLETE, 0.9)
 """
 
 

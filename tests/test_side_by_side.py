@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from servers import wait_until_said
 
 from lenet_study.commands import kfold
 
@@ -49,7 +49,7 @@ def test_a_killed_worker_fails_its_run_alone(store, tmp_path):
     with (tmp_path / "log").open("w+") as log:
         process = subprocess.Popen(COMMAND, cwd=tmp_path, env=environment(), stdout=log, stderr=log)
         try:
-            wait_for_epochs(process, tmp_path / "log", 2)
+            wait_until_said(process, tmp_path / "log", "epoch 1/2", 2)
             workers(process.pid)[0].kill()
             assert process.wait(timeout=240) == 0, (tmp_path / "log").read_text()
         finally:
@@ -72,7 +72,7 @@ def test_workers_do_not_outlive_their_command(store, tmp_path, sent, code):
     with (tmp_path / "log").open("w+") as log:
         process = subprocess.Popen(COMMAND, cwd=tmp_path, env=environment(), stdout=log, stderr=log)
         try:
-            wait_for_epochs(process, tmp_path / "log", 2)
+            wait_until_said(process, tmp_path / "log", "epoch 1/2", 2)
             left = workers(process.pid)
             process.send_signal(sent)
             assert process.wait(timeout=60) == code
@@ -84,15 +84,6 @@ def test_workers_do_not_outlive_their_command(store, tmp_path, sent, code):
     assert [run.info.status for run in runs(store, "fold")] == ["KILLED", "KILLED"]
     (parent,) = runs(store, "kfold")
     assert parent.info.status == ("KILLED" if sent == signal.SIGTERM else "RUNNING")
-
-
-def wait_for_epochs(process, log, folds):
-    """Until so many folds have reported their first epoch."""
-    deadline = time.monotonic() + 120
-    while log.read_text().count("epoch 1/2") < folds:
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def workers(process_id):

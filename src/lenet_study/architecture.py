@@ -70,7 +70,7 @@ def _stages(spec: VariantSpec) -> list[_Stage]:
 @styled
 def draw(name: str, spec: VariantSpec) -> Figure:
     """A model's layers, shapes and parameters; orange is what its parent has not, if it has one."""
-    parent = (parent_of(name) if name in VARIANTS else None) or name
+    parent = parent_of(name) or name
     parent_spec = VARIANTS[parent] if parent != name else spec
     stages, parent_stages = _stages(spec), _stages(parent_spec)
     heads = {stage.part: stage for stage in stages if stage.part in HEADS.values()}

@@ -204,9 +204,8 @@ def trainings(limit: int, variant: str = "", stage: str = "train") -> list[Train
     tracking.initialise()
     with store_errors():
         client = mlflow.MlflowClient()
-        experiments = [e.experiment_id for e in client.search_experiments(ViewType.ACTIVE_ONLY)]
         runs = client.search_runs(
-            experiments,
+            _experiments(client),
             " and ".join(conditions),
             order_by=["metrics.`best/val_accuracy` DESC", "attributes.start_time ASC"],
             max_results=limit,
@@ -273,13 +272,17 @@ def runs_with(tags: Mapping[str, str]) -> list[Training]:
     conditions = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
     with store_errors():
         client = mlflow.MlflowClient()
-        experiments = [e.experiment_id for e in client.search_experiments(ViewType.ACTIVE_ONLY)]
+        experiments = _experiments(client)
         found, token = [], None
         while token != "":
             page = client.search_runs(experiments, conditions, page_token=token)
             found += list(page)
             token = page.token or ""
     return found
+
+
+def _experiments(client: mlflow.MlflowClient) -> list[str]:
+    return [each.experiment_id for each in client.search_experiments(ViewType.ACTIVE_ONLY)]
 
 
 def crown(version: Version, reason: str, by_run: str) -> None:

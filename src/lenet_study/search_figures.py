@@ -34,8 +34,8 @@ def pictures(study: optuna.Study) -> dict[str, Figure]:
         "slice": slices(complete),
         "parallel_coordinate": parallel_coordinate(complete),
     }
-    if importances := _importances(study):
-        found["parameter_importances"] = parameter_importances(importances)
+    if _tells_importances(complete):
+        found["parameter_importances"] = parameter_importances(_importances(study))
     if len(study.directions) > 1:
         found["pareto_front"] = pareto_front(complete, {trial.number for trial in study.best_trials})
     return found
@@ -190,13 +190,14 @@ def page(study: optuna.Study) -> str:
 
 def _interactive(study: optuna.Study) -> dict[str, dict[str, Any]]:
     """Optuna's plots and their options."""
-    if not _complete(study):
+    complete = _complete(study)
+    if not complete:
         return {}
     several = len(study.directions) > 1
     target = {"target": lambda trial: trial.values[0]} if several else {}
     options: dict[str, Any] = {"target_name": "validation accuracy", **target}
     plots = dict.fromkeys(("optimization_history", "parallel_coordinate", "slice"), options)
-    if _importances(study):
+    if _tells_importances(complete):
         plots["param_importances"] = {**options, "evaluator": _evaluator()}
     if several:
         plots["pareto_front"] = {"target_names": ["validation accuracy", "parameters"]}
@@ -207,11 +208,12 @@ def _complete(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
+def _tells_importances(complete: Sequence[FrozenTrial]) -> bool:
+    return len(complete) >= FEWEST and len({trial.values[0] for trial in complete}) > 1
+
+
 def _importances(study: optuna.Study) -> dict[str, float]:
-    """By parameter, the largest first; empty where the trials do not tell."""
-    complete = _complete(study)
-    if len(complete) < FEWEST or len({trial.values[0] for trial in complete}) == 1:
-        return {}
+    """By parameter, the largest first."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # parameters that did not vary, and experimental parts
         return optuna.importance.get_param_importances(

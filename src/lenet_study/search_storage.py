@@ -18,8 +18,9 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from lenet_study import StoreError, UserError
-from lenet_study.search import Ledger, Settings
+from lenet_study import UserError
+from lenet_study.search import Ledger
+from lenet_study.search_draw import Settings
 
 
 @contextmanager
@@ -45,6 +46,8 @@ def open_ledger(
             "storage is no address of a database: write sqlite:///optuna.db, or postgresql://user@host/name"
         ) from None
     shown = _public(url)
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise UserError(f"storage={shown} would be lost with this process: write sqlite:///optuna.db")
     if _is_file(url) and not _file(url).parent.is_dir():
         raise UserError(f"storage={shown} is in no existing folder: make it first")
     try:
@@ -52,11 +55,9 @@ def open_ledger(
             with _storage_errors(shown), _alone(url):
                 storage = RDBStorage(address)
                 study = _study(storage, name, settings, identity)
-            try:
-                yield Ledger(study, storage, settings, shared=not _is_file(url))
-            except optuna.exceptions.StorageInternalError as error:
-                reason = " ".join(str(error.__cause__ or error).split())[:200]
-                raise StoreError(f"storage={shown} failed ({reason}); the same command goes on") from error
+            ledger = Ledger(study, storage, settings, address=shown, shared=not _is_file(url))
+            with ledger.guarded():
+                yield ledger
     except Timeout as error:
         raise UserError(
             f"study_name={name} is being searched by another process on this machine: wait for it, or choose "
@@ -117,7 +118,7 @@ def _alone(url: URL) -> Iterator[None]:
 
 
 def _is_file(url: URL) -> bool:
-    return url.get_backend_name() == "sqlite" and bool(url.database)
+    return url.get_backend_name() == "sqlite"
 
 
 def _file(url: URL) -> Path:

@@ -41,6 +41,11 @@ _AUGMENTATION: dict[str, click.ParamType[Any]] = {
     "shift": Count(0, 14),
     "erase": _SHARE,
 }
+_JSON: dict[type, tuple[type, ...]] = {  # what JSON must have made of a value; a bool is no number
+    click.types.BoolParamType: (bool,),
+    click.IntRange: (int,),
+    click.FloatRange: (int, float),
+}
 _PAIRS = ("channels", "hidden_units")
 PROTOCOL = ("epochs", "batch_size", "learning_rate", "auxiliary", "auxiliary_weight")  # what a file decides
 
@@ -75,21 +80,28 @@ class Recipe:
         del spec["change"]
         values = {**spec, **{f"augmentation.{name}": value for name, value in augmentation.items()}}
         if of_file:
-            values |= {name: getattr(self.protocol, name) for name in PROTOCOL}
+            values |= self._training
         return {f"spec.{name}": value for name, value in values.items()}
 
     def digest(self) -> str:
         """Tells recipes apart, whatever they are called: 16 hex digits of a SHA-256 sum."""
         model = {key: value for key, value in asdict(self.spec).items() if key != "change"}
-        training = {name: getattr(self.protocol, name) for name in PROTOCOL}
-        content = json.dumps([model, training], sort_keys=True)
+        content = json.dumps([model, self._training], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def text(self) -> str:
         """The content of its spec file."""
-        protocol = {name: getattr(self.protocol, name) for name in PROTOCOL}
-        content = {"name": self.name, "spec": asdict(self.spec), "protocol": protocol}
+        content = {"name": self.name, "spec": asdict(self.spec), "protocol": self._training}
         return json.dumps(content, indent=2) + "\n"
+
+    @property
+    def _training(self) -> dict[str, object]:
+        return {name: getattr(self.protocol, name) for name in PROTOCOL}
+
+
+def of_variants(protocol: Protocol) -> dict[str, Recipe]:
+    """The five variants by name, trained with this protocol."""
+    return {name: Recipe(name=name, spec=spec, protocol=protocol) for name, spec in VARIANTS.items()}
 
 
 def chosen(variant: str, spec: str, protocol: Protocol) -> Recipe:
@@ -98,7 +110,7 @@ def chosen(variant: str, spec: str, protocol: Protocol) -> Recipe:
     Raises:
         UserError: See ``read``.
     """
-    return read(spec, protocol) if spec else Recipe(name=variant, spec=VARIANTS[variant], protocol=protocol)
+    return read(spec, protocol) if spec else of_variants(protocol)[variant]
 
 
 def read(path: str, given: Protocol) -> Recipe:
@@ -180,18 +192,9 @@ def _spec_value(name: str, value: Any, where: str) -> Any:
 
 
 def _value(kind: click.ParamType[Any], name: str, value: Any, where: str) -> Any:
-    expected = (
-        bool
-        if kind is click.BOOL
-        else int
-        if isinstance(kind, click.IntRange)
-        else (int, float)
-        if isinstance(kind, click.FloatRange)
-        else str
-    )
+    expected = next((types for each, types in _JSON.items() if isinstance(kind, each)), (str,))
     try:
-        wrong_type = not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool)
-        if wrong_type or (isinstance(value, float) and not math.isfinite(value)):
+        if type(value) not in expected or (isinstance(value, float) and not math.isfinite(value)):
             raise click.BadParameter(f"{value!r} is no {kind.name}.")
         return kind.convert(value, None, None)
     except click.BadParameter as error:

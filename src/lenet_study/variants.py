@@ -80,14 +80,13 @@ VARIANTS = {"baseline": _BASELINE, "v1": _V1, "v2": _V2, "v3": _V3, "v4": _V4}
 
 
 def parent_of(name: str) -> str | None:
-    """The variant that ``name`` was derived from; None for the first.
+    """The variant that ``name`` was derived from; None for the first, and for what is no variant.
 
     >>> parent_of("v2")
     'v1'
     """
     names = list(VARIANTS)
-    position = names.index(name)
-    return names[position - 1] if position else None
+    return dict(zip(names[1:], names, strict=False)).get(name)
 
 
 def parameters(spec: VariantSpec) -> int:

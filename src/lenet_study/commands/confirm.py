@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import optuna
 import pandas as pd
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from scipy import stats
 
 from lenet_study import registry, tracking
 from lenet_study.commands.evaluate import Evaluated, evaluate
 from lenet_study.commands.train import Job, Trained, train
 from lenet_study.data import VALIDATION_FRACTION
-from lenet_study.device import Machine
-from lenet_study.search import Ledger, Settings
-from lenet_study.specs import Recipe
+from lenet_study.search import Ledger
+from lenet_study.search_draw import Settings
+from lenet_study.specs import Recipe, of_variants
 from lenet_study.tracking import Run
 from lenet_study.training import Protocol
 from lenet_study.variants import VARIANTS
@@ -32,8 +33,7 @@ def confirm(
     count: int,
     pool: Pool,
     run: Run,
-    place: tuple[Machine, str, str],
-    tags: Mapping[str, object],
+    job: partial[Job],
 ) -> None:
     """Train the best trial and the champion over the same seeds; register what is better.
 
@@ -47,8 +47,7 @@ def confirm(
         count: Seeds.
         pool: Where to train.
         run: The search's open run.
-        place: Machine and data folder of a training, and the id of the run to nest it under.
-        tags: Of the trainings' runs.
+        job: What all trainings of the search have in common.
     """
     best = ledger.best()
     if best is None:
@@ -68,7 +67,9 @@ def confirm(
         pool.reporter.say(f"Trial {best.number} was confirmed before; more trials may find a better one")
         return
     pool.reporter.say(f"Training trial {best.number} and the champion, {name}, on the seeds {seeds}")
-    trained = _train(rivals, seeds, pool, place, tags)
+    jobs = {(side, seed): _job(job, side, recipe, seed) for seed in seeds for side, recipe in rivals.items()}
+    submitted = {key: pool.submit(train, each) for key, each in jobs.items()}
+    trained = {key: future.result() for key, future in submitted.items()}
     table = _pairs(trained, seeds)
     evidence = _evidence(table, len(earlier) + 1)
     run.log_metrics({f"confirm/{key}": value for key, value in evidence.items()})
@@ -88,7 +89,7 @@ def confirm(
             f"Version {version.version} of {tracking.NAME} is the challenger: `promote` decides on this"
         )
     ledger.study.set_user_attr("confirmed", [*earlier, note])
-    evaluated = _test(trained, pool, place)
+    evaluated = _test(trained, jobs, pool)
     for side, recipe in rivals.items():
         scores = [evaluated[side, seed].predictions.accuracy for seed in seeds]
         table[f"{side}_test"] = scores
@@ -101,9 +102,9 @@ def confirm(
 
 def _challenger(settings: Settings, best: FrozenTrial, search: str) -> Recipe:
     recipe = settings.space.suggest(optuna.trial.FixedTrial(best.params))
-    variants = [Recipe(name=name, spec=spec, protocol=Protocol()) for name, spec in VARIANTS.items()]
-    if same := [each for each in variants if each.digest() == recipe.digest()]:
-        return same[0]
+    for variant in of_variants(Protocol()).values():
+        if variant.digest() == recipe.digest():
+            return variant
     change = f"trial {best.number} of search {search}, {recipe.spec.change}"
     return replace(recipe, name=f"{search}-{best.number}", spec=replace(recipe.spec, change=change))
 
@@ -113,38 +114,14 @@ def _champion(ledger: Ledger) -> Recipe:
     version = registry.holder(registry.CHAMPION)
     if version:
         return registry.recipe_of(version)
-    complete = ledger.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    fixed = [trial for trial in complete if trial.user_attrs.get("variant")]
-    best = max(fixed, key=lambda trial: trial.values[0], default=None)
-    name = best.user_attrs["variant"] if best else list(VARIANTS)[-1]
-    return Recipe(name=name, spec=VARIANTS[name], protocol=Protocol())
+    best = ledger.best(variants=True)
+    return of_variants(Protocol())[best.user_attrs["variant"] if best else list(VARIANTS)[-1]]
 
 
-def _train(
-    rivals: Mapping[str, Recipe],
-    seeds: Sequence[int],
-    pool: Pool,
-    place: tuple[Machine, str, str],
-    tags: Mapping[str, object],
-) -> dict[tuple[str, int], Trained]:
-    """By side and seed."""
-    machine, data_dir, parent = place
-    submitted = {
-        (side, seed): pool.submit(
-            train,
-            Job(
-                stage="confirm",
-                recipe=replace(recipe, protocol=replace(recipe.protocol, seed=seed, precision="float32")),
-                machine=machine,
-                data_dir=data_dir,
-                parent=parent,
-                extra_tags={**tags, "confirm": side},
-            ),
-        )
-        for seed in seeds
-        for side, recipe in rivals.items()
-    }
-    return {key: future.result() for key, future in submitted.items()}
+def _job(job: partial[Job], side: str, recipe: Recipe, seed: int) -> Job:
+    protocol = replace(recipe.protocol, seed=seed, precision="float32")
+    full = job(stage="confirm", recipe=replace(recipe, protocol=protocol))
+    return replace(full, extra_tags={**full.extra_tags, "confirm": side})
 
 
 def _pairs(trained: Mapping[tuple[str, int], Trained], seeds: Sequence[int]) -> pd.DataFrame:
@@ -187,11 +164,10 @@ def _std(values: pd.Series) -> float:
 
 
 def _test(
-    trained: Mapping[tuple[str, int], Trained], pool: Pool, place: tuple[Machine, str, str]
+    trained: Mapping[tuple[str, int], Trained], jobs: Mapping[tuple[str, int], Job], pool: Pool
 ) -> dict[tuple[str, int], Evaluated]:
-    machine, data_dir, parent = place
-    submitted = {
-        (side, seed): pool.submit(evaluate, each.run_id, seed, machine, data_dir, parent)
-        for (side, seed), each in trained.items()
-    }
+    submitted = {}
+    for key, job in jobs.items():
+        place = job.protocol.seed, job.machine, job.data_dir, job.parent
+        submitted[key] = pool.submit(evaluate, trained[key].run_id, *place)
     return {key: future.result() for key, future in submitted.items()}

@@ -19,7 +19,7 @@ from lenet_study.commands.retrain import retrain
 from lenet_study.commands.train import Job, Trained, train
 from lenet_study.device import Machine, share
 from lenet_study.progress import Terminal
-from lenet_study.specs import Recipe
+from lenet_study.specs import of_variants
 from lenet_study.tracking import Run
 from lenet_study.training import Protocol
 from lenet_study.variants import VARIANTS
@@ -75,7 +75,7 @@ def work(
         JobError: None of the five could be trained.
     """
     # The largest first: the small ones then fill the gaps.
-    recipes = {name: Recipe(name=name, spec=spec, protocol=protocol) for name, spec in VARIANTS.items()}
+    recipes = of_variants(protocol)
     submitted = {
         name: pool.submit(train, job(stage="train", recipe=recipes[name])) for name in reversed(recipes)
     }

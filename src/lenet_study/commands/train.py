@@ -176,7 +176,7 @@ def train(job: Job, *, reporter: Reporter) -> Trained:
         register = job.stage in _REGISTERED
         logged = registry.log_model(run, model, normalise, proof, description, register=register)
         trained = Trained(run.id, best, augmented, history, logged, perf_counter() - start)
-        _report(run, job.name, job.stage, trained, reporter)
+        _report(run, job, trained, reporter)
     return trained
 
 
@@ -188,13 +188,11 @@ def variant_tags(variant: str) -> dict[str, str]:
 
 def describe(recipe: Recipe) -> str:
     """What is trained, in a sentence."""
-    name = recipe.name
-    parent = parent_of(name) if name in VARIANTS else None
-    said = f"**{name}**: {f'{parent}, but ' if parent else ''}{recipe.spec.change}."
-    return said
+    parent = parent_of(recipe.name)
+    return f"**{recipe.name}**: {f'{parent}, but ' if parent else ''}{recipe.spec.change}."
 
 
-def _report(run: Run, name: str, stage: Stage, trained: Trained, reporter: Reporter) -> None:
+def _report(run: Run, job: Job, trained: Trained, reporter: Reporter) -> None:
     """Say what a training made and where to see it."""
     best = trained.best
     if best.val_accuracy is None:
@@ -203,9 +201,9 @@ def _report(run: Run, name: str, stage: Stage, trained: Trained, reporter: Repor
         result = f"best epoch {best.epoch}, validation accuracy {best.val_accuracy:.2%}"
     version = f", version {trained.model.version} of {tracking.NAME}" if trained.model.version else ""
     weights = trained.model.weights[:12]
-    reporter.say(f"{name}: {result}; weights {weights}{version}")
-    if stage != "trial":
-        reporter.say(f"{name} {tracking.how_to_look()} {tracking.run_address(run)}")
+    reporter.say(f"{job.name}: {result}; weights {weights}{version}")
+    if job.stage != "trial":
+        reporter.say(f"{job.name} {tracking.how_to_look()} {tracking.run_address(run)}")
 
 
 def _augmented_accuracy(model: LeNet, validation: Split, normalise: Normalisation, recipe: Recipe) -> float:
