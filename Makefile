@@ -7,17 +7,29 @@ RUN = mlflow run . --experiment-name fashion-mnist-lenet --env-manager local
 DEV = .venv/.requirements-dev
 BENCH = .venv-bench/.requirements
 
-.PHONY: help setup data study train test debian check bench ui lock clean clean-store
+DOCKER ?= docker
+COMPOSE ?= $(shell $(DOCKER) compose version >/dev/null 2>&1 && echo $(DOCKER) compose || echo docker-compose)
+export PORT ?= 5000
+export SECRETS ?= $(CURDIR)/docker/secrets
+STACK_NAME ?= lenet-study
+STACK = $(COMPOSE) --file docker/compose.yaml --project-name $(STACK_NAME)
+SERVER = PYTHONPATH=src python -m lenet_study.server
+
+.PHONY: help setup data study train test test-docker debian check bench ui lock clean clean-store \
+  wheels image image-cuda image-serve server server-stop server-local trainer
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-setup: .venv/.requirements ## make the virtual environment from requirements.txt
+setup: .venv/.requirements src/lenet_study.egg-info ## make the virtual environment from requirements.txt
 
 .venv/.requirements: requirements.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --requirement requirements.txt
 	@touch $@
+
+src/lenet_study.egg-info: pyproject.toml | .venv/.requirements # tells `mlflow server` of our app
+	.venv/bin/python -c "from setuptools import setup; setup()" -q egg_info
 
 $(DEV): .venv/.requirements requirements-dev.txt
 	.venv/bin/python -m pip install --quiet --requirement requirements-dev.txt
@@ -40,8 +52,11 @@ train: setup ## train one model: VARIANT=v2 EPOCHS=15
 ui: setup ## open MLflow's UI on http://127.0.0.1:5000
 	mlflow ui
 
-test: check debian ## lint, types, all tests
-	PYTHONPATH=src python -m pytest
+test: setup check debian ## lint, types, all tests but those of Docker
+	PYTHONPATH=src python -m pytest -m "not docker"
+
+test-docker: setup $(DEV) ## the tests of Docker; starts a daemon and makes base images where that is needed
+	PYTHONPATH=src python -m pytest -m docker
 
 debian: # what only tests need; those that need it skip, and say so, where it cannot be installed
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null && \
@@ -58,8 +73,49 @@ check: $(DEV) ## lint, format and types
 bench: setup $(BENCH) ## measure speed and memory; BENCH_OPTIONS="--help" tells how to measure less
 	PYTHONPATH=src python -m bench $(BENCH_OPTIONS)
 
+wheels: docker/wheels/.complete ## fetch what the images install; TORCH_INDEX=address of PyTorch's CPU builds
+
+docker/wheels/.complete: requirements.txt requirements-serve.txt | .venv/.requirements
+	.venv/bin/python -m pip download --quiet --dest docker/wheels \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+	  --requirement requirements.txt --requirement requirements-serve.txt
+	@touch $@
+
+COMMIT = $(shell git rev-parse HEAD)$(shell git diff --quiet HEAD -- src requirements.txt || echo -dirty)
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+BUILD = DOCKER_BUILDKIT=1 $(DOCKER) build --quiet --file docker/Dockerfile --build-arg PIP_NO_INDEX=1 \
+  --build-arg COMMIT=$(COMMIT) --build-arg VERSION=$(VERSION) $(if $(BASE),--build-arg BASE=$(BASE))
+
+image: wheels ## build the image lenet-study; BASE=another base image with Python 3.11
+	$(BUILD) --target cpu --tag lenet-study .
+
+image-cuda: wheels ## build the image lenet-study-cuda
+	$(BUILD) --target cuda --tag lenet-study-cuda .
+
+image-serve: wheels setup ## build the image lenet-study-serve, with the registry's champion inside
+	PYTHONPATH=src python -m lenet_study.server fetch --to docker/model
+	$(BUILD) --target serve --tag lenet-study-serve .
+
+server: setup ## start a team's server in Docker, on http://127.0.0.1:5000; PORT=another
+	@$(DOCKER) image inspect lenet-study >/dev/null 2>&1 || $(MAKE) image
+	@$(SERVER) prepare --secrets $(SECRETS) --address http://127.0.0.1:$(PORT)
+	$(STACK) up --detach
+	@$(SERVER) check --secrets $(SECRETS) --address http://127.0.0.1:$(PORT) --patience 120
+	@echo "MLflow is on http://127.0.0.1:$(PORT) for user admin, password in $(SECRETS)/admin_password."
+	@echo "To log there: . $(SECRETS)/client.sh"
+
+trainer: ## run one command beside the server: ARGUMENTS="train --variant v2"
+	IMAGE_ID=$$($(DOCKER) image inspect --format '{{.Id}}' lenet-study) $(STACK) run --rm trainer $(ARGUMENTS)
+
+server-stop: ## stop it; what it has stays in Docker's volumes
+	$(STACK) down
+
+server-local: setup ## the same server without Docker: in PostgreSQL if that is installed, else in SQLite
+	@$(SERVER) prepare --secrets $(SECRETS) --address http://127.0.0.1:$(PORT)
+	@$(SERVER) serve --secrets $(SECRETS) --port $(PORT)
+
 lock: $(DEV) ## pin everything that the requirements*.in files need
-	for name in requirements requirements-dev requirements-bench; do \
+	for name in requirements requirements-serve requirements-dev requirements-bench; do \
 	  uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 	    --python-version 3.11.7 --output-file $$name.txt $$name.in && sed -i 's/+cpu$$//' $$name.txt; \
 	done

@@ -43,6 +43,7 @@ def toy_validation() -> Split:
 TRAINING_ARTIFACTS = {
     "model_summary.txt",
     "spec.json",
+    "environment.txt",
     "architecture.png",
     "augmentation.png",
     "curves.png",

@@ -42,6 +42,16 @@ def mlflow_run(store: Path, entry_point: str, *params: str) -> subprocess.Comple
     return execute(store, "mlflow", "run", ".", "--env-manager", "local", "-e", entry_point, *options)
 
 
+def test_docker_has_the_same_entry_points():
+    """In an image the command is what follows ``python -m lenet_study``."""
+    inside = yaml.safe_load((ROOT / "docker" / "MLproject").read_text())
+    prefix = "PYTHONPATH=src python -m lenet_study "
+    expected = {
+        name: {**each, "command": each["command"].removeprefix(prefix)} for name, each in ENTRY_POINTS.items()
+    }
+    assert inside["entry_points"] == expected
+
+
 def test_main_is_the_study():
     assert ENTRY_POINTS["main"] == ENTRY_POINTS["study"]
     assert ENTRY_POINTS.keys() == COMMANDS.keys() | {"main"}

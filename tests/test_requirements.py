@@ -17,12 +17,16 @@ def pins(name: str) -> dict[str, str]:
     return dict(line.split("==") for line in stripped if line and not line.startswith("-"))
 
 
-@pytest.mark.parametrize("name", ["requirements", "requirements-dev", "requirements-bench"])
+@pytest.mark.parametrize(
+    "name", ["requirements", "requirements-serve", "requirements-dev", "requirements-bench"]
+)
 def test_every_package_used_directly_is_locked_at_its_pin(name):
     assert pins(f"{name}.in").items() <= pins(f"{name}.txt").items()
 
 
-@pytest.mark.parametrize("group", ["requirements-dev.txt", "requirements-bench.txt"])
+@pytest.mark.parametrize(
+    "group", ["requirements-serve.txt", "requirements-dev.txt", "requirements-bench.txt"]
+)
 def test_the_locks_agree(group):
     main, other = pins("requirements.txt"), pins(group)
     shared = main.keys() & other.keys()

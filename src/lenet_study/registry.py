@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -130,11 +131,12 @@ def log_model(
     return LoggedModel(info.model_uri, version, sums["weights.sha256"], tags)
 
 
-def fetch(reference: str) -> FetchedModel:
+def fetch(reference: str, keep: Path | None = None) -> FetchedModel:
     """Read a model.
 
     Args:
         reference: A run id, a ``models:/…`` address, or the path of a TorchScript file.
+        keep: Folder to make for the files of a logged model, once they are checked.
 
     Raises:
         UserError: There is no such model, or its file is not the one that was logged.
@@ -154,8 +156,11 @@ def fetch(reference: str) -> FetchedModel:
             uri, run_id = f"runs:/{reference}/model", reference
         tags = client.get_run(run_id).data.tags
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder), _FILE)
-            return _read(file, reference, run_id, tags.get("torchscript.sha256", ""))
+            files = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
+            model = _read(files / _FILE, reference, run_id, tags.get("torchscript.sha256", ""))
+            if keep:
+                shutil.copytree(files, keep)
+            return model
     except (MlflowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"model={reference} cannot be read ({reason}): name {_CURE}") from error

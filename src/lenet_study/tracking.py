@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from sqlalchemy.exc import SQLAlchemyError
 
-from lenet_study import Pruned, StoreError, UserError
+from lenet_study import Pruned, StoreError, UserError, environment
 from lenet_study.data import Split
 from lenet_study.training import Epoch
 
@@ -149,7 +149,7 @@ def run(
         StoreError: The tracking server or its store failed.
     """
     initialise()
-    all_tags = {"stage": stage, **_git_tags(), **(tags or {})}
+    all_tags = {"stage": stage, **_git_tags(), **environment.tags(), **(tags or {})}
     if description:
         all_tags["mlflow.note.content"] = description
     if study:
@@ -169,6 +169,7 @@ def run(
             opened = Run(active)
             opened.set_tags(all_tags)
             opened.log_params(params)
+            opened.log_text(environment.freeze(), "environment.txt")
             yield opened
             status = "FINISHED"
         except (KeyboardInterrupt, SystemExit):
@@ -196,7 +197,8 @@ def fail(run_id: str, reason: str) -> None:
 
 def explain(run_id: str, reason: str) -> None:
     """Tell a run that `mlflow run` has made why its command was refused."""
-    with suppress(MlflowException, SQLAlchemyError):
+    with suppress(MlflowException, SQLAlchemyError, UserError, StoreError):
+        initialise()  # MLflow itself would try for minutes to reach a store that is not there
         mlflow.MlflowClient().set_tag(run_id, "error", reason)
 
 
@@ -283,7 +285,7 @@ def initialise() -> None:
         except requests.RequestException as error:
             raise StoreError(
                 f"The MLflow server at {_public(uri)} does not answer ({type(error).__name__}): "
-                "start it, or unset MLFLOW_TRACKING_URI to use ./mlflow.db"
+                "start it (`make server`), or unset MLFLOW_TRACKING_URI to use ./mlflow.db"
             ) from error
     elif uri.startswith("sqlite:///"):
         database = Path(uri.removeprefix("sqlite:///"))
@@ -327,6 +329,8 @@ def _prepare_experiment(surrounding: str) -> str:
 
 
 def _git_tags() -> dict[str, str]:
+    if built_from := os.environ.get(environment.COMMIT):
+        return {"git.commit": built_from.removesuffix("-dirty"), "git.dirty": str("-" in built_from).lower()}
     root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str | None:

@@ -1,0 +1,75 @@
+"""Options of `docker run` for docker/MLproject, which MLflow's own command lacks; standard library alone.
+
+MLflow hands its command to bash, so that MLproject can call this. MLflow itself mounts of a local store only
+the database and the run's artifacts, so that models would be lost: here all of it, at the same place. Its
+options would show what they pass on, passwords too, in logs and process lists: here by name alone.
+"""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGE = "lenet-study"
+SAFE = ("--init", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
+LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+
+
+def options(environment: dict[str, str]) -> list[str]:
+    """The options, the first of which is the value of a `--volume`."""
+    uri = environment.get("MLFLOW_TRACKING_URI", "")
+    found = [data(environment), *SAFE, "--env", f"LENET_STUDY_IMAGE={image_id()}"]
+    if uri.startswith("sqlite:///"):
+        found += local_store(Path(uri.removeprefix("sqlite:///")), environment.get("MLFLOW_RUN_ID", ""))
+    elif urlsplit(uri).hostname in ("127.0.0.1", "localhost", "::1"):
+        found += ["--network", "host"]
+    for name in LOGIN:
+        if environment.get(name):
+            found += ["--env", name]
+    credentials = Path.home() / ".mlflow" / "credentials"
+    if credentials.is_file() and not environment.get(LOGIN[1]):
+        found += ["--volume", f"{credentials}:/home/study/.mlflow/credentials:ro"]
+    return found
+
+
+def data(environment: dict[str, str]) -> str:
+    """Where the data is: this machine's folder, not to be written to, else a volume to fetch it into."""
+    folder = Path(environment.get("LENET_STUDY_DATA") or ROOT / "data")
+    return f"{folder.resolve()}:/data:ro" if folder.is_dir() else "lenet-study-data:/data"
+
+
+def local_store(database: Path, run_id: str) -> list[str]:
+    """Mount a local store at its own place; the container is its owner's."""
+    if os.getuid() == 0:
+        print(
+            "Error: a container is not to be root, and only root can write this store: start a server "
+            "(`make server` or `make server-local`) and set MLFLOW_TRACKING_URI, or run as another user.",
+            file=sys.stderr,
+        )
+        return []
+    folder = database.parent.resolve()
+    with sqlite3.connect(database) as connection:
+        rows = connection.execute("SELECT artifact_uri FROM runs WHERE run_uuid = ?", [run_id]).fetchall()
+    for (uri,) in rows:  # MLflow mounts it, and Docker would make it root's
+        Path(urlsplit(uri).path).mkdir(parents=True, exist_ok=True)
+    owner = f"{os.getuid()}:{os.getgid()}"
+    return ["--volume", f"{folder}:{folder}", "--workdir", str(folder), "--user", owner]
+
+
+def image_id() -> str:
+    """The id of the image that will run."""
+    command = ["docker", "image", "inspect", "--format", "{{.Id}}", IMAGE]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+if __name__ == "__main__":
+    found = options(dict(os.environ))
+    for option in found:
+        if len(option.split()) != 1:
+            sys.exit(
+                f"Error: {option!r} has a space, which MLflow's command cannot pass on: use another path."
+            )
+    print(*found)

@@ -1,0 +1,63 @@
+"""MLflow's server with passwords, closed as a whole: the app that ``mlflow server`` runs for ``server``.
+
+MLflow answers some paths to anyone (static files, ``/health``, ``/version``, its server's description),
+lets any local page post to it, and does not look at the Host header of all paths. The guard does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import anyio.to_thread
+from mlflow.server import auth
+from mlflow.server.security_utils import get_allowed_hosts_from_env
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+class Guard:
+    """Lets through what names this server, comes from no foreign page and has a user's password.
+
+    Args:
+        app: What to guard.
+        hosts: Values of the Host header, exactly.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
+        self._app = app
+        self._hosts = frozenset(hosts)
+        self._origins = {f"{scheme}://{host}" for scheme in ("http", "https") for host in self._hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or pass it on; web sockets are closed, MLflow has none."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        refusal = await self._refusal(Request(scope)) if scope["type"] == "http" else None
+        await (refusal or self._app)(scope, receive, send)
+
+    async def _refusal(self, request: Request) -> PlainTextResponse | None:
+        headers = request.headers
+        if headers.getlist("host") != [headers.get("host")] or headers["host"] not in self._hosts:
+            return PlainTextResponse("This server has another name: see its --hosts.\n", 403)
+        if any(origin not in self._origins for origin in headers.getlist("origin")):
+            return PlainTextResponse("Requests of other pages are refused.\n", 403)
+        user = await anyio.to_thread.run_sync(auth._authenticate_fastapi_request, request)
+        if user is None:
+            challenge = {"WWW-Authenticate": 'Basic realm="MLflow"'}
+            return PlainTextResponse("A user's name and password are wanted.\n", 401, challenge)
+        return None
+
+
+def create_app() -> Guard:
+    """MLflow's app with users and passwords, behind the guard.
+
+    Raises:
+        RuntimeError: No hosts are given, or not exactly: MLflow's own default lets in any name that
+            begins with the numbers of a private network.
+    """
+    hosts = get_allowed_hosts_from_env() or []
+    if not hosts or any("*" in host for host in hosts):
+        raise RuntimeError(f"hosts={','.join(hosts)} are not exact: name each, without *")
+    return Guard(auth.create_app(), hosts)

@@ -1,0 +1,241 @@
+"""``python -m lenet_study.server``: a team's MLflow server, safe by default, in a container or without."""
+
+from __future__ import annotations
+
+import configparser
+import importlib
+import os
+import secrets as random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import click
+import requests
+
+from lenet_study import StoreError, UserError
+from lenet_study.postgres import private_server
+from lenet_study.termination import exit_on_sigterm
+
+ADMIN = "admin"
+FORGET_AFTER = 60  # seconds until a password is checked against the database again
+_SECRETS = {
+    "admin_password": "of the first user, admin",
+    "database_password": "of the server at its database",
+    "session_key": "signs the server's forms",
+}
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_secrets = click.option(
+    "--secrets", "folder", type=_FOLDER, default="docker/secrets", help="Folder of the passwords."
+)
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    """The command line."""
+
+
+@main.command()
+@_secrets
+@click.option("--address", default="http://127.0.0.1:5000", help="Where clients find the server.")
+def prepare(folder: Path, address: str) -> None:
+    """Make the passwords that do not exist yet, and files with which clients log in."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)  # only its owner gets in; containers, of other users, are given single files
+    for name in _SECRETS:
+        if not (folder / name).exists():
+            _write(folder / name, random.token_urlsafe(24), 0o444)
+    if not (folder / "aws").exists():
+        _write(folder / "aws", "", 0o444)
+    password = read_secret(folder, "admin_password")
+    login = {"mlflow_tracking_username": ADMIN, "mlflow_tracking_password": password}
+    _write(folder / "credentials", "[mlflow]\n" + "".join(f"{k} = {v}\n" for k, v in login.items()), 0o444)
+    variables = {"MLFLOW_TRACKING_URI": address, **{name.upper(): value for name, value in login.items()}}
+    _write(folder / "client.sh", "".join(f"export {k}='{v}'\n" for k, v in variables.items()), 0o600)
+
+
+@main.command()
+@_secrets
+@click.option("--state", type=_FOLDER, default=".server", help="Folder of what the server keeps on disk.")
+@click.option(
+    "--database", default="", help="Address; else a PostgreSQL of its own if installed, else SQLite."
+)
+@click.option(
+    "--artifacts", default="", help="A folder, or an address such as s3://bucket; else STATE/artifacts."
+)
+@click.option("--host", default="127.0.0.1", help="Address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, help="Port to listen on.")
+@click.option("--hosts", default="", help="Host headers to answer to, exactly; else this machine's own.")
+@click.option("--workers", type=click.IntRange(1), default=2, help="Processes.")
+def serve(
+    folder: Path, state: Path, database: str, artifacts: str, host: str, port: int, hosts: str, workers: int
+) -> None:
+    """Serve until interrupted."""
+    _refuse_taken(host, port)
+    state.mkdir(parents=True, exist_ok=True)
+    state.chmod(0o711)
+    with private_server(state / "postgres", wanted=not database) as own:
+        address = database or own or f"sqlite:///{(state / 'mlflow.db').resolve()}"
+        hosts = hosts or f"127.0.0.1:{port},localhost:{port}"
+        environment = {**os.environ, **settings(folder, state, address)}
+        environment["MLFLOW_SERVER_ALLOWED_HOSTS"] = hosts
+        _make_tables(environment)
+        command = [sys.executable, "-m", "mlflow", "server", "--app-name", "lenet-study"]
+        command += ["--host", host, "--port", str(port), "--workers", str(workers)]
+        command += ["--allowed-hosts", hosts, "--x-frame-options", "DENY"]
+        command += ["--cors-allowed-origins", ",".join(f"http://{each}" for each in hosts.split(","))]
+        command += ["--serve-artifacts", "--default-artifact-root", "mlflow-artifacts:/"]
+        command += ["--artifacts-destination", artifacts or str((state / "artifacts").resolve())]
+        where = f"http://{hosts.split(',')[0]}"
+        print(f"MLflow on {where} for user {ADMIN}, password in {folder / 'admin_password'}", flush=True)
+        sys.exit(_until_terminated(command, environment))
+
+
+def _make_tables(environment: Mapping[str, str]) -> None:
+    """Make the tables of users, before several processes do."""
+    code = "from lenet_study import guard; guard.create_app()"
+    environment = {**environment, "_MLFLOW_SGI_NAME": "uvicorn"}
+    if subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode:
+        raise StoreError("The database of users could not be opened; the lines above say why")
+
+
+def _until_terminated(command: list[str], environment: Mapping[str, str]) -> int:
+    """Run a command with all its processes in a group of their own, which is terminated with this one."""
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        return process.wait()
+    except (KeyboardInterrupt, SystemExit):
+        return 0
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def settings(folder: Path, state: Path, database: str) -> dict[str, str]:
+    """The server's environment; passwords are in files that only its user can read.
+
+    Args:
+        folder: Of the secrets.
+        state: Folder for these files.
+        database: Address of the store, without a password.
+    """
+    private = state / "private"
+    private.mkdir(exist_ok=True)
+    private.chmod(0o700)
+    config = configparser.ConfigParser(interpolation=None)
+    config["mlflow"] = {
+        "database_uri": database,
+        "default_permission": "READ",
+        "admin_username": ADMIN,
+        "admin_password": read_secret(folder, "admin_password").replace("%", "%%"),
+        "auth_cache_ttl_seconds": str(FORGET_AFTER),
+    }
+    with (private / "auth.ini").open("w", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), 0o600)
+        config.write(file)
+    _write(private / "pgpass", f"*:*:*:*:{read_secret(folder, 'database_password')}\n", 0o600)
+    return {
+        "MLFLOW_AUTH_CONFIG_PATH": str(private / "auth.ini"),
+        "MLFLOW_BACKEND_STORE_URI": database,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": read_secret(folder, "session_key"),
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PGPASSFILE": str(private / "pgpass"),
+    }
+
+
+@main.command()
+@_secrets
+@click.option("--address", default="http://127.0.0.1:5000", help="Where the server listens.")
+@click.option("--name", default="", help="What it is called there, if not by its address.")
+@click.option("--patience", default=0, help="Seconds to wait for it.")
+def check(folder: Path, address: str, name: str, patience: int) -> None:
+    """Ask a server whether it is well; the exit code tells."""
+    login = (ADMIN, read_secret(folder, "admin_password"))
+    headers = {"Host": name} if name else {}
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            requests.get(f"{address}/health", auth=login, headers=headers, timeout=5).raise_for_status()
+            return
+        except requests.RequestException as error:
+            if time.monotonic() > deadline:
+                raise StoreError(f"The server at {address} is not well ({_reason(error)})") from error
+            time.sleep(1)
+
+
+@main.command()
+@click.option("--model", default="models:/fashion-mnist-lenet@champion", help="As `evaluate` takes it.")
+@click.option("--to", "folder", type=_FOLDER, required=True, help="Folder to make.")
+def fetch(model: str, folder: Path) -> None:
+    """Copy a logged model's files, checked against the sum that its run logged."""
+    registry = importlib.import_module("lenet_study.registry")  # the other commands are to answer at once
+    shutil.rmtree(folder, ignore_errors=True)
+    fetched = registry.fetch(model, keep=folder)
+    print(f"{fetched.name}: weights {fetched.weights_sha256[:12]}, in {folder}")
+
+
+def _reason(error: requests.RequestException) -> str:
+    return str(error.response.status_code) if error.response is not None else type(error).__name__
+
+
+def read_secret(folder: Path, name: str) -> str:
+    """A secret's value.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    try:
+        return (folder / name).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise UserError(
+            f"secrets={folder}: {name} cannot be read ({error.strerror}): make it with "
+            f"`python -m lenet_study.server prepare --secrets {folder}`"
+        ) from error
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(text)
+    partial.replace(path)
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                f"port={port} cannot be listened on at {host} ({error.strerror}): stop what does, or choose "
+                "another port"
+            ) from error
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit code: 2 for what the user can cure, 1 for what failed.
+    """
+    exit_on_sigterm()
+    try:
+        main(arguments)
+    except (UserError, StoreError) as error:
+        print(f"Error: {error}.", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,212 @@
+"""A team's server without Docker: closed, with its passwords nowhere to be seen, and lasting."""
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import attacks
+import mlflow
+import psutil
+import pytest
+from servers import free_port, wait_until_said
+
+from lenet_study import postgres, server, tracking
+
+ROOT = Path(__file__).parents[1]
+
+
+def prepared(folder: Path, **options) -> Path:
+    arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+    assert server.main(["prepare", "--secrets", str(folder), *arguments], standalone_mode=False) is None
+    return folder
+
+
+def test_passwords_are_made_once_and_guarded(tmp_path):
+    folder = prepared(tmp_path / "secrets", address="http://127.0.0.1:7")
+    values = {path.name: path.read_text() for path in folder.iterdir()}
+    assert len({values[name] for name in ("admin_password", "database_password", "session_key")}) == 3
+    assert len(values["admin_password"]) >= 32
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / "client.sh").stat().st_mode) == 0o600
+    assert f"MLFLOW_TRACKING_PASSWORD='{values['admin_password']}'" in values["client.sh"]
+    prepared(folder, address="http://127.0.0.1:7")
+    assert {path.name: path.read_text() for path in folder.iterdir()} == values
+
+
+def test_a_missing_password_is_one_sentence(tmp_path, capsys):
+    state = str(tmp_path / "state")
+    assert (
+        server.run(["serve", "--secrets", str(tmp_path), "--state", state, "--port", str(free_port())]) == 2
+    )
+    assert server.run(["check", "--secrets", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "admin_password cannot be read (No such file or directory)" in error
+    assert "lenet_study.server prepare" in error
+
+
+def test_a_port_that_is_taken_is_one_sentence(tmp_path, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert server.run(["serve", "--secrets", str(prepared(tmp_path)), "--port", str(port)]) == 2
+    assert f"port={port} cannot be listened on at 127.0.0.1" in capsys.readouterr().err
+
+
+def test_a_server_that_is_away_is_one_sentence(tmp_path, capsys):
+    address = f"http://127.0.0.1:{free_port()}"
+    assert server.run(["check", "--secrets", str(prepared(tmp_path)), "--address", address]) == 1
+    assert f"The server at {address} is not well (ConnectionError)" in capsys.readouterr().err
+
+
+def test_passwords_reach_the_server_by_files_that_only_its_user_reads(tmp_path):
+    secrets = prepared(tmp_path / "secrets")
+    (secrets / "admin_password").unlink()
+    (secrets / "admin_password").write_text("50%(off)s\n")
+    environment = server.settings(secrets, tmp_path, "postgresql://mlflow@database/mlflow")
+    config = Path(environment["MLFLOW_AUTH_CONFIG_PATH"])
+    assert stat.S_IMODE(config.stat().st_mode) == stat.S_IMODE(config.parent.stat().st_mode) & 0o600 == 0o600
+    assert "50%(off)s" not in str(environment)
+    from mlflow.server.auth import config as auth_config
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_AUTH_CONFIG_PATH", str(config))
+        assert auth_config.read_auth_config().admin_password == "50%(off)s"
+
+
+@pytest.mark.skipif(not list(postgres.INSTALLED.glob("*/bin/initdb")), reason="PostgreSQL is not installed")
+def test_a_database_of_ones_own_keeps_what_it_has(tmp_path):
+    for folder in (*tmp_path.parents[:2], tmp_path):
+        folder.chmod(0o755)
+    from sqlalchemy import create_engine, text
+
+    for expected in ([], [(1,)]):
+        with postgres.private_server(tmp_path / "postgres", wanted=True) as address:
+            assert "listen" not in address
+            engine = create_engine(address)
+            with engine.begin() as connection:
+                connection.execute(text("CREATE TABLE IF NOT EXISTS kept (number integer)"))
+                assert [tuple(row) for row in connection.execute(text("SELECT * FROM kept"))] == expected
+                connection.execute(text("INSERT INTO kept VALUES (1)"))
+            engine.dispose()
+    assert not (tmp_path / "postgres" / "data" / "postmaster.pid").exists()
+
+
+def test_no_database_is_run_where_none_is_wanted(tmp_path):
+    with postgres.private_server(tmp_path / "postgres", wanted=False) as address:
+        assert address == ""
+    assert not (tmp_path / "postgres").exists()
+
+
+@contextmanager
+def running(folder: Path, port: int):
+    """`python -m lenet_study.server serve`, as `make server-local` starts it."""
+    log = folder / "log"
+    secrets = folder / "secrets"
+    command = [sys.executable, "-m", "lenet_study.server", "serve", "--secrets", str(secrets)]
+    command += ["--state", str(folder / "state"), "--port", str(port)]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    with log.open("a") as output:
+        before = log.read_text().count("Application startup complete")
+        process = subprocess.Popen(
+            command, env={**environment, "PYTHONPATH": str(ROOT / "src")}, stdout=output, stderr=output
+        )
+    try:
+        wait_until_said(process, log, "Application startup complete", before + 2)
+        children = psutil.Process(process.pid).children(recursive=True)
+        yield children
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory):
+    """A server with a run in it, started a second time."""
+    folder = tmp_path_factory.mktemp("team")
+    for each in (*folder.parents[:2], folder):
+        each.chmod(0o755)  # for postgres
+    (folder / attacks.CANARY).write_text(f"{attacks.CANARY}-content")
+    (folder / "state").mkdir()
+    (folder / "state" / attacks.CANARY).write_text(f"{attacks.CANARY}-content")
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    secrets = prepared(folder / "secrets", address=address)
+    password = server.read_secret(secrets, "admin_password")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+            patch.delenv(name)
+        patch.setenv("MLFLOW_TRACKING_URI", address)
+        patch.setenv("MLFLOW_TRACKING_USERNAME", server.ADMIN)
+        patch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+        with running(folder, port), tracking.run("first", stage="train", params={"epochs": 1}) as run:
+            run.log_text("kept", "note.txt")
+        with running(folder, port) as processes:
+            client = attacks.Client(address, password)
+            yield SimpleNamespace(
+                folder=folder, client=client, run_id=run.id, processes=processes, password=password
+            )
+
+
+@pytest.mark.server
+def test_a_run_is_there_after_a_restart(team):
+    assert mlflow.MlflowClient().get_run(team.run_id).info.status == "FINISHED"
+    assert mlflow.artifacts.load_text(f"runs:/{team.run_id}/note.txt") == "kept"
+
+
+@pytest.mark.server
+def test_every_route_wants_a_password(team):
+    assert attacks.refuses_all_without_password(team.client) > 200
+
+
+@pytest.mark.server
+def test_other_names_and_other_pages_are_refused(team):
+    assert len(attacks.HOSTILE_HOSTS) >= 30
+    assert len(attacks.FOREIGN_ORIGINS) >= 10
+    attacks.refuses_hosts_and_origins(team.client)
+
+
+@pytest.mark.server
+def test_no_path_leads_out_of_the_artifacts(team):
+    def outside():
+        return {path for path in team.folder.rglob("*") if not {"artifacts", "postgres"} & {*path.parts}}
+
+    before = outside()
+    tried = attacks.reads_nothing_outside(team.client, team.run_id, "note.txt", [team.password])
+    assert tried > 1000
+    assert outside() == before
+    assert not Path("/etc", attacks.CANARY).exists()
+    assert mlflow.MlflowClient().get_run(team.run_id)
+
+
+@pytest.mark.server
+def test_passwords_are_in_no_command_line_and_no_log(team):
+    secrets = [path.read_text() for path in (team.folder / "secrets").glob("*_*")]
+    lines = [" ".join(process.cmdline()) for process in team.processes]
+    assert len(lines) >= 3
+    for text in (*lines, (team.folder / "log").read_text()):
+        assert not any(secret in text for secret in secrets)
+
+
+@pytest.mark.server
+def test_the_server_never_unpickles(team):
+    workers = [process for process in team.processes if "uvicorn" in " ".join(process.cmdline())]
+    assert workers
+    assert {process.environ()["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] for process in workers} == {"false"}
+
+
+def test_hosts_that_are_not_exact_are_refused(monkeypatch):
+    from lenet_study import guard
+
+    for hosts in ("", "10.*", "*"):
+        monkeypatch.setenv("MLFLOW_SERVER_ALLOWED_HOSTS", hosts)
+        with pytest.raises(RuntimeError, match="not exact"):
+            guard.create_app()
