@@ -84,7 +84,7 @@ docker/wheels/.complete: requirements.txt requirements-serve.txt | .venv/.requir
 COMMIT = $(shell git rev-parse HEAD)$(shell git diff --quiet HEAD -- src requirements.txt || echo -dirty)
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 BUILD = DOCKER_BUILDKIT=1 $(DOCKER) build --quiet --file docker/Dockerfile --build-arg PIP_NO_INDEX=1 \
-  --build-arg COMMIT=$(COMMIT) --build-arg VERSION=$(VERSION) $(if $(BASE),--build-arg BASE=$(BASE))
+  --build-arg COMMIT=$(COMMIT) --build-arg VERSION=$(VERSION) $(if $(BASE),--build-arg BASE=$(BASE)) $(BUILD_OPTIONS)
 
 image: wheels ## build the image lenet-study; BASE=another base image with Python 3.11
 	$(BUILD) --target cpu --tag lenet-study .
