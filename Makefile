@@ -11,6 +11,9 @@ DOCKER ?= docker
 COMPOSE ?= $(shell $(DOCKER) compose version >/dev/null 2>&1 && echo $(DOCKER) compose || echo docker-compose)
 export PORT ?= 5000
 export SECRETS ?= $(CURDIR)/docker/secrets
+export HOSTS ?= 127.0.0.1:$(PORT),localhost:$(PORT)
+COMMA := ,
+NAME = $(firstword $(subst $(COMMA), ,$(HOSTS)))
 STACK_NAME ?= lenet-study
 STACK = $(COMPOSE) --file docker/compose.yaml --project-name $(STACK_NAME)
 SERVER = PYTHONPATH=src python -m lenet_study.server
@@ -73,15 +76,19 @@ check: $(DEV) ## lint, format and types
 bench: setup $(BENCH) ## measure speed and memory; BENCH_OPTIONS="--help" tells how to measure less
 	PYTHONPATH=src python -m bench $(BENCH_OPTIONS)
 
-wheels: docker/wheels/.complete ## fetch what the images install; TORCH_INDEX=address of PyTorch's CPU builds
+INDEX = $(shell printf %s "$(TORCH_INDEX)" | tr -c a-zA-Z0-9 -)
 
-docker/wheels/.complete: requirements.txt requirements-serve.txt | .venv/.requirements
+wheels: docker/wheels/.cpu$(INDEX) ## fetch what the images install; TORCH_INDEX=address of PyTorch's CPU builds
+
+docker/wheels/.%: requirements.txt requirements-serve.txt | .venv/.requirements
+	rm -f docker/wheels/*.whl docker/wheels/*.tar.gz docker/wheels/.c*
 	.venv/bin/python -m pip download --quiet --dest docker/wheels \
 	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
 	  --requirement requirements.txt --requirement requirements-serve.txt
 	@touch $@
 
-COMMIT = $(shell git rev-parse HEAD)$(shell git diff --quiet HEAD -- src requirements.txt || echo -dirty)
+INPUTS = src pyproject.toml requirements.txt requirements-serve.txt docker/Dockerfile
+COMMIT = $(shell git rev-parse HEAD)$(shell test -z "$$(git status --porcelain -- $(INPUTS))" || echo -dirty)
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 BUILD = DOCKER_BUILDKIT=1 $(DOCKER) build --quiet --file docker/Dockerfile --build-arg PIP_NO_INDEX=1 \
   --build-arg COMMIT=$(COMMIT) --build-arg VERSION=$(VERSION) $(if $(BASE),--build-arg BASE=$(BASE)) $(BUILD_OPTIONS)
@@ -89,7 +96,7 @@ BUILD = DOCKER_BUILDKIT=1 $(DOCKER) build --quiet --file docker/Dockerfile --bui
 image: wheels ## build the image lenet-study; BASE=another base image with Python 3.11
 	$(BUILD) --target cpu --tag lenet-study .
 
-image-cuda: wheels ## build the image lenet-study-cuda
+image-cuda: docker/wheels/.cuda$(INDEX) ## build the image lenet-study-cuda
 	$(BUILD) --target cuda --tag lenet-study-cuda .
 
 image-serve: wheels setup ## build the image lenet-study-serve, with the registry's champion inside
@@ -98,9 +105,9 @@ image-serve: wheels setup ## build the image lenet-study-serve, with the registr
 
 server: setup ## start a team's server in Docker, on http://127.0.0.1:5000; PORT=another
 	@$(DOCKER) image inspect lenet-study >/dev/null 2>&1 || $(MAKE) image
-	@$(SERVER) prepare --secrets $(SECRETS) --address http://127.0.0.1:$(PORT)
+	@$(SERVER) prepare --secrets "$(SECRETS)" --address http://127.0.0.1:$(PORT)
 	$(STACK) up --detach
-	@$(SERVER) check --secrets $(SECRETS) --address http://127.0.0.1:$(PORT) --patience 120
+	@$(SERVER) check --secrets "$(SECRETS)" --address http://127.0.0.1:$(PORT) --name $(NAME) --patience 120
 	@echo "MLflow is on http://127.0.0.1:$(PORT) for user admin, password in $(SECRETS)/admin_password."
 	@echo "To log there: . $(SECRETS)/client.sh"
 
@@ -111,8 +118,8 @@ server-stop: ## stop it; what it has stays in Docker's volumes
 	$(STACK) down
 
 server-local: setup ## the same server without Docker: in PostgreSQL if that is installed, else in SQLite
-	@$(SERVER) prepare --secrets $(SECRETS) --address http://127.0.0.1:$(PORT)
-	@$(SERVER) serve --secrets $(SECRETS) --port $(PORT)
+	@$(SERVER) prepare --secrets "$(SECRETS)" --address http://127.0.0.1:$(PORT)
+	@$(SERVER) serve --secrets "$(SECRETS)" --port $(PORT) --hosts $(HOSTS)
 
 lock: $(DEV) ## pin everything that the requirements*.in files need
 	for name in requirements requirements-serve requirements-dev requirements-bench; do \

@@ -21,23 +21,28 @@ LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKIN
 def options(environment: dict[str, str]) -> list[str]:
     """The options, the first of which is the value of a `--volume`."""
     uri = environment.get("MLFLOW_TRACKING_URI", "")
+    if urlsplit(uri).username:
+        sys.exit(
+            "Error: MLFLOW_TRACKING_URI has a user in it, whom process lists would show: name user and "
+            "password in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+        )
     found = [data(environment), *SAFE, "--env", f"LENET_STUDY_IMAGE={image_id()}"]
     if uri.startswith("sqlite:///"):
-        found += local_store(Path(uri.removeprefix("sqlite:///")), environment.get("MLFLOW_RUN_ID", ""))
-    elif urlsplit(uri).hostname in ("127.0.0.1", "localhost", "::1"):
+        database = ROOT / uri.removeprefix("sqlite:///")
+        return found + local_store(database, environment.get("MLFLOW_RUN_ID", ""))
+    if urlsplit(uri).hostname in ("127.0.0.1", "localhost", "::1"):
         found += ["--network", "host"]
     for name in LOGIN:
         if environment.get(name):
             found += ["--env", name]
-    credentials = Path.home() / ".mlflow" / "credentials"
-    if credentials.is_file() and not environment.get(LOGIN[1]):
-        found += ["--volume", f"{credentials}:/home/study/.mlflow/credentials:ro"]
-    return found
+    # A search keeps its trials there; the project's spec files are where they are for the host.
+    found += ["--workdir=/searches", "--volume=lenet-study-searches:/searches"]
+    return [*found, f"--volume={ROOT}/docs:/searches/docs:ro"]
 
 
 def data(environment: dict[str, str]) -> str:
     """Where the data is: this machine's folder, not to be written to, else a volume to fetch it into."""
-    folder = Path(environment.get("LENET_STUDY_DATA") or ROOT / "data")
+    folder = ROOT / (environment.get("LENET_STUDY_DATA") or "data")
     return f"{folder.resolve()}:/data:ro" if folder.is_dir() else "lenet-study-data:/data"
 
 
@@ -62,7 +67,10 @@ def local_store(database: Path, run_id: str) -> list[str]:
 def image_id() -> str:
     """The id of the image that will run."""
     command = ["docker", "image", "inspect", "--format", "{{.Id}}", IMAGE]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # MLflow says that there is no Docker
+        return ""
 
 
 if __name__ == "__main__":

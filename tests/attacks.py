@@ -3,7 +3,15 @@
 import base64
 import http.client
 import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 from urllib.parse import urlsplit
+
+from lenet_study import server
 
 HOSTILE_HOSTS = [
     "",
@@ -92,33 +100,48 @@ class Client:
             connection.close()
 
 
-def routes() -> list[tuple[str, str]]:
-    """Every method and path that MLflow's server knows, with placeholders filled in."""
-    import re
+_ROUTES = """
+import json
+from mlflow.server import app
+from lenet_study import guard
+guarded = guard.create_app()._app
+native = [each for route in guarded.routes[:-1] for each in route.effective_route_contexts()]
+known = [(method, rule.rule) for rule in app.url_map.iter_rules() for method in rule.methods]
+known += [(method, route.path) for route in native for method in route.methods]
+print(json.dumps(known))
+"""
 
-    from mlflow.server import app, auth
-    from mlflow.server.fastapi_app import app as fastapi
 
-    assert auth  # its routes are the server's, too
-    rules = [(method, rule.rule) for rule in app.url_map.iter_rules() for method in rule.methods]
-    native = [
-        (method, route.path) for route in fastapi.routes for method in getattr(route, "methods", None) or ()
-    ]
-    known = {(method, re.sub(r"<[^>]*>|{[^}]*}", "1", path)) for method, path in rules + native}
-    extra = ("/", "/health", "/version", "/signup", "/nosuch", "/static-files/index.html", "/favicon.ico")
+def routes(folder: Path) -> list[tuple[str, str]]:
+    """Every method and path that the server knows, placeholders filled in, from an app of its own."""
+    server.main(["prepare", "--secrets", str(folder / "secrets")], standalone_mode=False)
+    variables = server.settings(folder / "secrets", folder, f"sqlite:///{folder}/users.db")
+    variables |= {"MLFLOW_SERVER_ALLOWED_HOSTS": "here", "_MLFLOW_SGI_NAME": "uvicorn"}
+    environment = {**os.environ, **variables, "PYTHONPATH": str(Path(server.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", _ROUTES], env=environment, stdout=subprocess.PIPE, check=True
+    )
+    known = {(method, re.sub(r"<[^>]*>|{[^}]*}", "1", path)) for method, path in json.loads(done.stdout)}
+    wanted = ("/signup", "/health", "/version", "/v1/traces", "/api/2.0/mlflow/users/create")
+    wanted += ("/ajax-api/3.0/mlflow/assistant/message", "/api/2.0/mlflow-artifacts/artifacts/1")
+    assert {*wanted} <= {path for _, path in known}
+    extra = ("/", "/nosuch", "/static-files/index.html", "/favicon.ico")
     return sorted(known | {("GET", path) for path in extra})
 
 
-def refuses_all_without_password(client: Client) -> int:
+def refuses_all_without_password(client: Client, folder: Path) -> int:
     """Every route answers 401 without credentials and with wrong ones; gives how many were asked."""
     wrong = base64.b64encode(b"admin:password1234").decode()
-    for number, (method, path) in enumerate(routes()):
+    known = routes(folder)
+    for number, (method, path) in enumerate(known):
         for headers in ({}, {"Authorization": f"Basic {wrong}"}, {"Authorization": "Bearer x"}):
             if headers and path not in ("/", "/health", "/version") and number % 10:
                 continue  # checking a password takes a tenth of a second
             status, _ = client.send(method, path, headers)
             assert status == 401, (method, path, headers, status)
-    return len(routes())
+    status, _ = client.send("GET", "/ajax-api/3.0/mlflow/assistant/config", client.login)
+    assert status == 403  # it would run commands for any user
+    return len(known)
 
 
 def refuses_hosts_and_origins(client: Client) -> None:
@@ -153,6 +176,6 @@ def reads_nothing_outside(client: Client, run_id: str, artifact: str, secrets: l
     for template, path in itertools.product(_WRITES, _PATHS):
         written = path.replace("passwd", CANARY)
         client.send("PUT", template.format(written), client.login, body=b"written")
-        client.send("DELETE", template.format(path), client.login)
+        client.send("DELETE", template.format(written), client.login)
         tried += 2
     return tried

@@ -6,7 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ import psutil
 import pytest
 from servers import free_port, wait_until_said
 
-from lenet_study import postgres, server, tracking
+from lenet_study import UserError, postgres, server, tracking
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,6 +50,14 @@ def test_a_missing_password_is_one_sentence(tmp_path, capsys):
     assert "lenet_study.server prepare" in error
 
 
+def test_a_short_password_is_one_sentence(tmp_path):
+    secrets = prepared(tmp_path / "secrets")
+    (secrets / "admin_password").unlink()
+    (secrets / "admin_password").write_text("short\n")
+    with pytest.raises(UserError, match="admin_password has 5 characters; MLflow wants 12"):
+        server.settings(secrets, tmp_path, "sqlite:///mlflow.db")
+
+
 def test_a_port_that_is_taken_is_one_sentence(tmp_path, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -68,16 +76,16 @@ def test_a_server_that_is_away_is_one_sentence(tmp_path, capsys):
 def test_passwords_reach_the_server_by_files_that_only_its_user_reads(tmp_path):
     secrets = prepared(tmp_path / "secrets")
     (secrets / "admin_password").unlink()
-    (secrets / "admin_password").write_text("50%(off)s\n")
+    (secrets / "admin_password").write_text("50%(off)s today\n")
     environment = server.settings(secrets, tmp_path, "postgresql://mlflow@database/mlflow")
     config = Path(environment["MLFLOW_AUTH_CONFIG_PATH"])
     assert stat.S_IMODE(config.stat().st_mode) == stat.S_IMODE(config.parent.stat().st_mode) & 0o600 == 0o600
-    assert "50%(off)s" not in str(environment)
+    assert "50%(off)s today" not in str(environment)
     from mlflow.server.auth import config as auth_config
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_AUTH_CONFIG_PATH", str(config))
-        assert auth_config.read_auth_config().admin_password == "50%(off)s"
+        assert auth_config.read_auth_config().admin_password == "50%(off)s today"
 
 
 @pytest.mark.skipif(not list(postgres.INSTALLED.glob("*/bin/initdb")), reason="PostgreSQL is not installed")
@@ -163,8 +171,8 @@ def test_a_run_is_there_after_a_restart(team):
 
 
 @pytest.mark.server
-def test_every_route_wants_a_password(team):
-    assert attacks.refuses_all_without_password(team.client) > 200
+def test_every_route_wants_a_password(team, tmp_path):
+    assert attacks.refuses_all_without_password(team.client, tmp_path) > 900
 
 
 @pytest.mark.server
@@ -177,7 +185,9 @@ def test_other_names_and_other_pages_are_refused(team):
 @pytest.mark.server
 def test_no_path_leads_out_of_the_artifacts(team):
     def outside():
-        return {path for path in team.folder.rglob("*") if not {"artifacts", "postgres"} & {*path.parts}}
+        files = (path for path in team.folder.rglob("*") if path.is_file() and path.name != "log")
+        kept = (path for path in files if not {"artifacts", "postgres"} & {*path.parts})
+        return {path: path.read_bytes() for path in kept}
 
     before = outside()
     tried = attacks.reads_nothing_outside(team.client, team.run_id, "note.txt", [team.password])
@@ -194,6 +204,57 @@ def test_passwords_are_in_no_command_line_and_no_log(team):
     assert len(lines) >= 3
     for text in (*lines, (team.folder / "log").read_text()):
         assert not any(secret in text for secret in secrets)
+
+
+@pytest.mark.server
+def test_other_users_of_the_machine_find_nothing_to_read(team):
+    state = team.folder / "state"
+    assert stat.S_IMODE((state / "artifacts").stat().st_mode) == 0o700
+    assert stat.S_IMODE((state / "private").stat().st_mode) == 0o700
+
+
+@pytest.mark.server
+def test_the_file_decides_which_password_is_admins(tmp_path):
+    """Also when the user is there already, with another."""
+    secrets, database = prepared(tmp_path / "secrets"), f"sqlite:///{tmp_path}/users.db"
+    ask = "sys.exit(not guard.auth.store.authenticate_user('admin', 'another password'))"
+    code = f"import sys; from lenet_study import guard; guard.create_app(); guard.adopt_password(); {ask}"
+    for expected in (1, 0):
+        variables = {**server.settings(secrets, tmp_path, database), "MLFLOW_SERVER_ALLOWED_HOSTS": "here"}
+        environment = {**os.environ, **variables, "PYTHONPATH": str(ROOT / "src")}
+        assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == expected
+        (secrets / "admin_password").unlink()
+        (secrets / "admin_password").write_text("another password")
+
+
+def test_a_store_in_sqlite_stays_there(tmp_path, monkeypatch):
+    """Even once PostgreSQL has been installed."""
+    (tmp_path / "mlflow.db").touch()
+    asked = []
+    monkeypatch.setattr(
+        server, "private_server", lambda folder, wanted: asked.append(wanted) or nullcontext("")
+    )
+    monkeypatch.setattr(server, "_make_tables", lambda environment: None)
+    monkeypatch.setattr(server, "_until_terminated", lambda command, environment: 0)
+    monkeypatch.setattr(os, "umask", lambda mask: 0)
+    options = ["--secrets", str(prepared(tmp_path / "secrets")), "--state", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        server.run(["serve", *options, "--port", str(free_port())])
+    assert asked == [False]
+
+
+def test_data_of_a_postgresql_that_is_gone_is_one_sentence(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "PG_VERSION").write_text("9.6\n")
+    with pytest.raises(UserError, match=r"was made by PostgreSQL 9\.6, which is not installed"):
+        postgres._programs(tmp_path)
+
+
+def test_a_model_replaces_a_model_and_nothing_else(tmp_path, capsys):
+    (tmp_path / "home").mkdir()
+    assert server.run(["fetch", "--to", str(tmp_path / "home")]) == 2
+    assert "holds no model" in capsys.readouterr().err
+    assert (tmp_path / "home").is_dir()
 
 
 @pytest.mark.server

@@ -1,7 +1,8 @@
 """MLflow's server with passwords, closed as a whole: the app that ``mlflow server`` runs for ``server``.
 
 MLflow answers some paths to anyone (static files, ``/health``, ``/version``, its server's description),
-lets any local page post to it, and does not look at the Host header of all paths. The guard does.
+lets any local page post to it, and does not look at the Host header of all paths. The guard does. Its
+assistant would run commands here for any user who comes from this machine: the guard leaves it out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from mlflow.server.security_utils import get_allowed_hosts_from_env
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+_LEFT_OUT = "/mlflow/assistant"
 
 
 class Guard:
@@ -47,7 +50,16 @@ class Guard:
         if user is None:
             challenge = {"WWW-Authenticate": 'Basic realm="MLflow"'}
             return PlainTextResponse("A user's name and password are wanted.\n", 401, challenge)
+        if _LEFT_OUT in request.scope["path"]:
+            return PlainTextResponse("This server has no assistant.\n", 403)
         return None
+
+
+def adopt_password() -> None:
+    """Make the configured password the first user's: MLflow itself does only when it makes that user."""
+    name, password = auth.auth_config.admin_username, auth.auth_config.admin_password
+    if not auth.store.authenticate_user(name, password):
+        auth.store.update_user(name, password=password)
 
 
 def create_app() -> Guard:
@@ -61,3 +73,8 @@ def create_app() -> Guard:
     if not hosts or any("*" in host for host in hosts):
         raise RuntimeError(f"hosts={','.join(hosts)} are not exact: name each, without *")
     return Guard(auth.create_app(), hosts)
+
+
+if __name__ == "__main__":
+    create_app()
+    adopt_password()

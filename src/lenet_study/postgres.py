@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lenet_study import StoreError
+from lenet_study import StoreError, UserError
 
 INSTALLED = Path("/usr/lib/postgresql")  # Debian's place, by version
 _USER = "postgres"  # that root runs it as: PostgreSQL refuses to run as root
@@ -30,6 +30,7 @@ def private_server(folder: Path, *, wanted: bool) -> Iterator[str]:
         The address of its database; nothing where it is not wanted, not installed or cannot run there.
 
     Raises:
+        UserError: The data was made by a version that is not installed any more.
         StoreError: It does not start.
     """
     folder = folder.resolve()
@@ -67,6 +68,8 @@ def _programs(folder: Path) -> Path | None:
         wanted = version.read_text().strip()
     except OSError:
         wanted = "*"
+    if wanted != "*" and not list(INSTALLED.glob(f"{wanted}/bin")):
+        raise UserError(f"{folder} was made by PostgreSQL {wanted}, which is not installed: install it again")
     found = sorted(INSTALLED.glob(f"{wanted}/bin"), key=lambda path: float(path.parent.name))
     return found[-1] if found else None
 

@@ -24,6 +24,7 @@ from lenet_study.postgres import private_server
 from lenet_study.termination import exit_on_sigterm
 
 ADMIN = "admin"
+SHORTEST = 12  # characters of a password, for MLflow
 FORGET_AFTER = 60  # seconds until a password is checked against the database again
 _SECRETS = {
     "admin_password": "of the first user, admin",
@@ -78,10 +79,12 @@ def serve(
 ) -> None:
     """Serve until interrupted."""
     _refuse_taken(host, port)
+    os.umask(0o077)  # other users of this machine are to come by the server, too
     state.mkdir(parents=True, exist_ok=True)
     state.chmod(0o711)
-    with private_server(state / "postgres", wanted=not database) as own:
-        address = database or own or f"sqlite:///{(state / 'mlflow.db').resolve()}"
+    local = (state / "mlflow.db").resolve()
+    with private_server(state / "postgres", wanted=not database and not local.exists()) as own:
+        address = database or own or f"sqlite:///{local}"
         hosts = hosts or f"127.0.0.1:{port},localhost:{port}"
         environment = {**os.environ, **settings(folder, state, address)}
         environment["MLFLOW_SERVER_ALLOWED_HOSTS"] = hosts
@@ -89,7 +92,8 @@ def serve(
         command = [sys.executable, "-m", "mlflow", "server", "--app-name", "lenet-study"]
         command += ["--host", host, "--port", str(port), "--workers", str(workers)]
         command += ["--allowed-hosts", hosts, "--x-frame-options", "DENY"]
-        command += ["--cors-allowed-origins", ",".join(f"http://{each}" for each in hosts.split(","))]
+        origins = (f"{scheme}://{each}" for each in hosts.split(",") for scheme in ("http", "https"))
+        command += ["--cors-allowed-origins", ",".join(origins)]
         command += ["--serve-artifacts", "--default-artifact-root", "mlflow-artifacts:/"]
         command += ["--artifacts-destination", artifacts or str((state / "artifacts").resolve())]
         where = f"http://{hosts.split(',')[0]}"
@@ -98,11 +102,14 @@ def serve(
 
 
 def _make_tables(environment: Mapping[str, str]) -> None:
-    """Make the tables of users, before several processes do."""
-    code = "from lenet_study import guard; guard.create_app()"
+    """Make the tables of users before several processes do; admin's password is that of the file."""
+    command = [sys.executable, "-m", "lenet_study.guard"]
     environment = {**environment, "_MLFLOW_SGI_NAME": "uvicorn"}
-    if subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode:
-        raise StoreError("The database of users could not be opened; the lines above say why")
+    if subprocess.run(command, env=environment, check=False).returncode:
+        raise StoreError(
+            "The database of users could not be opened; the lines above say why. If its password is refused, "
+            "it was made with another docker/secrets: bring that back, or remove the database's volume"
+        )
 
 
 def _until_terminated(command: list[str], environment: Mapping[str, str]) -> int:
@@ -126,6 +133,11 @@ def settings(folder: Path, state: Path, database: str) -> dict[str, str]:
         state: Folder for these files.
         database: Address of the store, without a password.
     """
+    password = read_secret(folder, "admin_password")
+    if len(password) < SHORTEST:
+        raise UserError(
+            f"secrets={folder}: admin_password has {len(password)} characters; MLflow wants {SHORTEST}"
+        )
     private = state / "private"
     private.mkdir(exist_ok=True)
     private.chmod(0o700)
@@ -134,9 +146,11 @@ def settings(folder: Path, state: Path, database: str) -> dict[str, str]:
         "database_uri": database,
         "default_permission": "READ",
         "admin_username": ADMIN,
-        "admin_password": read_secret(folder, "admin_password").replace("%", "%%"),
+        "admin_password": password,
         "auth_cache_ttl_seconds": str(FORGET_AFTER),
     }
+    for name, value in config["mlflow"].items():
+        config["mlflow"][name] = value.replace("%", "%%")  # MLflow reads it with interpolation
     with (private / "auth.ini").open("w", encoding="utf-8") as file:
         os.fchmod(file.fileno(), 0o600)
         config.write(file)
@@ -177,8 +191,13 @@ def check(folder: Path, address: str, name: str, patience: int) -> None:
 def fetch(model: str, folder: Path) -> None:
     """Copy a logged model's files, checked against the sum that its run logged."""
     registry = importlib.import_module("lenet_study.registry")  # the other commands are to answer at once
+    if folder.exists() and not (folder / "MLmodel").exists():
+        raise UserError(f"to={folder} is there and holds no model: name another folder")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    fetched = registry.fetch(model, keep=partial)
     shutil.rmtree(folder, ignore_errors=True)
-    fetched = registry.fetch(model, keep=folder)
+    partial.replace(folder)
     print(f"{fetched.name}: weights {fetched.weights_sha256[:12]}, in {folder}")
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM as an exception, so that an open run is closed before its process ends."""
+"""SIGTERM and SIGHUP as exceptions, so that an open run is closed before its process ends."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from types import FrameType
 
 
 def exit_on_sigterm() -> None:
-    """From now on SIGTERM raises SystemExit with code 143; a second one is ignored."""
+    """From now on SIGTERM raises SystemExit with code 143, and so does the end of the terminal with 129.
+
+    A second one is ignored; so is the terminal's end where it was before, as `nohup` does.
+    """
     signal.signal(signal.SIGTERM, _exit)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _exit)
 
 
 def _exit(signum: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: the open run must be closed in peace
+    signal.signal(signum, signal.SIG_IGN)  # once: the open run must be closed in peace
     sys.exit(128 + signum)

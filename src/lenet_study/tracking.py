@@ -330,7 +330,9 @@ def _prepare_experiment(surrounding: str) -> str:
 
 def _git_tags() -> dict[str, str]:
     if built_from := os.environ.get(environment.COMMIT):
-        return {"git.commit": built_from.removesuffix("-dirty"), "git.dirty": str("-" in built_from).lower()}
+        known = built_from != "unknown"
+        dirty = str(built_from.endswith("-dirty")).lower()
+        return {"git.commit": built_from.removesuffix("-dirty"), "git.dirty": dirty} if known else {}
     root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str | None:
