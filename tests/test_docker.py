@@ -397,7 +397,7 @@ def test_a_local_store_keeps_the_model_and_is_its_owner_s(image, project, tmp_pa
     if os.getuid() != 0 or subprocess.run([*drop, sys.executable, "--version"]).returncode:
         pytest.skip("only root can become another user, and that user cannot run this Python")
     shutil.chown(tmp_path, user)
-    for parent in tmp_path.parents[:2]:
+    for parent in (*tmp_path.parents[:2], project.folder.parent, project.folder):
         parent.chmod(0o755)
     environment = {**project.variables, "HOME": str(tmp_path), "USER": "someone"}
     command = ["mlflow", "run", str(project.folder / "docker"), "--experiment-name", "local", "-e", "train"]

@@ -102,5 +102,5 @@ def test_a_path_with_a_space_is_refused(tmp_path):
 
 def test_the_project_calls_it():
     environment = yaml.safe_load((FOLDER / "MLproject").read_text())["docker_env"]
-    assert environment["volumes"] == ["$(python options.py)"]
+    assert environment["volumes"] == ["$(python3 options.py)"]
     assert environment["image"] == "lenet-study"
