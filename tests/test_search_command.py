@@ -196,6 +196,51 @@ def test_an_interrupted_search_says_how_to_go_on_and_goes_on(toy, tmp_path, monk
     assert {run.info.status for run in runs_of(toy, "trial")} == {"FINISHED", "KILLED"}
 
 
+@pytest.mark.parametrize("ended_by", ["the fourth training", "the third evaluation"])
+def test_an_interrupted_confirmation_trains_only_what_is_missing(ended_by, toy, monkeypatch, capsys):
+    options = {**OPTIONS, "trials": 3}
+    search.main(**{**options, "confirm_seeds": 0})
+    crown(toy, variant="baseline", epochs="1", learning_rate="0.00001")
+    calls = []
+
+    def interrupt_at(function, call):
+        def until(*arguments, **keywords):
+            calls.append(1)
+            if len(calls) == call:
+                raise KeyboardInterrupt
+            return function(*arguments, **keywords)
+
+        return until
+
+    with monkeypatch.context() as patch:
+        if ended_by == "the fourth training":
+            patch.setattr(training, "fit", interrupt_at(training.fit, 4))
+        else:
+            patch.setattr(data, "load_test", interrupt_at(data.load_test, 3))
+        with pytest.raises(KeyboardInterrupt):
+            search.main(**options)
+    done = {run.info.run_id: run for run in runs_of(toy, "confirm") if run.info.status == "FINISHED"}
+    assert len(done) == (3 if ended_by == "the fourth training" else 4)
+
+    capsys.readouterr()
+    search.main(**options)
+    assert f"{len(done)} of the 4 trainings were finished before" in capsys.readouterr().out
+    runs = {run.info.run_id: run for run in runs_of(toy, "confirm") if run.info.status == "FINISHED"}
+    assert len(runs) == 4
+    confirmed = table(toy, runs_of(toy, "search")[-1], "confirm.csv")
+    for side in ("challenger", "champion"):
+        for row in confirmed.to_dict("records"):
+            assert runs[row[f"{side}_run_id"]].data.metrics["best/val_accuracy"] == row[side]
+    (version,) = toy.search_model_versions(f"name = '{NAME}' and run_id IN {challengers(runs)}")
+    assert toy.get_model_version_by_alias(NAME, "challenger").version == version.version
+    assert version.tags["confirm.comparisons"] == "1.0"
+
+
+def challengers(runs):
+    chosen = [f"'{name}'" for name, run in runs.items() if run.data.tags["confirm"] == "challenger"]
+    return f"({', '.join(chosen)})"
+
+
 def test_a_store_that_fails_ends_the_search(toy, monkeypatch):
     def refuse(*arguments, **options):
         raise OSError(28, "No space left on device")

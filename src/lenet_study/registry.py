@@ -257,11 +257,29 @@ def recipe_of(version: Version) -> Recipe:
     return replace(recipe, protocol=replace(recipe.protocol, seed=int(run.data.params["seed"])))
 
 
+def model_of(training: Training) -> LoggedModel:
+    """The model of a finished training, as ``log_model`` returned it.
+
+    Raises:
+        UserError: Its file is not the one that was logged.
+    """
+    run_id, kept = training.info.run_id, training.data.tags
+    tags = {name: str(value) for name, value in fetch(run_id).description.items()}
+    tags |= {name: kept[name] for name in ("weights.sha256", "torchscript.sha256", "parity")}
+    (logged,) = training.outputs.model_outputs
+    version = version_of(run_id)
+    number = int(version.version) if version else None
+    return LoggedModel(f"models:/{logged.model_id}", number, kept["weights.sha256"], tags)
+
+
 def challenge(model: LoggedModel, evidence: Mapping[str, object]) -> Version:
-    """Register a model as the challenger, with the evidence for it in its tags."""
+    """Make a model the challenger, with the evidence for it in its tags; register it if it is not yet."""
     with store_errors():
         tags = {**model.tags, **{name: str(value) for name, value in evidence.items()}}
-        version = mlflow.register_model(model.uri, NAME, tags=tags)
+        if model.version:
+            version = mlflow.MlflowClient().get_model_version(NAME, str(model.version))
+        else:
+            version = mlflow.register_model(model.uri, NAME, tags=tags)
         mlflow.MlflowClient().set_registered_model_alias(NAME, CHALLENGER, version.version)
     return version
 

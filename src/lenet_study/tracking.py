@@ -186,6 +186,13 @@ def run(
             mlflow.end_run(status)
 
 
+def read_table(run_id: str, name: str) -> pd.DataFrame:
+    """Read a table that ``Run.log_table`` has saved, its numbers exactly as they were."""
+    with store_errors(), tempfile.TemporaryDirectory() as folder:
+        path = mlflow.MlflowClient().download_artifacts(run_id, name, folder)
+        return pd.read_csv(path)
+
+
 def fail(run_id: str, reason: str) -> None:
     """End a run whose process died; one that has ended stays as it is."""
     with store_errors():

@@ -14,7 +14,7 @@ from scipy import stats
 
 from lenet_study import registry, tracking
 from lenet_study.commands.evaluate import Evaluated, evaluate
-from lenet_study.commands.train import Job, Trained, train
+from lenet_study.commands.train import Job, Trained, train, trained_by
 from lenet_study.data import VALIDATION_FRACTION
 from lenet_study.search import Ledger
 from lenet_study.search_draw import Settings
@@ -36,6 +36,8 @@ def confirm(
     job: partial[Job],
 ) -> None:
     """Train the best trial and the champion over the same seeds; register what is better.
+
+    What an interrupted confirmation has finished is not trained again.
 
     If the trial's mean is the higher one, the best of its models becomes the challenger. The seeds are
     others than the search's, whose luck chose the trial. Validation accuracy decides. The test split is
@@ -68,8 +70,11 @@ def confirm(
         return
     pool.reporter.say(f"Training trial {best.number} and the champion, {name}, on the seeds {seeds}")
     jobs = {(side, seed): _job(job, side, recipe, seed) for seed in seeds for side, recipe in rivals.items()}
-    submitted = {key: pool.submit(train, each) for key, each in jobs.items()}
-    trained = {key: future.result() for key, future in submitted.items()}
+    trained = {key: done for key, each in jobs.items() if (done := _trained_before(each))}
+    if trained:
+        pool.reporter.say(f"{len(trained)} of the {len(jobs)} trainings were finished before")
+    submitted = {key: pool.submit(train, each) for key, each in jobs.items() if key not in trained}
+    trained |= {key: future.result() for key, future in submitted.items()}
     table = _pairs(trained, seeds)
     evidence = _evidence(table, len(earlier) + 1)
     run.log_metrics({f"confirm/{key}": value for key, value in evidence.items()})
@@ -88,7 +93,6 @@ def confirm(
         pool.reporter.say(
             f"Version {version.version} of {tracking.NAME} is the challenger: `promote` decides on this"
         )
-    ledger.study.set_user_attr("confirmed", [*earlier, note])
     evaluated = _test(trained, jobs, pool)
     for side, recipe in rivals.items():
         scores = [evaluated[side, seed].predictions.accuracy for seed in seeds]
@@ -98,6 +102,7 @@ def confirm(
         pool.reporter.say(f"Test accuracy of {recipe.name}: {mean:.2%} ± {deviation:.2%}")
     run.log_table(table, "confirm.csv")
     run.log_text(rivals["challenger"].text(), "spec.json")
+    ledger.study.set_user_attr("confirmed", [*earlier, note])
 
 
 def _challenger(settings: Settings, best: FrozenTrial, search: str) -> Recipe:
@@ -122,6 +127,16 @@ def _job(job: partial[Job], side: str, recipe: Recipe, seed: int) -> Job:
     protocol = replace(recipe.protocol, seed=seed, precision="float32")
     full = job(stage="confirm", recipe=replace(recipe, protocol=protocol))
     return replace(full, extra_tags={**full.extra_tags, "confirm": side})
+
+
+def _trained_before(job: Job) -> Trained | None:
+    """The same training, if an earlier process of this search has finished it."""
+    tags = {name: str(job.extra_tags[name]) for name in ("search", "confirm")}
+    params = {name: str(value) for name, value in job.parameters().items()}
+    for run in registry.runs_with({"stage": job.stage, **tags}):
+        if run.info.status == "FINISHED" and run.data.params == params:
+            return trained_by(run)
+    return None
 
 
 def _pairs(trained: Mapping[tuple[str, int], Trained], seeds: Sequence[int]) -> pd.DataFrame:

@@ -22,7 +22,6 @@ from lenet_study.progress import Terminal
 from lenet_study.specs import of_variants
 from lenet_study.tracking import Run
 from lenet_study.training import Protocol
-from lenet_study.variants import VARIANTS
 from lenet_study.workers import Pool
 
 
@@ -79,7 +78,7 @@ def work(
     submitted = {
         name: pool.submit(train, job(stage="train", recipe=recipes[name])) for name in reversed(recipes)
     }
-    trained = pool.results({variant: submitted[variant] for variant in VARIANTS})
+    trained = pool.results({variant: submitted[variant] for variant in recipes})
     if not trained:
         raise JobError("None of the five variants could be trained")
     chosen = select(trained)

@@ -180,6 +180,17 @@ def train(job: Job, *, reporter: Reporter) -> Trained:
     return trained
 
 
+def trained_by(run: registry.Training) -> Trained:
+    """What a finished training with validation images made, read from its run."""
+    table = tracking.read_table(run.info.run_id, "history.csv")
+    history = [Epoch(**row) for row in table.to_dict("records")]
+    metrics = run.data.metrics
+    best = next(epoch for epoch in history if epoch.epoch == metrics["best/epoch"])
+    seconds = (run.info.end_time - run.info.start_time) / 1000
+    augmented = metrics.get("best/val_accuracy_augmented")
+    return Trained(run.info.run_id, best, augmented, history, registry.model_of(run), seconds)
+
+
 def variant_tags(variant: str) -> dict[str, str]:
     """Tags of every run that is about one model: its name and, of the five, its colour in MLflow's charts."""
     colour = {"mlflow.runColor": figures.COLOURS[variant]} if variant in VARIANTS else {}
