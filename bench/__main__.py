@@ -20,7 +20,7 @@ from lenet_study.device import Machine, cores
 from lenet_study.variants import VARIANTS
 
 STUDY = ("study", "--epochs", "1", "--folds", "2")
-SEARCH = ("search", "--trials", "12", "--max-epochs", "4", "--max-parameters", "100000")
+SEARCH = ("search", "--trials", "20", "--max-epochs", "4", "--max-parameters", "100000")
 SEARCH += ("--pruner", "NopPruner", "--confirm-seeds", "0")
 
 
@@ -62,7 +62,7 @@ def main(variants: str, images: int, rounds: int, parts: str, runs: str, output:
                 lambda: growth.of_workers(STUDY, sorted({1, cores()}), folder),
             ),
             "search": (
-                "growth of a search of twelve small trials, against workers of one thread",
+                "growth of a search of twenty small trials, against workers of one thread",
                 lambda: growth.of_workers(SEARCH, sorted({1, cores()}), folder),
             ),
             "store": (

@@ -53,19 +53,32 @@ def sh(command: str, **options) -> str:
     return done.stdout
 
 
+def works(command: str) -> bool:
+    return subprocess.run(command, shell=True, capture_output=True).returncode == 0
+
+
+def install(package: str) -> None:
+    sh(f"apt-get -qq update && apt-get -qq install --yes --no-install-recommends {package}")
+
+
 def missing() -> str:
     """Why there is no Docker here, after all that could be done; nothing if there is."""
-    if subprocess.run("docker info", shell=True, capture_output=True).returncode == 0:
+    can_install = os.getuid() == 0 and shutil.which("apt-get")
+    if not works("docker compose version || docker-compose version"):
+        if not can_install:
+            return "there is no Docker Compose, and only root on Debian can be given it"
+        install("docker-compose")
+    if works("docker info"):
         return ""
-    if os.getuid() != 0 or not shutil.which("apt-get"):
+    if not can_install:
         return "no Docker daemon answers, and only root on Debian can be given one"
     if not Path("/usr/sbin/dockerd").exists():
-        sh("apt-get -qq update && apt-get -qq install --yes --no-install-recommends docker.io docker-compose")
+        install("docker.io")
     log = Path("/tmp/lenet-test-dockerd.log")
     with log.open("w") as output:
         DAEMONS.append(subprocess.Popen(["dockerd"], stdout=output, stderr=output))
     for _ in range(60):
-        if subprocess.run("docker info", shell=True, capture_output=True).returncode == 0:
+        if works("docker info"):
             return ""
         time.sleep(1)
     return f"the Docker daemon does not start here: see {log}"
@@ -103,7 +116,7 @@ def bases(docker, tmp_path_factory):
     if subprocess.run(f"timeout 120 docker pull --quiet {official}", shell=True).returncode == 0:
         return {}
     if not shutil.which("debootstrap"):
-        sh("apt-get -qq update && apt-get -qq install --yes --no-install-recommends debootstrap")
+        install("debootstrap")
     if not sh(f"docker images --quiet {BASE}"):
         folder = tmp_path_factory.mktemp("debian")
         packages = "python3,python3-venv,ca-certificates"
@@ -191,7 +204,8 @@ def stack(project, image):
 @pytest.fixture(scope="module")
 def ran(project, stack):
     """The run of `mlflow run docker`."""
-    project.run(COMMANDS["Runs in a container"])  # this and the trainer's
+    said = project.run(COMMANDS["Runs in a container"])  # this and the trainer's
+    assert said.count(f"baseline in MLflow's UI: {project.address}/#/") == 2
     return runs()[-1]
 
 

@@ -113,6 +113,7 @@ def test_a_registered_version_tells_what_it_is(toy):
         "val_accuracy": "0.875",
         "weights.sha256": digest,
         "torchscript.sha256": export.file_digest(toy.folder / "data" / "model.pth"),
+        "model.sha256": mlflow.get_run(toy.run_id).data.tags["model.sha256"],
         "parity": "passed",
     }
     run_tags = mlflow.get_run(toy.run_id).data.tags
@@ -181,6 +182,30 @@ def test_a_file_that_was_changed_in_the_store_is_refused(toy):
     finally:
         stored.write_bytes(content)
     assert registry.fetch(toy.run_id).weights_sha256 == toy.logged.weights
+
+
+@pytest.mark.parametrize("kind", ["run", "version", "alias", "logged model"])
+def test_all_files_of_a_model_are_kept_as_they_were_logged(toy, kind, tmp_path):
+    registry.fetch(references(toy)[kind], keep=tmp_path / "model")
+    expected = mlflow.get_run(toy.run_id).data.tags["model.sha256"]
+    assert export.folder_digest(tmp_path / "model") == expected
+
+
+def test_no_file_of_a_changed_model_is_kept(toy, tmp_path):
+    stored = toy.folder / "MLmodel"
+    content = stored.read_text()
+    stored.write_text(content.replace("mlflow.pytorch", "somebody.elses"))
+    try:
+        with pytest.raises(UserError, match="changed since"):
+            registry.fetch(toy.run_id, keep=tmp_path / "model")
+    finally:
+        stored.write_text(content)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_finished_training_s_model_is_told_as_it_was_logged(toy):
+    assert registry.model_of(mlflow.get_run(toy.run_id)) == toy.logged
+    assert registry.model_of(mlflow.get_run(toy.private_run)) == toy.private
 
 
 def test_a_model_without_a_sum_in_its_run_is_refused(toy):

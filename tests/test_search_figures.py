@@ -58,6 +58,14 @@ def test_the_history_shows_the_best_so_far_and_pruned_trials():
     assert lines["pruned, at its last epoch"].get_xdata().tolist() == [2]
 
 
+def test_the_history_ends_with_the_last_trial_that_was_judged():
+    study = made(3)
+    study.enqueue_trial({})
+    (axes,) = search_figures.pictures(study)["optimization_history"].axes
+    lines = {line.get_label(): line for line in axes.lines}
+    assert lines["best so far"].get_xdata().tolist() == [0, 1, 2, 2]
+
+
 def test_a_slice_has_a_panel_for_every_parameter_and_all_trials_within_it():
     study = made(8)
     figure = search_figures.pictures(study)["slice"]

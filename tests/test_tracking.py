@@ -521,6 +521,13 @@ def test_addresses_of_the_ui(monkeypatch, store_address, base):
     assert not [address for address in addresses.values() if " " in address]
 
 
+def test_addresses_may_be_others_than_the_run_s_own_way_to_the_server(monkeypatch):
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://server:5000")
+    monkeypatch.setenv("LENET_STUDY_UI", "http://127.0.0.1:7000")
+    run = SimpleNamespace(id="r1", experiment_id="7")
+    assert tracking.run_address(run).startswith("http://127.0.0.1:7000/#/experiments/7/runs/r1")
+
+
 def test_how_to_look(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")

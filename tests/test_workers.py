@@ -1,5 +1,6 @@
 """Jobs side by side: results, reports, and processes that fail, die or are terminated."""
 
+import importlib
 import os
 import signal
 import time
@@ -10,7 +11,7 @@ import torch
 
 from lenet_study import JobError, Pruned, UserError
 from lenet_study.training import Epoch
-from lenet_study.workers import Pool
+from lenet_study.workers import _PRELOAD, Pool
 
 EPOCH = Epoch(
     epoch=1,
@@ -192,3 +193,8 @@ def test_an_exception_ends_the_jobs_that_run_and_drops_those_that_wait(tmp_path)
     assert time.monotonic() - start < 120
     assert [path.read_text() for path in paths[:2]] == ["closed in peace"] * 2
     assert not paths[2].exists()
+
+
+@pytest.mark.parametrize("module", _PRELOAD)
+def test_what_jobs_share_can_be_imported(module):
+    importlib.import_module(module)  # the fork server itself would go on without it, and say nothing

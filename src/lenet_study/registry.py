@@ -39,6 +39,8 @@ CHAMPION = "champion"
 PREVIOUS = "previous"
 CHALLENGER = "challenger"
 _FILE = "data/model.pth"  # where mlflow.pytorch keeps a TorchScript file within a logged model
+_ADDED = "registered_model_meta"
+_PROOFS = ("weights.sha256", "torchscript.sha256", "model.sha256", "parity")  # tags of a logged model
 _SIGNATURE = ModelSignature(
     inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 1, SIDE, SIDE))]),
     outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 10))]),
@@ -111,12 +113,16 @@ def log_model(
                 pip_requirements=[_pin("torch"), _pin("mlflow"), _pin("numpy")],
                 extra_files=[str(program), str(proof)],
             )
-        stored = Path(mlflow.artifacts.download_artifacts(info.model_uri, dst_path=folder), _FILE)
+        logged = Path(folder, "logged")
+        logged.mkdir()
+        logged = Path(mlflow.artifacts.download_artifacts(info.model_uri, dst_path=str(logged)))
+        stored = logged / _FILE
         served = export.parity(model, normalisation, export.load_torchscript(stored), images)
         proofs = (parity, twin, served)
         sums = {
             "weights.sha256": export.weights_digest(model),
             "torchscript.sha256": export.file_digest(stored),
+            "model.sha256": _digest(logged),
             "parity": "passed" if all(each.passed for each in proofs) else "failed",
         }
     run.log_metrics(
@@ -159,6 +165,7 @@ def fetch(reference: str, keep: Path | None = None) -> FetchedModel:
             files = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
             model = _read(files / _FILE, reference, run_id, tags.get("torchscript.sha256", ""))
             if keep:
+                _check(reference, run_id, _digest(files), tags.get("model.sha256", ""))
                 shutil.copytree(files, keep)
             return model
     except (MlflowException, OSError) as error:
@@ -174,14 +181,25 @@ _CURE = (
 
 def _read(path: Path, reference: str, run_id: str, expected: str) -> FetchedModel:
     actual = export.file_digest(path)
-    if run_id and actual != expected:
+    if run_id:
+        _check(reference, run_id, actual, expected)
+    module = export.load_torchscript(path)
+    weights = export.weights_digest(module.model)
+    return FetchedModel(module, export.description_of(module), reference, run_id, actual, weights)
+
+
+def _digest(model: Path) -> str:
+    """SHA-256 of a downloaded model's files, without the one that MLflow adds to some downloads."""
+    (model / _ADDED).unlink(missing_ok=True)
+    return export.folder_digest(model)
+
+
+def _check(reference: str, run_id: str, actual: str, expected: str) -> None:
+    if actual != expected:
         raise UserError(
             f"model={reference} was changed since run {run_id} logged it (SHA-256 {actual[:12]}…, "
             f"logged {expected[:12] or 'none'}…): train it again"
         )
-    module = export.load_torchscript(path)
-    weights = export.weights_digest(module.model)
-    return FetchedModel(module, export.description_of(module), reference, run_id, actual, weights)
 
 
 def best_training(variant: str, stage: str = "train") -> Training | None:
@@ -265,7 +283,7 @@ def model_of(training: Training) -> LoggedModel:
     """
     run_id, kept = training.info.run_id, training.data.tags
     tags = {name: str(value) for name, value in fetch(run_id).description.items()}
-    tags |= {name: kept[name] for name in ("weights.sha256", "torchscript.sha256", "parity")}
+    tags |= {name: kept[name] for name in _PROOFS if name in kept}
     (logged,) = training.outputs.model_outputs
     version = version_of(run_id)
     number = int(version.version) if version else None

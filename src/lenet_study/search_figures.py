@@ -50,9 +50,8 @@ def optimization_history(trials: Sequence[FrozenTrial]) -> Figure:
     pruned = [t for t in trials if t.state == TrialState.PRUNED and t.intermediate_values]
     best = np.maximum.accumulate([trial.values[0] for trial in complete])
     numbers = [trial.number for trial in complete]
-    axes.step(
-        [*numbers, trials[-1].number], [*best, best[-1]], where="post", color=CHANGED, label="best so far"
-    )
+    end = max(trial.number for trial in [*complete, *pruned])
+    axes.step([*numbers, end], [*best, best[-1]], where="post", color=CHANGED, label="best so far")
     axes.plot(numbers, [trial.values[0] for trial in complete], "o", color=PALETTE[2], label="complete")
     last = [trial.intermediate_values[trial.last_step or 0] for trial in pruned]
     axes.plot([trial.number for trial in pruned], last, "x", color=_GREY, label="pruned, at its last epoch")

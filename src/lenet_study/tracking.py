@@ -357,7 +357,7 @@ def _git_tags() -> dict[str, str]:
 
 
 def _ui() -> str:
-    uri = _public(mlflow.get_tracking_uri())
+    uri = os.environ.get("LENET_STUDY_UI") or _public(mlflow.get_tracking_uri())
     return uri.rstrip("/") if uri.startswith("http") else LOCAL_UI
 
 

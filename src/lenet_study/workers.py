@@ -22,7 +22,13 @@ from lenet_study.training import Epoch
 
 T = TypeVar("T")
 _CONTEXT = multiprocessing.get_context("forkserver")
-_PRELOAD = ["lenet_study.commands.train", "lenet_study.commands.evaluate"]  # imported once, not by each job
+_PRELOAD = [  # imported once, not by each job; MLflow and torch would import the last three late
+    "lenet_study.commands.train",
+    "lenet_study.commands.evaluate",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "torch._inductor",
+]
 
 
 class Pool:

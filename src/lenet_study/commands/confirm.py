@@ -111,7 +111,7 @@ def _challenger(settings: Settings, best: FrozenTrial, search: str) -> Recipe:
         if variant.digest() == recipe.digest():
             return variant
     change = f"trial {best.number} of search {search}, {recipe.spec.change}"
-    return replace(recipe, name=f"{search}-{best.number}", spec=replace(recipe.spec, change=change))
+    return replace(recipe, name=f"{search}-trial-{best.number}", spec=replace(recipe.spec, change=change))
 
 
 def _champion(ledger: Ledger) -> Recipe:
