@@ -119,7 +119,7 @@ server-stop: ## stop it; what it has stays in Docker's volumes
 
 server-local: setup ## the same server without Docker: in PostgreSQL if that is installed, else in SQLite
 	@$(SERVER) prepare --secrets "$(SECRETS)" --address http://127.0.0.1:$(PORT)
-	@$(SERVER) serve --secrets "$(SECRETS)" --port $(PORT) --hosts $(HOSTS)
+	@$(SERVER) serve --secrets "$(SECRETS)" --port $(PORT) --hosts $(HOSTS) --artifacts "$(ARTIFACTS)"
 
 lock: $(DEV) ## pin everything that the requirements*.in files need
 	for name in requirements requirements-serve requirements-dev requirements-bench; do \

@@ -1,7 +1,10 @@
 import os
 import pty
+import sys
 import termios
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+import pyte
 
 from lenet_study.progress import Progress, Terminal
 from lenet_study.training import Epoch
@@ -76,7 +79,7 @@ def test_a_terminal_shows_a_bar(capsys):
         screen = shown()
     for expected in ("v4", "0/2", "2/2", "100%", "train loss 0.500", "90.00%", "\r"):
         assert expected in screen
-    assert screen.endswith("\n")  # closed: what is printed next starts on a line of its own
+    assert screen.endswith("\r")  # gone: what is printed next starts at the beginning of a line
     assert capsys.readouterr().out == ""
 
 
@@ -103,6 +106,24 @@ def test_trainings_side_by_side_have_a_bar_each_and_lines_stand_above(capsys):
         assert f"{name}:   0%" in screen
         assert f"{name}: 100%" in screen
     assert capsys.readouterr().out == "v3 waits\n"
+
+
+def test_what_has_ended_leaves_nothing_on_the_screen():
+    with terminal() as shown, redirect_stdout(sys.stderr):
+        reporter = Terminal()
+        for name in ("v2", "v3", "v4"):
+            reporter.started(name, f"run of {name}", 2)
+        for number in (1, 2):
+            reporter.epoch("v3", epoch(number, 2.0, loss=0.25, accuracy=0.9))
+        reporter.say("v3: best epoch 1")
+        reporter.epoch("v2", epoch(1, 2.0, loss=0.25, accuracy=0.9))
+        reporter.ended("v2")
+        reporter.say("v2 pruned")
+        reporter.epoch("v4", epoch(1, 2.0, loss=0.25, accuracy=0.9))
+        seen = pyte.Screen(160, 24)
+        pyte.Stream(seen).feed(shown())
+    lines = [line.rstrip() for line in seen.display if line.strip()]
+    assert [line[:16] for line in lines] == ["v3: best epoch 1", "v2 pruned", "v4:  50%|███████"]
 
 
 def test_an_evaluation_has_no_bar(capsys):

@@ -11,9 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import attacks
+import boto3
 import mlflow
 import psutil
 import pytest
+from moto.server import ThreadedMotoServer
 from servers import free_port, wait_until_said
 
 from lenet_study import UserError, postgres, server, tracking
@@ -113,12 +115,12 @@ def test_no_database_is_run_where_none_is_wanted(tmp_path):
 
 
 @contextmanager
-def running(folder: Path, port: int):
+def running(folder: Path, port: int, *options: str):
     """`python -m lenet_study.server serve`, as `make server-local` starts it."""
     log = folder / "log"
     secrets = folder / "secrets"
     command = [sys.executable, "-m", "lenet_study.server", "serve", "--secrets", str(secrets)]
-    command += ["--state", str(folder / "state"), "--port", str(port)]
+    command += ["--state", str(folder / "state"), "--port", str(port), *options]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     with log.open("a") as output:
         before = log.read_text().count("Application startup complete")
@@ -255,6 +257,37 @@ def test_a_model_replaces_a_model_and_nothing_else(tmp_path, capsys):
     assert server.run(["fetch", "--to", str(tmp_path / "home")]) == 2
     assert "holds no model" in capsys.readouterr().err
     assert (tmp_path / "home").is_dir()
+
+
+@pytest.mark.server
+def test_artifacts_may_be_kept_in_an_s3_compatible_store(tmp_path, monkeypatch):
+    store, port = ThreadedMotoServer("127.0.0.1", 0), free_port()
+    store.start()
+    try:
+        endpoint = "http://{}:{}".format(*store.get_host_and_port())
+        secrets = prepared(tmp_path / "secrets", address=f"http://127.0.0.1:{port}")
+        (secrets / "aws").unlink()
+        (secrets / "aws").write_text(
+            "[default]\naws_access_key_id = a\naws_secret_access_key = b\nregion = us-east-1\n"
+            f"endpoint_url = {endpoint}\n"
+        )
+        credentials = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
+        bucket = boto3.resource("s3", endpoint_url=endpoint, **credentials).create_bucket(Bucket="studies")
+        for name in [name for name in os.environ if name.startswith(("MLFLOW_", "AWS_"))]:
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", server.ADMIN)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", server.read_secret(secrets, "admin_password"))
+        database = f"sqlite:///{tmp_path}/mlflow.db"
+        options = ("--database", database, "--artifacts", "s3://studies/lenet")
+        with running(tmp_path, port, *options):
+            with tracking.run("first", stage="train", params={}) as run:
+                run.log_text("kept", "note.txt")
+            assert mlflow.artifacts.load_text(f"runs:/{run.id}/note.txt") == "kept"
+        stored = {each.key: each.get()["Body"].read() for each in bucket.objects.all()}
+        assert stored[f"lenet/{run.experiment_id}/{run.id}/artifacts/note.txt"] == b"kept"
+    finally:
+        store.stop()
 
 
 @pytest.mark.server

@@ -60,7 +60,9 @@ class Progress:
         self._name = name
         self._epochs = epochs
         self._seconds = 0.0
-        self._bar = tqdm(total=epochs, desc=name, unit="epoch", disable=not sys.stderr.isatty())
+        off = not sys.stderr.isatty()
+        # A bar that is done goes: left to stand, it would be torn apart by those beside it.
+        self._bar = tqdm(total=epochs, desc=name, unit="epoch", disable=off, leave=False, mininterval=0)
 
     def __call__(self, epoch: Epoch) -> None:
         """Show what the epoch gave; close after the last."""

@@ -155,7 +155,9 @@ def settings(folder: Path, state: Path, database: str) -> dict[str, str]:
         os.fchmod(file.fileno(), 0o600)
         config.write(file)
     _write(private / "pgpass", f"*:*:*:*:{read_secret(folder, 'database_password')}\n", 0o600)
+    aws = folder / "aws"
     return {
+        **({"AWS_CONFIG_FILE": str(aws)} if aws.exists() and aws.stat().st_size else {}),
         "MLFLOW_AUTH_CONFIG_PATH": str(private / "auth.ini"),
         "MLFLOW_BACKEND_STORE_URI": database,
         "MLFLOW_FLASK_SERVER_SECRET_KEY": read_secret(folder, "session_key"),
