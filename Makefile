@@ -9,13 +9,13 @@ BENCH = .venv-bench/.requirements
 
 DOCKER ?= docker
 COMPOSE ?= $(shell $(DOCKER) compose version >/dev/null 2>&1 && echo $(DOCKER) compose || echo docker-compose)
-export PORT ?= 5000
-export SECRETS ?= $(CURDIR)/docker/secrets
-export HOSTS ?= 127.0.0.1:$(PORT),localhost:$(PORT)
+PORT ?= 5000
+SECRETS ?= $(CURDIR)/docker/secrets
+HOSTS ?= 127.0.0.1:$(PORT),localhost:$(PORT)
 COMMA := ,
 NAME = $(firstword $(subst $(COMMA), ,$(HOSTS)))
 STACK_NAME ?= lenet-study
-STACK = $(COMPOSE) --file docker/compose.yaml --project-name $(STACK_NAME)
+STACK = PORT=$(PORT) SECRETS="$(SECRETS)" HOSTS=$(HOSTS) $(COMPOSE) --file docker/compose.yaml --project-name $(STACK_NAME)
 SERVER = PYTHONPATH=src python -m lenet_study.server
 
 .PHONY: help setup data study train test test-docker debian check bench ui lock clean clean-store \

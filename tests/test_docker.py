@@ -37,6 +37,7 @@ DATA = os.environ.get("LENET_STUDY_DATA", str(ROOT / "data"))
 STACK, CHAMPION = "lenet-test", "lenet-test-champion"
 BASE, POSTGRES = "lenet-test-base", "lenet-test-postgres"
 TAGS = ("lenet-study", "lenet-study-serve")
+OTHERS = ("MLFLOW_", "MAKE", "MFLAGS")  # variables that would change what the page's commands do
 DAEMONS = []  # that these tests have started
 
 
@@ -149,7 +150,7 @@ def project(bases, tmp_path_factory):
         (copy / "docker" / "secrets" / name).chmod(0o444)
     port, champion = free_port(), free_port()
     variables = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")},
+        **{name: value for name, value in os.environ.items() if not name.startswith(OTHERS)},
         **bases,
         "PORT": str(port),
         "STACK_NAME": STACK,
