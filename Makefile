@@ -15,7 +15,7 @@ HOSTS ?= 127.0.0.1:$(PORT),localhost:$(PORT)
 COMMA := ,
 NAME = $(firstword $(subst $(COMMA), ,$(HOSTS)))
 STACK_NAME ?= lenet-study
-STACK = PORT=$(PORT) SECRETS="$(SECRETS)" HOSTS=$(HOSTS) $(COMPOSE) --file docker/compose.yaml --project-name $(STACK_NAME)
+STACK = PORT=$(PORT) SECRETS="$(SECRETS)" HOSTS="$(HOSTS)" $(COMPOSE) --file docker/compose.yaml --project-name $(STACK_NAME)
 SERVER = PYTHONPATH=src python -m lenet_study.server
 
 .PHONY: help setup data study train test test-docker debian check bench ui lock clean clean-store \
@@ -105,9 +105,9 @@ image-serve: wheels setup ## build the image lenet-study-serve, with the registr
 
 server: setup ## start a team's server in Docker, on http://127.0.0.1:5000; PORT=another
 	@$(DOCKER) image inspect lenet-study >/dev/null 2>&1 || $(MAKE) image
-	@$(SERVER) prepare --secrets "$(SECRETS)" --address http://127.0.0.1:$(PORT)
+	@$(SERVER) prepare --secrets "$(SECRETS)" --address http://127.0.0.1:$(PORT) --hosts "$(HOSTS)"
 	$(STACK) up --detach
-	@$(SERVER) check --secrets "$(SECRETS)" --address http://127.0.0.1:$(PORT) --name $(NAME) --patience 120
+	@$(SERVER) check --secrets "$(SECRETS)" --address http://127.0.0.1:$(PORT) --name "$(NAME)" --patience 120
 	@echo "MLflow is on http://127.0.0.1:$(PORT) for user admin, password in $(SECRETS)/admin_password."
 	@echo "To log there: . $(SECRETS)/client.sh"
 
@@ -118,8 +118,8 @@ server-stop: ## stop it; what it has stays in Docker's volumes
 	$(STACK) down
 
 server-local: setup ## the same server without Docker: in PostgreSQL if that is installed, else in SQLite
-	@$(SERVER) prepare --secrets "$(SECRETS)" --address http://127.0.0.1:$(PORT)
-	@$(SERVER) serve --secrets "$(SECRETS)" --port $(PORT) --hosts $(HOSTS) --artifacts "$(ARTIFACTS)"
+	@$(SERVER) prepare --secrets "$(SECRETS)" --address http://127.0.0.1:$(PORT) --hosts "$(HOSTS)"
+	@$(SERVER) serve --secrets "$(SECRETS)" --port $(PORT) --hosts "$(HOSTS)" --artifacts "$(ARTIFACTS)"
 
 lock: $(DEV) ## pin everything that the requirements*.in files need
 	for name in requirements requirements-serve requirements-dev requirements-bench; do \
@@ -132,5 +132,5 @@ clean: ## delete the virtual environment and caches
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-store: ## delete all local runs, models and searches
-	rm -rf mlflow.db mlflow.db-* mlflow.db.lock optuna.db optuna.db-* optuna.db.lock
+	rm -rf mlflow.db mlflow.db-* mlflow.db.lock optuna.db optuna.db-* optuna.*lock
 	find mlruns -mindepth 1 ! -name README.md -delete

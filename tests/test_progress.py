@@ -126,6 +126,12 @@ def test_what_has_ended_leaves_nothing_on_the_screen():
     assert [line[:16] for line in lines] == ["v3: best epoch 1", "v2 pruned", "v4:  50%|███████"]
 
 
+def test_an_evaluation_that_ends_early_has_no_bar_to_close():
+    reporter = Terminal()
+    reporter.started("v4 on test", "run of v4", 0)
+    reporter.ended("v4 on test")
+
+
 def test_an_evaluation_has_no_bar(capsys):
     with terminal() as shown:
         reporter = Terminal()

@@ -1,5 +1,6 @@
 """A whole search on toy images: trials, confirmation, challenger, promotion, interruption."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import mlflow
@@ -219,6 +220,7 @@ def test_an_interrupted_confirmation_trains_only_what_is_missing(ended_by, toy, 
             patch.setattr(data, "load_test", interrupt_at(data.load_test, 3))
         with pytest.raises(KeyboardInterrupt):
             search.main(**options)
+    assert "challenger" not in aliases(toy)
     done = {run.info.run_id: run for run in runs_of(toy, "confirm") if run.info.status == "FINISHED"}
     assert len(done) == (3 if ended_by == "the fourth training" else 4)
 
@@ -234,6 +236,63 @@ def test_an_interrupted_confirmation_trains_only_what_is_missing(ended_by, toy, 
     (version,) = toy.search_model_versions(f"name = '{NAME}' and run_id IN {challengers(runs)}")
     assert toy.get_model_version_by_alias(NAME, "challenger").version == version.version
     assert version.tags["confirm.comparisons"] == "1.0"
+    evaluations = [run for run in runs_of(toy, "evaluate") if run.info.status == "FINISHED"]
+    assert len(evaluations) == len({run.data.tags["model.run_id"] for run in evaluations}) == 4
+    for side in ("challenger", "champion"):
+        scores = {run.data.tags["model.run_id"]: run.data.metrics["test/accuracy"] for run in evaluations}
+        assert confirmed[f"{side}_test"].tolist() == [scores[name] for name in confirmed[f"{side}_run_id"]]
+
+
+def test_a_new_champion_is_compared_anew_and_the_evidence_renewed(toy, capsys):
+    options = {**OPTIONS, "trials": 3}
+    crown(toy, variant="baseline", epochs="1", learning_rate="0.00001")
+    search.main(**options)
+    first = toy.get_model_version_by_alias(NAME, "challenger")
+    run = toy.create_run("0", run_name="another", tags={"stage": "train", "variant": "baseline"}).info.run_id
+    for name, value in {"seed": "0", "epochs": "1", "learning_rate": "0.00002"}.items():
+        toy.log_param(run, name, value)
+    toy.set_terminated(run)
+    another = toy.create_model_version(NAME, f"runs:/{run}/model", run)
+    toy.set_registered_model_alias(NAME, "champion", another.version)
+    search.main(**options)
+    second = toy.get_model_version_by_alias(NAME, "challenger")
+    assert second.version == first.version
+    assert "2 of the 4 trainings were finished before" in capsys.readouterr().out
+    assert second.tags["confirm.champion_digest"] == registry.recipe_of(another).digest()
+    assert first.tags["confirm.champion_digest"] != second.tags["confirm.champion_digest"]
+    assert second.tags["confirm.comparisons"] == "2.0"
+
+
+def test_a_confirmation_does_again_what_cannot_be_used_and_counts_itself_once(
+    toy, tmp_path, monkeypatch, capsys
+):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    def attributes():
+        return optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path}/optuna.db").user_attrs
+
+    options = {**OPTIONS, "trials": 2}
+    crown(toy, variant="baseline", epochs="1", learning_rate="0.00001")
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "load_test", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            search.main(**options)
+    compared = attributes()["compared"]
+    assert len(compared) == 1  # its outcome is known
+    assert "confirmed" not in attributes()
+
+    lost, changed, elsewhere, _ = runs_of(toy, "confirm")
+    Path(lost.info.artifact_uri.removeprefix("file://"), "history.csv").unlink()
+    toy.set_tag(changed.info.run_id, "torchscript.sha256", "0" * 64)
+    toy.set_tag(elsewhere.info.run_id, "environment.sha256", "of other packages")
+    search.main(**options)
+    assert len(runs_of(toy, "confirm")) == 4 + 3
+    output = capsys.readouterr().out
+    assert f"Run {lost.info.run_id} of {lost.info.run_name} cannot be used again" in output
+    assert f"Run {changed.info.run_id} of {changed.info.run_name} cannot be used again" in output
+    assert "1 of the 4 trainings were finished before" in output
+    assert attributes()["compared"] == attributes()["confirmed"] == compared
 
 
 def challengers(runs):
@@ -284,10 +343,14 @@ def test_two_objectives_show_their_front(toy):
     ("changed", "said"),
     [
         ({"max_parameters": 500}, "max_parameters=500 is below the smallest model"),
-        ({"storage": "postgresql://me:secret@127.0.0.1:1/none"}, "storage=postgresql://me:***@127.0.0.1:1"),
+        (
+            {"storage": "postgresql://me:secret@127.0.0.1:1/none"},
+            "storage=postgresql://127.0.0.1:1/none cannot be used",
+        ),
         ({"storage": "optuna.db"}, "storage is no address"),
+        ({"storage": "sqlite:////sys/optuna.db"}, "storage=sqlite:////sys/optuna.db cannot be used"),
     ],
-    ids=["budget", "unreachable", "no-address"],
+    ids=["budget", "unreachable", "no-address", "not-writable"],
 )
 def test_bad_input_is_one_sentence_and_makes_no_run(changed, said, toy, capsys):
     given = {**OPTIONS, **changed}

@@ -14,7 +14,7 @@ import optuna
 import psutil
 import pytest
 from optuna.trial import TrialState
-from servers import wait_until_said
+from servers import free_port, wait_until_said
 
 ROOT = Path(__file__).parents[1]
 DATA = os.environ.get("LENET_STUDY_DATA", str(ROOT / "data"))
@@ -98,7 +98,7 @@ def postgres(tmp_path):
     subprocess.run(
         [*as_postgres, programs / "initdb", "-D", data / "db", "-U", "study", "-A", "trust"], **run
     )
-    port = 50_000 + os.getpid() % 10_000
+    port = free_port()
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={data}"
     control = [*as_postgres, programs / "pg_ctl", "-D", data / "db", "-l", data / "log", "-w"]
     subprocess.run([*control, "-o", options, "start"], **run)

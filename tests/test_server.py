@@ -21,6 +21,7 @@ from servers import free_port, wait_until_said
 from lenet_study import UserError, postgres, server, tracking
 
 ROOT = Path(__file__).parents[1]
+PASSWORD = "it's 50%(off)s $HOME; today"
 
 
 def prepared(folder: Path, **options) -> Path:
@@ -36,7 +37,6 @@ def test_passwords_are_made_once_and_guarded(tmp_path):
     assert len(values["admin_password"]) >= 32
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / "client.sh").stat().st_mode) == 0o600
-    assert f"MLFLOW_TRACKING_PASSWORD='{values['admin_password']}'" in values["client.sh"]
     prepared(folder, address="http://127.0.0.1:7")
     assert {path.name: path.read_text() for path in folder.iterdir()} == values
 
@@ -78,16 +78,39 @@ def test_a_server_that_is_away_is_one_sentence(tmp_path, capsys):
 def test_passwords_reach_the_server_by_files_that_only_its_user_reads(tmp_path):
     secrets = prepared(tmp_path / "secrets")
     (secrets / "admin_password").unlink()
-    (secrets / "admin_password").write_text("50%(off)s today\n")
+    (secrets / "admin_password").write_text(PASSWORD)
+    (secrets / "database_password").unlink()
+    (secrets / "database_password").write_text(r"a:b\c")
     environment = server.settings(secrets, tmp_path, "postgresql://mlflow@database/mlflow")
     config = Path(environment["MLFLOW_AUTH_CONFIG_PATH"])
     assert stat.S_IMODE(config.stat().st_mode) == stat.S_IMODE(config.parent.stat().st_mode) & 0o600 == 0o600
-    assert "50%(off)s today" not in str(environment)
+    assert PASSWORD not in str(environment)
+    assert Path(environment["PGPASSFILE"]).read_text() == "*:*:*:*:a\\:b\\\\c\n"
     from mlflow.server.auth import config as auth_config
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_AUTH_CONFIG_PATH", str(config))
-        assert auth_config.read_auth_config().admin_password == "50%(off)s today"
+        assert auth_config.read_auth_config().admin_password == PASSWORD
+
+
+def test_clients_log_in_with_whatever_password_the_file_has(tmp_path, monkeypatch):
+    secrets = prepared(tmp_path / "secrets")
+    (secrets / "admin_password").unlink()
+    (secrets / "admin_password").write_text(PASSWORD)
+    prepared(secrets)
+    command = ["bash", "-c", '. "$0"; printenv MLFLOW_TRACKING_PASSWORD', str(secrets / "client.sh")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"{PASSWORD}\n"
+    from mlflow.utils import credentials
+
+    monkeypatch.setattr(credentials, "_get_credentials_path", lambda: str(secrets / "credentials"))
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD", raising=False)
+    assert credentials.read_mlflow_creds().password == PASSWORD
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert server.run(["prepare", "--secrets", str(tmp_path / "file" / "secrets")]) == 1
+    assert "Not a directory" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not list(postgres.INSTALLED.glob("*/bin/initdb")), reason="PostgreSQL is not installed")
@@ -295,6 +318,20 @@ def test_the_server_never_unpickles(team):
     workers = [process for process in team.processes if "uvicorn" in " ".join(process.cmdline())]
     assert workers
     assert {process.environ()["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] for process in workers} == {"false"}
+
+
+@pytest.mark.parametrize("hosts", ["10.*", "*", "a.example.com,", "a.example.com, b.example.com", "http://a"])
+def test_hosts_that_are_not_exact_are_one_sentence(hosts, tmp_path, capsys):
+    secrets = tmp_path / "secrets"
+    assert server.run(["prepare", "--secrets", str(secrets), "--hosts", hosts]) == 2
+    assert server.run(["serve", "--secrets", str(secrets), "--hosts", hosts]) == 2
+    assert not secrets.exists()
+    assert capsys.readouterr().err.count(f"Error: hosts={hosts}: ") == 2
+
+
+@pytest.mark.parametrize("hosts", ["127.0.0.1:5000,localhost:5000", "mlflow.example.com", "[::1]:5000"])
+def test_exact_hosts_are_taken(hosts, tmp_path):
+    prepared(tmp_path / "secrets", hosts=hosts)
 
 
 def test_hosts_that_are_not_exact_are_refused(monkeypatch):

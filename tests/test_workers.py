@@ -37,6 +37,9 @@ class Recorder:
     def epoch(self, *content):
         self.events.append(("epoch", *content))
 
+    def ended(self, *content):
+        self.events.append(("ended", *content))
+
     def say(self, *content):
         self.events.append(("say", *content))
 
@@ -153,6 +156,7 @@ def test_the_run_of_a_process_that_died_is_failed(pool, failures):
     futures = {"dead": pool.submit(die), "doubled": pool.submit(double, 4)}
     assert pool.results(futures) == {"doubled": 8}
     assert failures == [("run 7", "its process died (exit code -9)")]
+    assert ("ended", "die") in pool.reporter.events
     with pytest.raises(JobError, match="exit code -9"):
         futures["dead"].result()
 

@@ -19,6 +19,9 @@ class Reporter(Protocol):
     def epoch(self, name: str, epoch: Epoch) -> None:
         """What an epoch of that run gave."""
 
+    def ended(self, name: str) -> None:
+        """That run ended before its last epoch."""
+
     def say(self, line: str) -> None:
         """A line for the user."""
 
@@ -40,7 +43,8 @@ class Terminal:
 
     def ended(self, name: str) -> None:
         """Close the bar of a training that ends early."""
-        self._trainings[name].close()
+        if name in self._trainings:
+            self._trainings[name].close()
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""

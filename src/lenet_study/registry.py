@@ -195,10 +195,14 @@ def _digest(model: Path) -> str:
 
 
 def _check(reference: str, run_id: str, actual: str, expected: str) -> None:
+    if not expected:
+        raise UserError(
+            f"model={reference} cannot be checked: run {run_id} has logged no SHA-256 of it; train it again"
+        )
     if actual != expected:
         raise UserError(
             f"model={reference} was changed since run {run_id} logged it (SHA-256 {actual[:12]}…, "
-            f"logged {expected[:12] or 'none'}…): train it again"
+            f"logged {expected[:12]}…): train it again"
         )
 
 
@@ -292,14 +296,13 @@ def model_of(training: Training) -> LoggedModel:
 
 def challenge(model: LoggedModel, evidence: Mapping[str, object]) -> Version:
     """Make a model the challenger, with the evidence for it in its tags; register it if it is not yet."""
+    client = mlflow.MlflowClient()
     with store_errors():
-        tags = {**model.tags, **{name: str(value) for name, value in evidence.items()}}
-        if model.version:
-            version = mlflow.MlflowClient().get_model_version(NAME, str(model.version))
-        else:
-            version = mlflow.register_model(model.uri, NAME, tags=tags)
-        mlflow.MlflowClient().set_registered_model_alias(NAME, CHALLENGER, version.version)
-    return version
+        number = model.version or mlflow.register_model(model.uri, NAME, tags=model.tags).version
+        for name, value in evidence.items():
+            client.set_model_version_tag(NAME, str(number), name, str(value))
+        client.set_registered_model_alias(NAME, CHALLENGER, str(number))
+        return client.get_model_version(NAME, str(number))
 
 
 def drop_challenger() -> None:
@@ -310,7 +313,7 @@ def drop_challenger() -> None:
 
 def runs_with(tags: Mapping[str, str]) -> list[Training]:
     """The runs with these tags in any experiment, whatever their status."""
-    conditions = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
+    conditions = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
     with store_errors():
         client = mlflow.MlflowClient()
         experiments = _experiments(client)

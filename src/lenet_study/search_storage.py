@@ -7,7 +7,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import optuna
@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from lenet_study import UserError
+from lenet_study import UserError, tracking
 from lenet_study.search import Ledger
 from lenet_study.search_draw import Settings
 
@@ -45,24 +45,26 @@ def open_ledger(
         raise UserError(
             "storage is no address of a database: write sqlite:///optuna.db, or postgresql://user@host/name"
         ) from None
-    shown = _public(url)
+    shown = tracking.public(address)
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
         raise UserError(f"storage={shown} would be lost with this process: write sqlite:///optuna.db")
     if _is_file(url) and not _file(url).parent.is_dir():
         raise UserError(f"storage={shown} is in no existing folder: make it first")
-    try:
-        with FileLock(_lock_of(url, name), timeout=0):
-            with _storage_errors(shown), _alone(url):
+    with ExitStack() as held:
+        with _storage_errors(shown):
+            try:
+                held.enter_context(FileLock(_lock_of(url, name), timeout=0))
+            except Timeout as error:
+                raise UserError(
+                    f"study_name={name} is being searched by another process on this machine: wait for it, "
+                    "or choose another name"
+                ) from error
+            with _alone(url):
                 storage = RDBStorage(address)
                 study = _study(storage, name, settings, identity)
-            ledger = Ledger(study, storage, settings, address=shown, shared=not _is_file(url))
-            with ledger.guarded():
-                yield ledger
-    except Timeout as error:
-        raise UserError(
-            f"study_name={name} is being searched by another process on this machine: wait for it, or choose "
-            "another name"
-        ) from error
+        ledger = Ledger(study, storage, settings, address=shown, shared=not _is_file(url))
+        with ledger.guarded():
+            yield ledger
 
 
 def _study(
@@ -123,12 +125,6 @@ def _is_file(url: URL) -> bool:
 
 def _file(url: URL) -> Path:
     return Path(str(url.database)).resolve()
-
-
-def _public(url: URL) -> str:
-    """The address without passwords."""
-    query = {key: value for key, value in url.query.items() if key != "password"}
-    return url.set(query=query).render_as_string(hide_password=True)
 
 
 @contextmanager

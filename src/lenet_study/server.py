@@ -5,7 +5,9 @@ from __future__ import annotations
 import configparser
 import importlib
 import os
+import re
 import secrets as random
+import shlex
 import shutil
 import signal
 import socket
@@ -45,8 +47,10 @@ def main() -> None:
 @main.command()
 @_secrets
 @click.option("--address", default="http://127.0.0.1:5000", help="Where clients find the server.")
-def prepare(folder: Path, address: str) -> None:
+@click.option("--hosts", default="", help="Host headers that it is to answer to, to be checked.")
+def prepare(folder: Path, address: str, hosts: str) -> None:
     """Make the passwords that do not exist yet, and files with which clients log in."""
+    _refuse_inexact(hosts)
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # only its owner gets in; containers, of other users, are given single files
     for name in _SECRETS:
@@ -56,9 +60,11 @@ def prepare(folder: Path, address: str) -> None:
         _write(folder / "aws", "", 0o444)
     password = read_secret(folder, "admin_password")
     login = {"mlflow_tracking_username": ADMIN, "mlflow_tracking_password": password}
-    _write(folder / "credentials", "[mlflow]\n" + "".join(f"{k} = {v}\n" for k, v in login.items()), 0o444)
+    lines = (f"{name} = {_interpolated(value)}\n" for name, value in login.items())
+    _write(folder / "credentials", "".join(["[mlflow]\n", *lines]), 0o444)
     variables = {"MLFLOW_TRACKING_URI": address, **{name.upper(): value for name, value in login.items()}}
-    _write(folder / "client.sh", "".join(f"export {k}='{v}'\n" for k, v in variables.items()), 0o600)
+    exports = (f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+    _write(folder / "client.sh", "".join(exports), 0o600)
 
 
 @main.command()
@@ -78,6 +84,7 @@ def serve(
     folder: Path, state: Path, database: str, artifacts: str, host: str, port: int, hosts: str, workers: int
 ) -> None:
     """Serve until interrupted."""
+    _refuse_inexact(hosts)
     _refuse_taken(host, port)
     os.umask(0o077)  # other users of this machine are to come by the server, too
     state.mkdir(parents=True, exist_ok=True)
@@ -143,18 +150,17 @@ def settings(folder: Path, state: Path, database: str) -> dict[str, str]:
     private.chmod(0o700)
     config = configparser.ConfigParser(interpolation=None)
     config["mlflow"] = {
-        "database_uri": database,
+        "database_uri": _interpolated(database),
         "default_permission": "READ",
         "admin_username": ADMIN,
-        "admin_password": password,
+        "admin_password": _interpolated(password),
         "auth_cache_ttl_seconds": str(FORGET_AFTER),
     }
-    for name, value in config["mlflow"].items():
-        config["mlflow"][name] = value.replace("%", "%%")  # MLflow reads it with interpolation
     with (private / "auth.ini").open("w", encoding="utf-8") as file:
         os.fchmod(file.fileno(), 0o600)
         config.write(file)
-    _write(private / "pgpass", f"*:*:*:*:{read_secret(folder, 'database_password')}\n", 0o600)
+    escaped = re.sub(r"([\\:])", r"\\\1", read_secret(folder, "database_password"))
+    _write(private / "pgpass", f"*:*:*:*:{escaped}\n", 0o600)
     aws = folder / "aws"
     return {
         **({"AWS_CONFIG_FILE": str(aws)} if aws.exists() and aws.stat().st_size else {}),
@@ -222,6 +228,11 @@ def read_secret(folder: Path, name: str) -> str:
         ) from error
 
 
+def _interpolated(value: str) -> str:
+    """A value as MLflow's files spell it, which it reads with ``configparser``'s interpolation."""
+    return value.replace("%", "%%")
+
+
 def _write(path: Path, text: str, mode: int) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
@@ -229,6 +240,15 @@ def _write(path: Path, text: str, mode: int) -> None:
         os.fchmod(file.fileno(), mode)
         file.write(text)
     partial.replace(path)
+
+
+def _refuse_inexact(hosts: str) -> None:
+    for host in hosts.split(",") if hosts else ():
+        if not re.fullmatch(r"[\w.\-]+(:\d+)?|\[[\da-fA-F:]+\](:\d+)?", host):
+            raise UserError(
+                f"hosts={hosts}: {host!r} is no exact value of a Host header: write each as name:port, "
+                "without * and spaces, and commas between them"
+            )
 
 
 def _refuse_taken(host: str, port: int) -> None:
@@ -252,7 +272,7 @@ def run(arguments: list[str] | None = None) -> int:
     exit_on_sigterm()
     try:
         main(arguments)
-    except (UserError, StoreError) as error:
+    except (UserError, StoreError, OSError) as error:
         print(f"Error: {error}.", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     return 0

@@ -216,8 +216,8 @@ def store_errors() -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError) as error:
         message = " ".join(str(error).split())
-        message = message.replace(uri := mlflow.get_tracking_uri(), _public(uri))
-        raise StoreError(f"MLflow at {_public(uri)} failed: {message[:500]}") from error
+        message = message.replace(uri := mlflow.get_tracking_uri(), public(uri))
+        raise StoreError(f"MLflow at {public(uri)} failed: {message[:500]}") from error
 
 
 def study_addresses(experiment_id: str, study: str, run_ids: list[str]) -> dict[str, str]:
@@ -265,7 +265,7 @@ def how_to_look() -> str:
     if uri.startswith("http"):
         return "in MLflow's UI:"
     local = uri == f"sqlite:///{Path('mlflow.db').resolve()}"
-    command = "mlflow ui" if local else f"mlflow ui --backend-store-uri {_public(uri)}"
+    command = "mlflow ui" if local else f"mlflow ui --backend-store-uri {public(uri)}"
     return f"in MLflow's UI (start it with `{command}`):"
 
 
@@ -291,7 +291,7 @@ def initialise() -> None:
                     answer.raise_for_status()
         except requests.RequestException as error:
             raise StoreError(
-                f"The MLflow server at {_public(uri)} does not answer ({type(error).__name__}): "
+                f"The MLflow server at {public(uri)} does not answer ({type(error).__name__}): "
                 "start it (`make server`), or unset MLFLOW_TRACKING_URI to use ./mlflow.db"
             ) from error
     elif uri.startswith("sqlite:///"):
@@ -310,7 +310,7 @@ def initialise() -> None:
             with store_errors():
                 mlflow.MlflowClient().search_experiments(max_results=1)
         except ImportError as error:
-            raise StoreError(f"MLFLOW_TRACKING_URI={_public(uri)} needs a package: {error}") from error
+            raise StoreError(f"MLFLOW_TRACKING_URI={public(uri)} needs a package: {error}") from error
 
 
 def _prepare_experiment(surrounding: str) -> str:
@@ -357,13 +357,15 @@ def _git_tags() -> dict[str, str]:
 
 
 def _ui() -> str:
-    uri = os.environ.get("LENET_STUDY_UI") or _public(mlflow.get_tracking_uri())
+    if told := os.environ.get("LENET_STUDY_UI"):
+        return told.rstrip("/")
+    uri = public(mlflow.get_tracking_uri())
     return uri.rstrip("/") if uri.startswith("http") else LOCAL_UI
 
 
-def _public(uri: str) -> str:
-    """The address without the user's name and password."""
+def public(uri: str) -> str:
+    """The address without the user's name and passwords."""
     parts = urllib.parse.urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    asked = [each for each in parts.query.split("&") if "password" not in each.partition("=")[0].lower()]
+    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="&".join(asked))
+    return uri if shown == parts else shown.geturl()

@@ -102,7 +102,7 @@ class Pool:
         theirs.close()
         if self._closing:
             process.terminate()
-        runs: list[str] = []
+        begun: dict[str, str] = {}  # ids of its runs, by their names
         try:
             while True:
                 event, *content = pickle.loads(ours.recv_bytes())
@@ -111,12 +111,13 @@ class Pool:
                 if event == "error":
                     raise content[0]
                 if event == "started":
-                    runs.append(content[1])
+                    begun[content[0]] = content[1]
                 ours.send_bytes(pickle.dumps(self._report(event, content)))
         except (EOFError, ConnectionError):
             process.join()
             reason = f"its process died (exit code {process.exitcode})"
-            for run_id in runs:
+            for name, run_id in begun.items():
+                self.reporter.ended(name)
                 self._fail(run_id, reason)
             raise JobError(reason) from None
         finally:
@@ -147,6 +148,9 @@ class _Relay:
 
     def epoch(self, name: str, epoch: Epoch) -> None:
         self._tell("epoch", name, epoch)
+
+    def ended(self, name: str) -> None:
+        self._tell("ended", name)
 
     def say(self, line: str) -> None:
         self._tell("say", line)

@@ -12,8 +12,8 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 from scipy import stats
 
-from lenet_study import registry, tracking
-from lenet_study.commands.evaluate import Evaluated, evaluate
+from lenet_study import StoreError, UserError, environment, registry, tracking
+from lenet_study.commands.evaluate import evaluate
 from lenet_study.commands.train import Job, Trained, train, trained_by
 from lenet_study.data import VALIDATION_FRACTION
 from lenet_study.search import Ledger
@@ -37,11 +37,11 @@ def confirm(
 ) -> None:
     """Train the best trial and the champion over the same seeds; register what is better.
 
-    What an interrupted confirmation has finished is not trained again.
+    What an interrupted confirmation has finished is neither trained nor tested again.
 
     If the trial's mean is the higher one, the best of its models becomes the challenger. The seeds are
     others than the search's, whose luck chose the trial. Validation accuracy decides. The test split is
-    read after that, once for each training.
+    read once that is known, once for each training.
 
     Args:
         ledger: The search.
@@ -64,26 +64,32 @@ def confirm(
         return
     seeds = [(settings.seed + 1 + number) % SEEDS for number in range(count)]
     note = f"trial {best.number}, seeds {seeds}, champion {rivals['champion'].digest()}"
-    earlier = list(ledger.study.user_attrs.get("confirmed", []))
-    if note in earlier:
+    attributes = ledger.study.user_attrs
+    if note in attributes.get("confirmed", []):
         pool.reporter.say(f"Trial {best.number} was confirmed before; more trials may find a better one")
         return
     pool.reporter.say(f"Training trial {best.number} and the champion, {name}, on the seeds {seeds}")
     jobs = {(side, seed): _job(job, side, recipe, seed) for seed in seeds for side, recipe in rivals.items()}
-    trained = {key: done for key, each in jobs.items() if (done := _trained_before(each))}
-    if trained:
-        pool.reporter.say(f"{len(trained)} of the {len(jobs)} trainings were finished before")
-    submitted = {key: pool.submit(train, each) for key, each in jobs.items() if key not in trained}
-    trained |= {key: future.result() for key, future in submitted.items()}
+    trained = _train(jobs, pool)
     table = _pairs(trained, seeds)
-    evidence = _evidence(table, len(earlier) + 1)
+    compared = [each for each in attributes.get("compared", []) if each != note] + [note]
+    ledger.study.set_user_attr("compared", compared)  # now that its outcome is known, it counts
+    evidence = _evidence(table, len(compared))
     run.log_metrics({f"confirm/{key}": value for key, value in evidence.items()})
     pool.reporter.say(
         f"Validation accuracy over {count} seeds: trial {best.number} {evidence['challenger_mean']:.2%}, "
         f"{name} {evidence['champion_mean']:.2%}; difference {evidence['difference']:+.2%} "
         f"± {evidence['difference_std']:.2%}, p = {evidence['p_value']:.2g}"
     )
-    if evidence["difference"] > 0:
+    scores = _test(trained, jobs, pool)
+    for side, recipe in rivals.items():
+        table[f"{side}_test"] = [scores[side, seed] for seed in seeds]
+        mean, deviation = table[f"{side}_test"].mean(), _std(table[f"{side}_test"])
+        run.log_metrics({f"confirm/{side}_test_mean": mean, f"confirm/{side}_test_std": deviation})
+        pool.reporter.say(f"Test accuracy of {recipe.name}: {mean:.2%} ± {deviation:.2%}")
+    run.log_table(table, "confirm.csv")
+    run.log_text(rivals["challenger"].text(), "spec.json")
+    if evidence["difference"] > 0:  # last, so that `promote` cannot come between
         champion = {"champion": name, "champion_digest": rivals["champion"].digest(), "search": ledger.id}
         winner = max(seeds, key=lambda seed: trained["challenger", seed].best.val_accuracy or 0.0)
         version = registry.challenge(
@@ -93,16 +99,7 @@ def confirm(
         pool.reporter.say(
             f"Version {version.version} of {tracking.NAME} is the challenger: `promote` decides on this"
         )
-    evaluated = _test(trained, jobs, pool)
-    for side, recipe in rivals.items():
-        scores = [evaluated[side, seed].predictions.accuracy for seed in seeds]
-        table[f"{side}_test"] = scores
-        mean, deviation = table[f"{side}_test"].mean(), _std(table[f"{side}_test"])
-        run.log_metrics({f"confirm/{side}_test_mean": mean, f"confirm/{side}_test_std": deviation})
-        pool.reporter.say(f"Test accuracy of {recipe.name}: {mean:.2%} ± {deviation:.2%}")
-    run.log_table(table, "confirm.csv")
-    run.log_text(rivals["challenger"].text(), "spec.json")
-    ledger.study.set_user_attr("confirmed", [*earlier, note])
+    ledger.study.set_user_attr("confirmed", [*attributes.get("confirmed", []), note])
 
 
 def _challenger(settings: Settings, best: FrozenTrial, search: str) -> Recipe:
@@ -129,13 +126,24 @@ def _job(job: partial[Job], side: str, recipe: Recipe, seed: int) -> Job:
     return replace(full, extra_tags={**full.extra_tags, "confirm": side})
 
 
-def _trained_before(job: Job) -> Trained | None:
-    """The same training, if an earlier process of this search has finished it."""
+def _train(jobs: Mapping[tuple[str, int], Job], pool: Pool) -> dict[tuple[str, int], Trained]:
+    found = {key: done for key, job in jobs.items() if (done := _trained_before(job, pool))}
+    if found:
+        pool.reporter.say(f"{len(found)} of the {len(jobs)} trainings were finished before")
+    submitted = {key: pool.submit(train, job) for key, job in jobs.items() if key not in found}
+    return found | {key: future.result() for key, future in submitted.items()}
+
+
+def _trained_before(job: Job, pool: Pool) -> Trained | None:
+    """The same training, if an earlier process of this search has finished it with the same packages."""
     tags = {name: str(job.extra_tags[name]) for name in ("search", "confirm")}
     params = {name: str(value) for name, value in job.parameters().items()}
-    for run in registry.runs_with({"stage": job.stage, **tags}):
+    for run in registry.runs_with({"stage": job.stage, **tags, **environment.tags()}):
         if run.info.status == "FINISHED" and run.data.params == params:
-            return trained_by(run)
+            try:
+                return trained_by(run)
+            except (UserError, StoreError) as error:
+                pool.reporter.say(f"Run {run.info.run_id} of {job.name} cannot be used again: {error}")
     return None
 
 
@@ -180,9 +188,20 @@ def _std(values: pd.Series) -> float:
 
 def _test(
     trained: Mapping[tuple[str, int], Trained], jobs: Mapping[tuple[str, int], Job], pool: Pool
-) -> dict[tuple[str, int], Evaluated]:
+) -> dict[tuple[str, int], float]:
+    """Test accuracy of each training; it is read once, whatever interrupts the confirmation."""
+    found = {key: score for key, each in trained.items() if (score := _tested_before(each)) is not None}
     submitted = {}
     for key, job in jobs.items():
-        place = job.protocol.seed, job.machine, job.data_dir, job.parent
-        submitted[key] = pool.submit(evaluate, trained[key].run_id, *place)
-    return {key: future.result() for key, future in submitted.items()}
+        if key not in found:
+            place = job.protocol.seed, job.machine, job.data_dir, job.parent
+            submitted[key] = pool.submit(evaluate, trained[key].run_id, *place)
+    return found | {key: future.result().predictions.accuracy for key, future in submitted.items()}
+
+
+def _tested_before(trained: Trained) -> float | None:
+    tags = {"stage": "evaluate", "model.run_id": trained.run_id, "weights.sha256": trained.model.weights}
+    for run in registry.runs_with(tags):
+        if run.info.status == "FINISHED":
+            return run.data.metrics["test/accuracy"]
+    return None

@@ -58,12 +58,12 @@ class Judge:
         """
         self._terminal.epoch(name, epoch)
         if (number := _number(name)) is not None and epoch.val_accuracy is not None:
-            try:
-                with self._ledger.guarded():
-                    self._ledger.report(number, epoch.epoch, epoch.val_accuracy)
-            except Pruned:
-                self._terminal.ended(name)
-                raise
+            with self._ledger.guarded():
+                self._ledger.report(number, epoch.epoch, epoch.val_accuracy)
+
+    def ended(self, name: str) -> None:
+        """Hear of a run that ended early."""
+        self._terminal.ended(name)
 
     def say(self, line: str) -> None:
         """Hear what the user is to read."""

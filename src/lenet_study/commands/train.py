@@ -153,7 +153,11 @@ def train(job: Job, *, reporter: Reporter) -> Trained:
             run.log_epoch(epoch)
             reporter.epoch(job.name, epoch)
 
-        best = training.fit(model, images, validation, spec, protocol, device=device, on_epoch=on_epoch)
+        try:
+            best = training.fit(model, images, validation, spec, protocol, device=device, on_epoch=on_epoch)
+        except Exception:
+            reporter.ended(job.name)
+            raise
 
         normalise = Normalisation.of(images.images)
         run.log_best(best)
