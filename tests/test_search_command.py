@@ -300,6 +300,16 @@ def challengers(runs):
     return f"({', '.join(chosen)})"
 
 
+def test_runs_that_a_killed_container_has_left_are_closed(toy):
+    options = {**OPTIONS, "trials": 1, "confirm_seeds": 0}
+    search.main(**options)
+    (trial,) = runs_of(toy, "trial")
+    tags = {"stage": "confirm", "search": trial.data.tags["search"], "host": "0123456789ab"}
+    left = toy.create_run("1", tags=tags).info.run_id
+    search.main(**options)
+    assert toy.get_run(left).info.status == "FAILED"
+
+
 def test_a_store_that_fails_ends_the_search(toy, monkeypatch):
     def refuse(*arguments, **options):
         raise OSError(28, "No space left on device")

@@ -38,6 +38,7 @@ class Ledger:
     Attributes:
         study: Optuna's study, to look at.
         id: Tells this search from others of the same name.
+        shared: Several machines may work on it; else its lock shows that no other process does.
     """
 
     def __init__(
@@ -45,10 +46,10 @@ class Ledger:
     ) -> None:
         self.study = study
         self.id = str(study.user_attrs["id"])
+        self.shared = shared
         self._storage = storage
         self._settings = settings
         self._address = address  # without a password
-        self._shared = shared  # with other machines
         self._running: dict[int, _Running] = {}  # by number
         self._begun = 0
         self._lock = threading.Lock()
@@ -163,7 +164,7 @@ class Ledger:
             self.study.tell(running.stored, values, state, skip_if_finished=True)
 
     def reclaim(self, outcome: Callable[[FrozenTrial], Outcome]) -> list[int]:
-        """Close the trials that this machine has begun and not ended, and those of machines gone silent.
+        """Close the trials that a process before this one has left, and those of machines gone silent.
 
         Args:
             outcome: What became of a trial's training, as far as its run tells.
@@ -196,9 +197,7 @@ class Ledger:
     def _is_orphan(self, trial: FrozenTrial) -> bool:
         begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
         silent = time.time() - trial.user_attrs.get("alive", begun) > GRACE
-        host = trial.user_attrs.get("host")
-        mine = host == socket.gethostname() or (host is None and not self._shared)
-        return silent or mine
+        return silent or not self.shared or trial.user_attrs.get("host") == socket.gethostname()
 
     def _repeat(self, trial: FrozenTrial) -> bool:
         """Queue a trial a second time, not a third; what was not fully drawn is drawn anew instead."""

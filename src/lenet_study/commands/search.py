@@ -68,7 +68,7 @@ def main(
     terminal = Terminal()
     with open_ledger(storage, study_name, settings, identity) as ledger:
         tags = {"search": ledger.id, "host": socket.gethostname()}
-        retried = _reclaim(ledger, tags)
+        retried = _reclaim(ledger, tags if ledger.shared else {"search": ledger.id})
         with tracking.run(
             f"search {study_name}",
             stage="search",
@@ -108,7 +108,11 @@ def _closing(ledger: Ledger, terminal: Terminal) -> Iterator[None]:
 
 
 def _reclaim(ledger: Ledger, tags: Mapping[str, str]) -> list[int]:
-    """Close what a killed search of this machine has left in Optuna and in MLflow.
+    """Close what a killed search has left in Optuna and in MLflow.
+
+    Args:
+        ledger: The search.
+        tags: Of the runs that nothing but a killed search can have left open.
 
     Returns:
         Numbers of the trials that are tried again.
