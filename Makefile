@@ -11,12 +11,13 @@ DOCKER ?= docker
 COMPOSE ?= $(shell $(DOCKER) compose version >/dev/null 2>&1 && echo $(DOCKER) compose || echo docker-compose)
 PORT ?= 5000
 SECRETS ?= $(CURDIR)/docker/secrets
-HOSTS ?= 127.0.0.1:$(PORT),localhost:$(PORT)
 COMMA := ,
-NAME = $(firstword $(subst $(COMMA), ,$(HOSTS)))
+ALLOWED = $(or $(HOSTS),127.0.0.1:$(PORT)$(COMMA)localhost:$(PORT))
 STACK_NAME ?= lenet-study
-STACK = PORT=$(PORT) SECRETS="$(SECRETS)" HOSTS="$(HOSTS)" $(COMPOSE) --file docker/compose.yaml --project-name $(STACK_NAME)
+STACK = PORT=$(PORT) SECRETS="$(SECRETS)" HOSTS="$(ALLOWED)" $(COMPOSE) --file docker/compose.yaml --project-name $(STACK_NAME)
 SERVER = PYTHONPATH=src python -m lenet_study.server
+PREPARE = $(SERVER) prepare --secrets "$(SECRETS)" --port "$(PORT)" --hosts "$(ALLOWED)" --artifacts "$(ARTIFACTS)"
+RUNNING = $(DOCKER) ps --quiet --filter label=com.docker.compose.project=$(STACK_NAME) --filter publish=$(PORT)
 
 .PHONY: help setup data study train test test-docker debian check bench ui lock clean clean-store \
   wheels image image-cuda image-serve server server-stop server-local trainer
@@ -104,10 +105,11 @@ image-serve: wheels setup ## build the image lenet-study-serve, with the registr
 	$(BUILD) --target serve --tag lenet-study-serve .
 
 server: setup ## start a team's server in Docker, on http://127.0.0.1:5000; PORT=another
+	@test -n "$$($(RUNNING))" || $(SERVER) free --port "$(PORT)"
+	@$(PREPARE)
 	@$(DOCKER) image inspect lenet-study >/dev/null 2>&1 || $(MAKE) image
-	@$(SERVER) prepare --secrets "$(SECRETS)" --address http://127.0.0.1:$(PORT) --hosts "$(HOSTS)"
 	$(STACK) up --detach
-	@$(SERVER) check --secrets "$(SECRETS)" --address http://127.0.0.1:$(PORT) --name "$(NAME)" --patience 120
+	@$(SERVER) check --secrets "$(SECRETS)" --address http://127.0.0.1:$(PORT) --patience 120
 	@echo "MLflow is on http://127.0.0.1:$(PORT) for user admin, password in $(SECRETS)/admin_password."
 	@echo "To log there: . $(SECRETS)/client.sh"
 
@@ -118,8 +120,9 @@ server-stop: ## stop it; what it has stays in Docker's volumes
 	$(STACK) down
 
 server-local: setup ## the same server without Docker: in PostgreSQL if that is installed, else in SQLite
-	@$(SERVER) prepare --secrets "$(SECRETS)" --address http://127.0.0.1:$(PORT) --hosts "$(HOSTS)"
-	@$(SERVER) serve --secrets "$(SECRETS)" --port $(PORT) --hosts "$(HOSTS)" --artifacts "$(ARTIFACTS)"
+	@$(SERVER) free --port "$(PORT)"
+	@$(PREPARE)
+	@$(SERVER) serve --secrets "$(SECRETS)" --port $(PORT) --hosts "$(ALLOWED)" --artifacts "$(ARTIFACTS)"
 
 lock: $(DEV) ## pin everything that the requirements*.in files need
 	for name in requirements requirements-serve requirements-dev requirements-bench; do \

@@ -1,5 +1,6 @@
 """Where the files come from and how they are verified; splits, folds, digests, normalisation."""
 
+import errno
 import gzip
 import hashlib
 import os
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from lenet_study import UserError, data
+from lenet_study import StoreError, UserError, data
 
 FETCH_TORCHVISION, FETCH_DEBIAN = data._fetch_torchvision, data._fetch_debian
 
@@ -209,7 +210,7 @@ def test_folder_that_cannot_be_made(folder):
     folder.write_text("a file")
     with pytest.raises(UserError) as error:
         data.load_train(folder)
-    assert_one_sentence(error, folder, "data_dir")
+    assert_one_sentence(error, folder, "data_dir", "nothing can be written there")
 
 
 def test_files_at_hand_are_not_fetched(folder, monkeypatch):
@@ -312,6 +313,20 @@ def debian(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     monkeypatch.setattr(data, "_fetch_debian", FETCH_DEBIAN)
     return tmp_path / "bin"
+
+
+def test_a_full_disk_is_named_and_nothing_is_left_there(folder, debian, monkeypatch):
+    write_bytes = Path.write_bytes
+
+    def fill(path, content):
+        write_bytes(path, content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(StoreError) as error:
+        data.load_train(folder)
+    assert_one_sentence(error, folder, "is full: make room", "data_dir")
+    assert not files_in(folder)
 
 
 def test_debian_package_is_unpacked(folder, debian):

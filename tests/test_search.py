@@ -173,8 +173,9 @@ KILLED = """
 import os, sys
 from test_search import opened
 with opened(sys.argv[1], workers=2) as ledger:
-    for _ in range(4):
+    for number in range(4):
         ledger.begin()
+        ledger.note(number, "its run")
     ledger.end(1, ledger.study.get_trials()[0].state.COMPLETE, 0.5)
     os.kill(os.getpid(), 9)
 """
@@ -225,9 +226,31 @@ def test_a_trial_that_is_killed_twice_counts_as_failed(url):
         assert ledger.reclaim(unknown) == [0, 2, 3]
         waiting = repeats(ledger)
         while set(waiting) - {trial.number for trial in ledger.finished()}:
-            ledger.begin()
-            ledger.abandon(unknown)
+            number, _ = ledger.begin()
+            ledger.note(number, "its run")
+            ledger._running.clear()
+            ledger.reclaim(unknown)
         assert {ledger.study.get_trials()[number].state for number in waiting} == {TrialState.FAIL}
+
+
+def test_interruptions_and_kills_before_the_training_cost_no_trial(url):
+    with opened(url) as ledger:
+        run_trials(ledger, FIXED)
+        params = []
+        for trained, close in ((True, ledger.abandon), (False, ledger.reclaim), (True, ledger.reclaim)):
+            number, _ = ledger.begin()
+            params.append(ledger.study.get_trials()[number].params)
+            if trained:
+                ledger.note(number, "its run")
+            ledger._running.clear()
+            assert close(unknown) == [number]
+            assert len(ledger.finished()) == FIXED
+        params.append(*run_trials(ledger, FIXED + 1).values())
+        assert params == [params[0]] * 4
+        assert repeats(ledger) == [FIXED + 1, FIXED + 2, FIXED + 3]
+        assert [trial.number for trial in ledger.finished()][-1] == FIXED + 3
+        run_trials(ledger, FIXED + 3)
+        assert len(ledger.finished()) == FIXED + 3
 
 
 def test_an_interruption_does_not_change_what_is_drawn(tmp_path):

@@ -226,7 +226,7 @@ def test_an_interrupted_confirmation_trains_only_what_is_missing(ended_by, toy, 
 
     capsys.readouterr()
     search.main(**options)
-    assert f"{len(done)} of the 4 trainings were finished before" in capsys.readouterr().out
+    assert f"Trainings finished before: {len(done)} of 4" in capsys.readouterr().out
     runs = {run.info.run_id: run for run in runs_of(toy, "confirm") if run.info.status == "FINISHED"}
     assert len(runs) == 4
     confirmed = table(toy, runs_of(toy, "search")[-1], "confirm.csv")
@@ -257,7 +257,7 @@ def test_a_new_champion_is_compared_anew_and_the_evidence_renewed(toy, capsys):
     search.main(**options)
     second = toy.get_model_version_by_alias(NAME, "challenger")
     assert second.version == first.version
-    assert "2 of the 4 trainings were finished before" in capsys.readouterr().out
+    assert "Trainings finished before: 2 of 4" in capsys.readouterr().out
     assert second.tags["confirm.champion_digest"] == registry.recipe_of(another).digest()
     assert first.tags["confirm.champion_digest"] != second.tags["confirm.champion_digest"]
     assert second.tags["confirm.comparisons"] == "2.0"
@@ -291,7 +291,7 @@ def test_a_confirmation_does_again_what_cannot_be_used_and_counts_itself_once(
     output = capsys.readouterr().out
     assert f"Run {lost.info.run_id} of {lost.info.run_name} cannot be used again" in output
     assert f"Run {changed.info.run_id} of {changed.info.run_name} cannot be used again" in output
-    assert "1 of the 4 trainings were finished before" in output
+    assert "Trainings finished before: 1 of 4" in output
     assert attributes()["compared"] == attributes()["confirmed"] == compared
 
 

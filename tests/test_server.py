@@ -15,12 +15,14 @@ import boto3
 import mlflow
 import psutil
 import pytest
+from filelock import FileLock
 from moto.server import ThreadedMotoServer
 from servers import free_port, wait_until_said
 
 from lenet_study import UserError, postgres, server, tracking
 
 ROOT = Path(__file__).parents[1]
+WITH_SOURCE = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 PASSWORD = "it's 50%(off)s $HOME; today"
 
 
@@ -31,13 +33,14 @@ def prepared(folder: Path, **options) -> Path:
 
 
 def test_passwords_are_made_once_and_guarded(tmp_path):
-    folder = prepared(tmp_path / "secrets", address="http://127.0.0.1:7")
+    folder = prepared(tmp_path / "secrets", port="7")
     values = {path.name: path.read_text() for path in folder.iterdir()}
     assert len({values[name] for name in ("admin_password", "database_password", "session_key")}) == 3
     assert len(values["admin_password"]) >= 32
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / "client.sh").stat().st_mode) == 0o600
-    prepared(folder, address="http://127.0.0.1:7")
+    assert "export MLFLOW_TRACKING_URI=http://127.0.0.1:7\n" in values["client.sh"]
+    prepared(folder, port="7")
     assert {path.name: path.read_text() for path in folder.iterdir()} == values
 
 
@@ -52,12 +55,21 @@ def test_a_missing_password_is_one_sentence(tmp_path, capsys):
     assert "lenet_study.server prepare" in error
 
 
-def test_a_short_password_is_one_sentence(tmp_path):
+@pytest.mark.parametrize(
+    ("password", "said"),
+    [
+        ("short", "admin_password has 5 characters; MLflow wants 12"),
+        ("pässword and more", "admin_password has characters beyond ASCII"),
+    ],
+)
+def test_a_password_that_mlflow_does_not_take_is_one_sentence(password, said, tmp_path, capsys):
     secrets = prepared(tmp_path / "secrets")
     (secrets / "admin_password").unlink()
-    (secrets / "admin_password").write_text("short\n")
-    with pytest.raises(UserError, match="admin_password has 5 characters; MLflow wants 12"):
+    (secrets / "admin_password").write_text(f"{password}\n")
+    with pytest.raises(UserError, match=said):
         server.settings(secrets, tmp_path, "sqlite:///mlflow.db")
+    assert server.run(["prepare", "--secrets", str(secrets)]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_one_sentence(tmp_path, capsys):
@@ -66,7 +78,33 @@ def test_a_port_that_is_taken_is_one_sentence(tmp_path, capsys):
         taken.listen()
         port = taken.getsockname()[1]
         assert server.run(["serve", "--secrets", str(prepared(tmp_path)), "--port", str(port)]) == 2
-    assert f"port={port} cannot be listened on at 127.0.0.1" in capsys.readouterr().err
+        assert server.run(["free", "--port", str(port)]) == 2
+    assert capsys.readouterr().err.count(f"port={port} cannot be listened on at 127.0.0.1") == 2
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "99999"])
+def test_a_port_that_is_none_is_refused(port, capsys):
+    with pytest.raises(SystemExit) as ended:
+        server.run(["free", "--port", port])
+    assert ended.value.code == 2
+    assert "Invalid value for '--port'" in capsys.readouterr().err
+
+
+def test_a_state_that_is_served_already_is_one_sentence(tmp_path, capsys):
+    secrets = prepared(tmp_path / "secrets")
+    options = ["--secrets", str(secrets), "--state", str(tmp_path), "--port", str(free_port())]
+    with FileLock(tmp_path / "lock"):
+        assert server.run(["serve", *options]) == 2
+    assert f"state={tmp_path} is being served by another process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("artifacts", ["foo://bar", "s3://", "http://here"])
+def test_an_unknown_place_for_artifacts_is_one_sentence(artifacts, tmp_path, capsys):
+    secrets = tmp_path / "secrets"
+    assert server.run(["prepare", "--secrets", str(secrets), "--artifacts", artifacts]) == 2
+    assert server.run(["serve", "--secrets", str(secrets), "--artifacts", artifacts]) == 2
+    assert not secrets.exists()
+    assert capsys.readouterr().err.count(f"artifacts={artifacts} is no known place: write s3://") == 2
 
 
 def test_a_server_that_is_away_is_one_sentence(tmp_path, capsys):
@@ -113,13 +151,24 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, capsys):
     assert "Not a directory" in capsys.readouterr().err
 
 
+LEFT_RUNNING = """
+import os, pathlib, sys
+from lenet_study import postgres
+with postgres.private_server(pathlib.Path(sys.argv[1]), wanted=True):
+    os.kill(os.getpid(), 9)
+"""
+
+
 @pytest.mark.skipif(not list(postgres.INSTALLED.glob("*/bin/initdb")), reason="PostgreSQL is not installed")
 def test_a_database_of_ones_own_keeps_what_it_has(tmp_path):
     for folder in (*tmp_path.parents[:2], tmp_path):
         folder.chmod(0o755)
     from sqlalchemy import create_engine, text
 
-    for expected in ([], [(1,)]):
+    for expected in ([], [(1,)], [(1,), (1,)]):
+        if len(expected) == 2:
+            subprocess.run([sys.executable, "-c", LEFT_RUNNING, tmp_path / "postgres"], env=WITH_SOURCE)
+            assert (tmp_path / "postgres" / "data" / "postmaster.pid").exists()
         with postgres.private_server(tmp_path / "postgres", wanted=True) as address:
             assert "listen" not in address
             engine = create_engine(address)
@@ -172,7 +221,7 @@ def team(tmp_path_factory):
     (folder / "state" / attacks.CANARY).write_text(f"{attacks.CANARY}-content")
     port = free_port()
     address = f"http://127.0.0.1:{port}"
-    secrets = prepared(folder / "secrets", address=address)
+    secrets = prepared(folder / "secrets", port=str(port))
     password = server.read_secret(secrets, "admin_password")
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
@@ -288,7 +337,7 @@ def test_artifacts_may_be_kept_in_an_s3_compatible_store(tmp_path, monkeypatch):
     store.start()
     try:
         endpoint = "http://{}:{}".format(*store.get_host_and_port())
-        secrets = prepared(tmp_path / "secrets", address=f"http://127.0.0.1:{port}")
+        secrets = prepared(tmp_path / "secrets", port=str(port))
         (secrets / "aws").unlink()
         (secrets / "aws").write_text(
             "[default]\naws_access_key_id = a\naws_secret_access_key = b\nregion = us-east-1\n"
@@ -329,9 +378,12 @@ def test_hosts_that_are_not_exact_are_one_sentence(hosts, tmp_path, capsys):
     assert capsys.readouterr().err.count(f"Error: hosts={hosts}: ") == 2
 
 
-@pytest.mark.parametrize("hosts", ["127.0.0.1:5000,localhost:5000", "mlflow.example.com", "[::1]:5000"])
-def test_exact_hosts_are_taken(hosts, tmp_path):
-    prepared(tmp_path / "secrets", hosts=hosts)
+@pytest.mark.parametrize("hosts", ["localhost:5000", "mlflow.example.com", "[::1]:5000"])
+def test_exact_hosts_are_taken_if_this_machine_s_own_is_among_them(hosts, tmp_path, capsys):
+    prepared(tmp_path / "secrets", hosts=f"{hosts},127.0.0.1:5000")
+    assert server.run(["prepare", "--secrets", str(tmp_path / "others"), "--hosts", hosts]) == 2
+    assert f"hosts={hosts} lacks 127.0.0.1:5000" in capsys.readouterr().err
+    assert not (tmp_path / "others").exists()
 
 
 def test_hosts_that_are_not_exact_are_refused(monkeypatch):

@@ -274,6 +274,24 @@ def test_a_password_is_never_shown(store, monkeypatch, uri):
     assert uri.rpartition("@")[2].partition("&")[0] in str(failed.value)
 
 
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            "(sqlite3.OperationalError) database or disk is full [SQL: UPDATE runs]",
+            "is full: make room there",
+        ),
+        (
+            "API request failed with error code 401 != 200. Response body: ''",
+            "refuses this user and password",
+        ),
+    ],
+)
+def test_a_failure_that_the_user_can_cure_says_how(store, message, said):
+    with pytest.raises(StoreError, match=said), tracking.store_errors():
+        raise MlflowException(message)
+
+
 def test_an_epoch_is_logged_at_its_step(store):
     with opened() as run:
         run.log_epoch(EPOCH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -20,7 +21,7 @@ import torch
 from sklearn.model_selection import StratifiedKFold, train_test_split
 from torch import Tensor
 
-from lenet_study import UserError
+from lenet_study import StoreError, UserError
 from lenet_study.compat import import_torchvision
 
 # SHA-256 of the uncompressed files: https://github.com/zalandoresearch/fashion-mnist
@@ -145,14 +146,27 @@ def ensure(folder: Path) -> str:
     missing = [name for name in FILES if not _find(folder, name)]
     if not missing:
         return f"{folder} and {DEBIAN_FOLDER}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"Fashion-MNIST is missing ({', '.join(missing)} not in {folder}), and nothing can be written "
+            f"there ({error.strerror}): name another folder with data_dir or {ENVIRONMENT_VARIABLE}"
+        ) from error
     failures = []
     for source, fetch in (("torchvision", _fetch_torchvision), ("apt-get", _fetch_debian)):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             print(f"Fetching Fashion-MNIST (30 MB) into {folder} with {source}", flush=True)
             fetch(folder)
             return f"{folder} (fetched with {source})"
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise StoreError(
+                    f"The disk of {folder} is full: make room for Fashion-MNIST (100 MB), or name "
+                    f"another folder with data_dir or {ENVIRONMENT_VARIABLE}"
+                ) from error
             failures.append(f"{source}: {_one_line(error)}")
     raise UserError(
         f"Fashion-MNIST is missing ({', '.join(missing)} not in {folder}) and could not be fetched "
@@ -246,9 +260,9 @@ def _fetch_debian(folder: Path) -> None:
         _run("dpkg-deb", "-x", str(package), temporary, cwd=temporary)
         for name in FILES:
             archive = Path(temporary, *DEBIAN_FOLDER.parts[1:], f"{name}.gz")
-            partial = folder / f".{name}.{os.getpid()}"
-            partial.write_bytes(gzip.decompress(archive.read_bytes()))
-            partial.replace(folder / name)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".") as partial:
+                Path(partial, name).write_bytes(gzip.decompress(archive.read_bytes()))
+                Path(partial, name).replace(folder / name)
 
 
 def _run(*command: str, cwd: str) -> None:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lenet_study import StoreError, UserError
@@ -23,7 +23,7 @@ def private_server(folder: Path, *, wanted: bool) -> Iterator[str]:
     """Run PostgreSQL on data in a folder; only this user (and postgres, for root) can reach its socket.
 
     Args:
-        folder: For the data, which stays.
+        folder: For the data, which stays; the caller sees to it that no other process uses it.
         wanted: Whether to run it at all.
 
     Yields:
@@ -47,6 +47,9 @@ def private_server(folder: Path, *, wanted: bool) -> Iterator[str]:
     try:
         if not (data / "PG_VERSION").exists():
             _run(programs / "initdb", "-D", data, "-U", _DATABASE, "-A", "trust", "-E", "UTF8")
+        if (data / "postmaster.pid").exists():  # left by a command that was killed, perhaps running
+            with suppress(StoreError):
+                _run(programs / "pg_ctl", "-D", data, "-m", "fast", "-w", "stop")
         options = f"-c listen_addresses='' -c unix_socket_directories={sockets}"
         _run(programs / "pg_ctl", "-D", data, "-l", log, "-w", "-o", options, "start")
         try:

@@ -14,7 +14,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lenet_study import Pruned, StoreError
-from lenet_study.search_draw import TENTHS, Drawn, Settings, given, is_drawn, memory_of, quiet
+from lenet_study.search_draw import TENTHS, Drawn, Settings, given, is_drawn, memory_of, origin, quiet
 from lenet_study.specs import Recipe
 from lenet_study.variants import parameters
 
@@ -72,8 +72,12 @@ class Ledger:
     def finished(self) -> list[FrozenTrial]:
         """The trials that count: complete, pruned, or failed for good."""
         trials = self.study.get_trials(deepcopy=False)
-        repeated = {trial.user_attrs.get("retry_of") for trial in trials}
-        return [t for t in trials if t.state.is_finished() and is_drawn(t) and t.number not in repeated]
+        latest = {origin(trial): trial.number for trial in trials}
+        return [
+            trial
+            for trial in trials
+            if trial.state.is_finished() and is_drawn(trial) and trial.number == latest[origin(trial)]
+        ]
 
     def unfinished(self) -> int:
         """How many trials run, here or elsewhere."""
@@ -164,7 +168,9 @@ class Ledger:
             self.study.tell(running.stored, values, state, skip_if_finished=True)
 
     def reclaim(self, outcome: Callable[[FrozenTrial], Outcome]) -> list[int]:
-        """Close the trials that a process before this one has left, and those of machines gone silent.
+        """Close the trials that a killed process has left, and those of machines gone silent.
+
+        What trained is tried again once: it may be what killed the process.
 
         Args:
             outcome: What became of a trial's training, as far as its run tells.
@@ -172,21 +178,24 @@ class Ledger:
         Returns:
             Numbers of the trials that are to be tried again.
         """
+        return self._close(outcome, killed=True)
+
+    def abandon(self, outcome: Callable[[FrozenTrial], Outcome]) -> list[int]:
+        """Close all trials of this process, which is interrupted; as ``reclaim``, but all are tried again."""
+        self._running.clear()
+        return self._close(outcome, killed=False)
+
+    def _close(self, outcome: Callable[[FrozenTrial], Outcome], *, killed: bool) -> list[int]:
         with self._lock, quiet():
             again = []
             for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
                 if trial.number in self._running or not self._is_orphan(trial):
                     continue
                 state, accuracy = outcome(trial)
-                if state == TrialState.FAIL and self._repeat(trial):
+                if state == TrialState.FAIL and self._repeat(trial, killed):
                     again.append(trial.number)
                 self.study.tell(trial.number, self._values(trial, accuracy), state, skip_if_finished=True)
             return again
-
-    def abandon(self, outcome: Callable[[FrozenTrial], Outcome]) -> list[int]:
-        """Close all trials of this process, which ends; as ``reclaim``."""
-        self._running.clear()
-        return self.reclaim(outcome)
 
     def _values(self, trial: FrozenTrial | Trial, accuracy: float | None) -> list[float] | None:
         """Of the objectives."""
@@ -199,15 +208,18 @@ class Ledger:
         silent = time.time() - trial.user_attrs.get("alive", begun) > GRACE
         return silent or not self.shared or trial.user_attrs.get("host") == socket.gethostname()
 
-    def _repeat(self, trial: FrozenTrial) -> bool:
-        """Queue a trial a second time, not a third; what was not fully drawn is drawn anew instead."""
+    def _repeat(self, trial: FrozenTrial, killed: bool) -> bool:
+        """Queue a trial again, unless it was killed twice; what was not fully drawn is drawn anew instead."""
         params = given(trial)
-        trials = self.study.get_trials(deepcopy=False)
-        if not params or "retry_of" in trial.user_attrs:
+        kills = trial.user_attrs.get("kills", 0) + int(killed and "run_id" in trial.user_attrs)
+        if not params or kills > 1:
             return False
-        if not any(each.user_attrs.get("retry_of") == trial.number for each in trials):
+        place = origin(trial)
+        if not any(
+            origin(each) == place for each in self.study.get_trials(deepcopy=False)[trial.number + 1 :]
+        ):
             kept = {key: value for key, value in trial.user_attrs.items() if key == "variant"}
-            self.study.enqueue_trial(params, {**kept, "retry_of": trial.number})
+            self.study.enqueue_trial(params, {**kept, "retry_of": place, "kills": kills})
         return True
 
     def _keep_rungs(self, running: _Running) -> None:

@@ -134,8 +134,13 @@ def _places(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     for trial in trials:
         if trial.state.is_finished() and not given(trial):
             continue
-        places[trial.user_attrs.get("retry_of", trial.number)] = trial
+        places[origin(trial)] = trial
     return [places[number] for number in sorted(places)]
+
+
+def origin(trial: FrozenTrial) -> int:
+    """The number of the trial that it repeats; its own if it repeats none."""
+    return int(trial.user_attrs.get("retry_of", trial.number))
 
 
 def given(trial: FrozenTrial) -> dict[str, Any]:

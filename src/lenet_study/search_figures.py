@@ -180,9 +180,9 @@ def page(study: optuna.Study) -> str:
         figure: Any = getattr(optuna.visualization, f"plot_{name}")(study, **options)
         heading = f"<h2>{name.removeprefix('param_').replace('_', ' ').capitalize()}</h2>"
         script = not parts  # plotly itself, once
-        parts.append(heading + figure.to_html(full_html=False, include_plotlyjs=script))
+        parts.append(f"{heading}<div>{figure.to_html(full_html=False, include_plotlyjs=script)}</div>")
     title = f"Search {study.study_name}"
-    style = "<style>body {font-family: sans-serif; margin: 2rem}</style>"
+    style = "<style>body {font-family: sans-serif; margin: 2rem} body > div {overflow-x: auto}</style>"
     head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>{style}</head>'
     return f"{head}<body><h1>{title}</h1>{''.join(parts)}</body></html>"
 

@@ -14,12 +14,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
 import requests
+from filelock import FileLock, Timeout
 
 from lenet_study import StoreError, UserError
 from lenet_study.postgres import private_server
@@ -44,13 +45,27 @@ def main() -> None:
     """The command line."""
 
 
+_port = click.option("--port", type=click.IntRange(1, 65535), default=5000, help="Port of the server.")
+
+
+@main.command()
+@_port
+def free(port: int) -> None:
+    """Say what to do about a port of this machine that is taken."""
+    _refuse_taken("127.0.0.1", port)
+
+
 @main.command()
 @_secrets
-@click.option("--address", default="http://127.0.0.1:5000", help="Where clients find the server.")
+@_port
 @click.option("--hosts", default="", help="Host headers that it is to answer to, to be checked.")
-def prepare(folder: Path, address: str, hosts: str) -> None:
-    """Make the passwords that do not exist yet, and files with which clients log in."""
+@click.option("--artifacts", default="", help="Where it is to keep artifacts, to be checked.")
+def prepare(folder: Path, port: int, hosts: str, artifacts: str) -> None:
+    """Make the passwords that do not exist yet, and files with which clients of this machine log in."""
     _refuse_inexact(hosts)
+    if hosts and f"127.0.0.1:{port}" not in hosts.split(","):
+        raise UserError(f"hosts={hosts} lacks 127.0.0.1:{port}, where this machine finds the server: add it")
+    _refuse_unknown(artifacts)
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # only its owner gets in; containers, of other users, are given single files
     for name in _SECRETS:
@@ -58,10 +73,11 @@ def prepare(folder: Path, address: str, hosts: str) -> None:
             _write(folder / name, random.token_urlsafe(24), 0o444)
     if not (folder / "aws").exists():
         _write(folder / "aws", "", 0o444)
-    password = read_secret(folder, "admin_password")
+    password = _admin_password(folder)
     login = {"mlflow_tracking_username": ADMIN, "mlflow_tracking_password": password}
     lines = (f"{name} = {_interpolated(value)}\n" for name, value in login.items())
     _write(folder / "credentials", "".join(["[mlflow]\n", *lines]), 0o444)
+    address = f"http://127.0.0.1:{port}"
     variables = {"MLFLOW_TRACKING_URI": address, **{name.upper(): value for name, value in login.items()}}
     exports = (f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
     _write(folder / "client.sh", "".join(exports), 0o600)
@@ -74,10 +90,10 @@ def prepare(folder: Path, address: str, hosts: str) -> None:
     "--database", default="", help="Address; else a PostgreSQL of its own if installed, else SQLite."
 )
 @click.option(
-    "--artifacts", default="", help="A folder, or an address such as s3://bucket; else STATE/artifacts."
+    "--artifacts", default="", help="A folder, or an address s3://bucket/path; else STATE/artifacts."
 )
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, help="Port to listen on.")
+@_port
 @click.option("--hosts", default="", help="Host headers to answer to, exactly; else this machine's own.")
 @click.option("--workers", type=click.IntRange(1), default=2, help="Processes.")
 def serve(
@@ -85,12 +101,16 @@ def serve(
 ) -> None:
     """Serve until interrupted."""
     _refuse_inexact(hosts)
+    _refuse_unknown(artifacts)
     _refuse_taken(host, port)
     os.umask(0o077)  # other users of this machine are to come by the server, too
     state.mkdir(parents=True, exist_ok=True)
     state.chmod(0o711)
     local = (state / "mlflow.db").resolve()
-    with private_server(state / "postgres", wanted=not database and not local.exists()) as own:
+    with (
+        _alone(state),
+        private_server(state / "postgres", wanted=not database and not local.exists()) as own,
+    ):
         address = database or own or f"sqlite:///{local}"
         hosts = hosts or f"127.0.0.1:{port},localhost:{port}"
         environment = {**os.environ, **settings(folder, state, address)}
@@ -140,11 +160,7 @@ def settings(folder: Path, state: Path, database: str) -> dict[str, str]:
         state: Folder for these files.
         database: Address of the store, without a password.
     """
-    password = read_secret(folder, "admin_password")
-    if len(password) < SHORTEST:
-        raise UserError(
-            f"secrets={folder}: admin_password has {len(password)} characters; MLflow wants {SHORTEST}"
-        )
+    password = _admin_password(folder)
     private = state / "private"
     private.mkdir(exist_ok=True)
     private.chmod(0o700)
@@ -168,6 +184,7 @@ def settings(folder: Path, state: Path, database: str) -> dict[str, str]:
         "MLFLOW_BACKEND_STORE_URI": database,
         "MLFLOW_FLASK_SERVER_SECRET_KEY": read_secret(folder, "session_key"),
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PGPASSFILE": str(private / "pgpass"),
     }
@@ -228,6 +245,20 @@ def read_secret(folder: Path, name: str) -> str:
         ) from error
 
 
+def _admin_password(folder: Path) -> str:
+    password = read_secret(folder, "admin_password")
+    if len(password) < SHORTEST:
+        raise UserError(
+            f"secrets={folder}: admin_password has {len(password)} characters; MLflow wants {SHORTEST}"
+        )
+    if not (password.isascii() and password.isprintable()):
+        raise UserError(
+            f"secrets={folder}: admin_password has characters beyond ASCII, with which nobody could log in: "
+            "choose another"
+        )
+    return password
+
+
 def _interpolated(value: str) -> str:
     """A value as MLflow's files spell it, which it reads with ``configparser``'s interpolation."""
     return value.replace("%", "%%")
@@ -240,6 +271,23 @@ def _write(path: Path, text: str, mode: int) -> None:
         os.fchmod(file.fileno(), mode)
         file.write(text)
     partial.replace(path)
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """One server at a time: what else runs on this state was left by one that was killed."""
+    try:
+        with FileLock(state / "lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise UserError(
+            f"state={state.resolve()} is being served by another process: stop that, or name another state"
+        ) from error
+
+
+def _refuse_unknown(artifacts: str) -> None:
+    if "://" in artifacts and not re.fullmatch(r"s3://[\w.\-]+(/.*)?", artifacts):
+        raise UserError(f"artifacts={artifacts} is no known place: write s3://bucket/path, or nothing")
 
 
 def _refuse_inexact(hosts: str) -> None:

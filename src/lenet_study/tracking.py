@@ -217,6 +217,13 @@ def store_errors() -> Iterator[None]:
     except (MlflowException, SQLAlchemyError) as error:
         message = " ".join(str(error).split())
         message = message.replace(uri := mlflow.get_tracking_uri(), public(uri))
+        if "disk is full" in message or "No space left" in message:
+            raise StoreError(f"The disk of MLflow's store {public(uri)} is full: make room there") from error
+        if "error code 401" in message:
+            raise StoreError(
+                f"MLflow at {public(uri)} refuses this user and password: set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD (the server's docker/secrets/client.sh does)"
+            ) from error
         raise StoreError(f"MLflow at {public(uri)} failed: {message[:500]}") from error
 
 
@@ -280,6 +287,7 @@ def initialise() -> None:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # each run's address is said here
     # A server may be away for a minute; MLflow's own patience is four minutes for each call.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
     uri = mlflow.get_tracking_uri().rstrip("/")

@@ -129,7 +129,7 @@ def _job(job: partial[Job], side: str, recipe: Recipe, seed: int) -> Job:
 def _train(jobs: Mapping[tuple[str, int], Job], pool: Pool) -> dict[tuple[str, int], Trained]:
     found = {key: done for key, job in jobs.items() if (done := _trained_before(job, pool))}
     if found:
-        pool.reporter.say(f"{len(found)} of the {len(jobs)} trainings were finished before")
+        pool.reporter.say(f"Trainings finished before: {len(found)} of {len(jobs)}")
     submitted = {key: pool.submit(train, job) for key, job in jobs.items() if key not in found}
     return found | {key: future.result() for key, future in submitted.items()}
 

@@ -65,7 +65,7 @@ def promote(run: tracking.Run) -> None:
         second_accuracy = second.data.metrics["best/val_accuracy"]
         tie = "the first of those with " if second_accuracy == accuracy else ""
         compared = (
-            f"{tie}the highest validation accuracy of the finished trainings, before "
+            f"{tie}the highest validation accuracy of the variants' trainings, before "
             f"{second.info.run_name} with {second_accuracy:.2%}"
         )
     reason = f"{best.info.run_name}: validation accuracy {accuracy:.2%}, {compared}"
