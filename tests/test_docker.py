@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -321,6 +322,22 @@ def test_a_search_beside_the_server_keeps_its_trials(ran, project):
     project.run(f'make trainer ARGUMENTS="{command}"')
     assert "goes on after 1 trial" in project.run(f'make trainer ARGUMENTS="{command}"')
     assert [run.info.status for run in runs() if run.data.tags["stage"] == "trial"] == ["FINISHED"]
+
+
+def test_make_server_changes_nothing_where_the_server_runs_or_another_program_does(ran, project):
+    container = container_of("server")
+    login = project.folder / "docker" / "secrets" / "client.sh"
+    before = login.read_text()
+    project.run("make server")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for target in ("server", "server-local"):
+            with pytest.raises(AssertionError, match=f"port={port} cannot be listened on"):
+                project.run(f"make {target} PORT={port}")
+    assert container_of("server") == container
+    assert login.read_text() == before
 
 
 def test_the_stack_lets_no_path_out_of_the_artifacts(ran, stack):
