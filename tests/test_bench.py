@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from bench.costs import FIRST_BATCH, FIRST_BATCH_SEEN
+from bench.growth import environment_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,3 +35,11 @@ def test_the_bench_measures_and_writes_its_tables(tmp_path):
     assert [row["runs"] for row in store] == [1, 30]
     assert all(part["machine"]["torch"] for part in written.values())
     assert str(output) in result.stdout
+
+
+@pytest.mark.realdata
+def test_the_time_to_the_first_batch_is_told_and_the_training_ends_there(tmp_path):
+    command = [sys.executable, "-c", FIRST_BATCH, "baseline"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment_of(), capture_output=True, text=True)
+    assert result.returncode == FIRST_BATCH_SEEN, result.stderr
+    assert float(result.stdout.rpartition("first batch after")[2].split()[0]) > 0
