@@ -40,6 +40,7 @@ def test_passwords_are_made_once_and_guarded(tmp_path):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / "client.sh").stat().st_mode) == 0o600
     assert "export MLFLOW_TRACKING_URI=http://127.0.0.1:7\n" in values["client.sh"]
+    assert f"MLFLOW_TRACKING_PASSWORD={values['admin_password']}\n" in values["client.sh"]
     prepared(folder, port="7")
     assert {path.name: path.read_text() for path in folder.iterdir()} == values
 
@@ -96,15 +97,6 @@ def test_a_state_that_is_served_already_is_one_sentence(tmp_path, capsys):
     with FileLock(tmp_path / "lock"):
         assert server.run(["serve", *options]) == 2
     assert f"state={tmp_path} is being served by another process" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("artifacts", ["foo://bar", "s3://", "http://here"])
-def test_an_unknown_place_for_artifacts_is_one_sentence(artifacts, tmp_path, capsys):
-    secrets = tmp_path / "secrets"
-    assert server.run(["prepare", "--secrets", str(secrets), "--artifacts", artifacts]) == 2
-    assert server.run(["serve", "--secrets", str(secrets), "--artifacts", artifacts]) == 2
-    assert not secrets.exists()
-    assert capsys.readouterr().err.count(f"artifacts={artifacts} is no known place: write s3://") == 2
 
 
 def test_a_server_that_is_away_is_one_sentence(tmp_path, capsys):
@@ -295,7 +287,7 @@ def test_the_file_decides_which_password_is_admins(tmp_path):
     code = f"import sys; from lenet_study import guard; guard.create_app(); guard.adopt_password(); {ask}"
     for expected in (1, 0):
         variables = {**server.settings(secrets, tmp_path, database), "MLFLOW_SERVER_ALLOWED_HOSTS": "here"}
-        environment = {**os.environ, **variables, "PYTHONPATH": str(ROOT / "src")}
+        environment = {**WITH_SOURCE, **variables}
         assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == expected
         (secrets / "admin_password").unlink()
         (secrets / "admin_password").write_text("another password")
@@ -369,13 +361,31 @@ def test_the_server_never_unpickles(team):
     assert {process.environ()["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] for process in workers} == {"false"}
 
 
-@pytest.mark.parametrize("hosts", ["10.*", "*", "a.example.com,", "a.example.com, b.example.com", "http://a"])
-def test_hosts_that_are_not_exact_are_one_sentence(hosts, tmp_path, capsys):
+INEXACT = "Error: hosts={}: "
+UNKNOWN = "artifacts={} is no known place: write s3://"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--hosts", "10.*", INEXACT),
+        ("--hosts", "*", INEXACT),
+        ("--hosts", "a.example.com,", INEXACT),
+        ("--hosts", "a.example.com, b.example.com", INEXACT),
+        ("--hosts", "http://a", INEXACT),
+        ("--artifacts", "foo://bar", UNKNOWN),
+        ("--artifacts", "s3://", UNKNOWN),
+        ("--artifacts", "http://here", UNKNOWN),
+    ],
+)
+def test_what_no_server_can_use_is_one_sentence_before_anything_is_made(
+    option, value, said, tmp_path, capsys
+):
     secrets = tmp_path / "secrets"
-    assert server.run(["prepare", "--secrets", str(secrets), "--hosts", hosts]) == 2
-    assert server.run(["serve", "--secrets", str(secrets), "--hosts", hosts]) == 2
+    assert server.run(["prepare", "--secrets", str(secrets), option, value]) == 2
+    assert server.run(["serve", "--secrets", str(secrets), option, value]) == 2
     assert not secrets.exists()
-    assert capsys.readouterr().err.count(f"Error: hosts={hosts}: ") == 2
+    assert capsys.readouterr().err.count(said.format(value)) == 2
 
 
 @pytest.mark.parametrize("hosts", ["localhost:5000", "mlflow.example.com", "[::1]:5000"])

@@ -238,7 +238,10 @@ def _fetch_debian(folder: Path) -> None:
     """Download Debian's package and unpack it, with package lists of our own: no root needed."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise OSError("not a Debian machine")
-    with tempfile.TemporaryDirectory() as temporary:
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        tempfile.TemporaryDirectory(dir=folder, prefix=".") as partial,
+    ):
         lists = Path(temporary, "lists")
         (lists / "partial").mkdir(parents=True)
         Path(temporary).chmod(0o755)  # apt fetches as its own user when it can
@@ -260,9 +263,8 @@ def _fetch_debian(folder: Path) -> None:
         _run("dpkg-deb", "-x", str(package), temporary, cwd=temporary)
         for name in FILES:
             archive = Path(temporary, *DEBIAN_FOLDER.parts[1:], f"{name}.gz")
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".") as partial:
-                Path(partial, name).write_bytes(gzip.decompress(archive.read_bytes()))
-                Path(partial, name).replace(folder / name)
+            Path(partial, name).write_bytes(gzip.decompress(archive.read_bytes()))
+            Path(partial, name).replace(folder / name)
 
 
 def _run(*command: str, cwd: str) -> None:

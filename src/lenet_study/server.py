@@ -38,14 +38,12 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 _secrets = click.option(
     "--secrets", "folder", type=_FOLDER, default="docker/secrets", help="Folder of the passwords."
 )
+_port = click.option("--port", type=click.IntRange(1, 65535), default=5000, help="Port of the server.")
 
 
 @click.group(help=__doc__)
 def main() -> None:
     """The command line."""
-
-
-_port = click.option("--port", type=click.IntRange(1, 65535), default=5000, help="Port of the server.")
 
 
 @main.command()
