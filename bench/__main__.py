@@ -15,9 +15,9 @@ import pandas as pd
 import torch
 
 from bench import costs, growth, speed
-from lenet_study import data
-from lenet_study.device import Machine, cores
-from lenet_study.variants import VARIANTS
+from lenet_study.recipes.variants import VARIANTS
+from lenet_study.training import fashion_mnist as data
+from lenet_study.training.hardware import Machine, cores
 
 STUDY = ("study", "--epochs", "1", "--folds", "2")
 SEARCH = ("search", "--trials", "20", "--max-epochs", "4", "--max-parameters", "100000")

@@ -13,12 +13,12 @@ from PIL import Image
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
-from lenet_study import training
-from lenet_study.compat import import_torchvision
-from lenet_study.data import Normalisation, Split
-from lenet_study.model import LeNet
-from lenet_study.training import Protocol
-from lenet_study.variants import VARIANTS
+from lenet_study.recipes.variants import VARIANTS
+from lenet_study.training import loop as training
+from lenet_study.training.fashion_mnist import Normalisation, Split
+from lenet_study.training.loop import Protocol
+from lenet_study.training.model import LeNet
+from lenet_study.training.torchvision_import import import_torchvision
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -13,16 +13,21 @@ import torch
 
 from bench.growth import EPOCH, environment_of, seconds
 from bench.speed import images_of
-from lenet_study import data, evaluation, export, registry, tracking, training
-from lenet_study.data import Normalisation
-from lenet_study.model import LeNet
-from lenet_study.training import Protocol
-from lenet_study.variants import VARIANTS
+from lenet_study.evidence import export
+from lenet_study.evidence import predictions as evaluation
+from lenet_study.recipes.variants import VARIANTS
+from lenet_study.tracking import registry
+from lenet_study.tracking import run as tracking
+from lenet_study.training import fashion_mnist as data
+from lenet_study.training import loop as training
+from lenet_study.training.fashion_mnist import Normalisation
+from lenet_study.training.loop import Protocol
+from lenet_study.training.model import LeNet
 
 FIRST_BATCH_SEEN = 3  # exit code
 FIRST_BATCH = """
 import sys, time, psutil
-from lenet_study import training
+from lenet_study.training import loop as training
 from lenet_study.__main__ import main
 def stop(*arguments, **options):
     print("first batch after", time.time() - psutil.Process().create_time(), flush=True)

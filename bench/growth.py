@@ -20,11 +20,14 @@ import pandas as pd
 import psutil
 
 from bench.speed import images_of
-from lenet_study import data, registry, tracking, training
-from lenet_study.device import Machine
-from lenet_study.model import LeNet
-from lenet_study.training import Epoch, Protocol
-from lenet_study.variants import VARIANTS
+from lenet_study.recipes.variants import VARIANTS
+from lenet_study.tracking import registry
+from lenet_study.tracking import run as tracking
+from lenet_study.training import fashion_mnist as data
+from lenet_study.training import loop as training
+from lenet_study.training.hardware import Machine
+from lenet_study.training.loop import Epoch, Protocol
+from lenet_study.training.model import LeNet
 
 EPOCH = Epoch(
     epoch=1,

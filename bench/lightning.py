@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 
 from bench.contenders import BATCH, Contender, PILImages, as_published
 from bench.speed import images_of
-from lenet_study.compat import import_torchvision
-from lenet_study.device import cores
+from lenet_study.training.hardware import cores
+from lenet_study.training.torchvision_import import import_torchvision
 
 import_torchvision()
 import lightning  # noqa: E402

@@ -11,11 +11,11 @@ from threading import Barrier
 import pandas as pd
 
 from bench.contenders import BATCH, LIGHTNING_PYTHON, Contender, Lightning, Limit, Ours, Report
-from lenet_study import data
-from lenet_study.data import Split
-from lenet_study.device import Machine
-from lenet_study.progress import Reporter, Terminal
-from lenet_study.workers import Pool
+from lenet_study.execution.processes import Pool
+from lenet_study.execution.reporter import Reporter, Terminal
+from lenet_study.training import fashion_mnist as data
+from lenet_study.training.fashion_mnist import Split
+from lenet_study.training.hardware import Machine
 
 EPOCH_IMAGES = 48_000  # of a real epoch; shorter ones are scaled to it
 

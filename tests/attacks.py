@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from lenet_study import server
+from lenet_study.server import __main__ as server
 
 HOSTILE_HOSTS = [
     "",
@@ -103,7 +103,7 @@ class Client:
 _ROUTES = """
 import json
 from mlflow.server import app
-from lenet_study import guard
+from lenet_study.server import middleware as guard
 guarded = guard.create_app()._app
 native = [each for route in guarded.routes[:-1] for each in route.effective_route_contexts()]
 known = [(method, rule.rule) for rule in app.url_map.iter_rules() for method in rule.methods]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lenet_study.data import Split
+from lenet_study.training.fashion_mnist import Split
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -62,7 +62,7 @@ STORE_VARIABLES = (
 @pytest.fixture(scope="session")
 def initialised_database(tmp_path_factory) -> Path:
     """An empty MLflow database with its tables: making one takes seconds, copying it does not."""
-    from lenet_study import tracking
+    from lenet_study.tracking import run as tracking
 
     folder = tmp_path_factory.mktemp("template")
     with pytest.MonkeyPatch.context() as patch:

@@ -6,10 +6,10 @@ from drawing import assert_global_state_stays, assert_readable, colour, texts, w
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 
-from lenet_study import architecture
-from lenet_study.figures import CHANGED
-from lenet_study.model import LeNet
-from lenet_study.variants import VARIANTS
+from lenet_study.evidence.figures import architecture
+from lenet_study.evidence.figures.charts import CHANGED
+from lenet_study.recipes.variants import VARIANTS
+from lenet_study.training.model import LeNet
 
 every_variant = pytest.mark.parametrize("name", VARIANTS)
 

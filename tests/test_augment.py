@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lenet_study import augment
-from lenet_study.augment import Draws
-from lenet_study.compat import import_torchvision
-from lenet_study.variants import Augmentation
+from lenet_study.recipes.variants import Augmentation
+from lenet_study.training import augmentation as augment
+from lenet_study.training.augmentation import Draws
+from lenet_study.training.torchvision_import import import_torchvision
 
 import_torchvision()
 PIL = import_module("torchvision.transforms.functional")  # on PIL images: the report's path

@@ -9,12 +9,13 @@ import pytest
 from conftest import open_store
 from servers import free_port, serving
 
-from lenet_study import figures, tracking
-from lenet_study.commands.train import Job, describe, variant_tags
-from lenet_study.device import Machine
-from lenet_study.specs import chosen
-from lenet_study.training import Epoch, Protocol
-from lenet_study.variants import VARIANTS
+from lenet_study.evidence.figures import charts as figures
+from lenet_study.recipes.recipe import chosen
+from lenet_study.recipes.variants import VARIANTS
+from lenet_study.tracking import run as tracking
+from lenet_study.training.hardware import Machine
+from lenet_study.training.loop import Epoch, Protocol
+from lenet_study.workflows.train import Job, describe, variant_tags
 
 webdriver = pytest.importorskip("selenium.webdriver")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

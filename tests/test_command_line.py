@@ -11,9 +11,10 @@ import torch
 from conftest import toy_split
 
 import lenet_study
-from lenet_study import StoreError, UserError, data
-from lenet_study.__main__ import main
-from lenet_study.options import COMMANDS
+from lenet_study.__main__ import MODULES, main
+from lenet_study.cli.parameters import COMMANDS
+from lenet_study.errors import StoreError, UserError
+from lenet_study.training import fashion_mnist as data
 
 PROTOCOL = {
     "epochs": 15,
@@ -107,7 +108,7 @@ def called(monkeypatch):
     calls = []
     for name in COMMANDS:
         command = types.SimpleNamespace(main=lambda name=name, **values: calls.append((name, values)))
-        monkeypatch.setitem(sys.modules, f"lenet_study.commands.{name}", command)
+        monkeypatch.setitem(sys.modules, MODULES[name], command)
     return calls
 
 
@@ -119,7 +120,7 @@ def raised(monkeypatch):
         def command(**values):
             raise error
 
-        monkeypatch.setitem(sys.modules, "lenet_study.commands.data", types.SimpleNamespace(main=command))
+        monkeypatch.setitem(sys.modules, "lenet_study.workflows.data", types.SimpleNamespace(main=command))
 
     return set_error
 
@@ -279,8 +280,8 @@ def test_the_module_is_a_program(tmp_path):
 def test_help_and_rejected_values_import_neither_torch_nor_mlflow():
     script = """if True:
         import contextlib, io, json, sys
-        from lenet_study.__main__ import main
-        from lenet_study.options import COMMANDS
+        from lenet_study.__main__ import MODULES, main
+        from lenet_study.cli.parameters import COMMANDS
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             codes = [main(["--help"]), *(main([name, "--help"]) for name in COMMANDS)]
             codes += [main(["train", "--epochs", "0"]), main(["nosuch"])]

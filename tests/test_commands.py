@@ -9,10 +9,14 @@ import pandas as pd
 import pytest
 from conftest import TRAINING_ARTIFACTS, add_training, open_store, toy_split
 
-from lenet_study import JobError, UserError, data, figures, registry, specs
-from lenet_study.commands import evaluate, kfold, retrain, study, train
-from lenet_study.training import Epoch
-from lenet_study.variants import VARIANTS, parameters
+from lenet_study.errors import JobError, UserError
+from lenet_study.evidence.figures import charts as figures
+from lenet_study.recipes import recipe as specs
+from lenet_study.recipes.variants import VARIANTS, parameters
+from lenet_study.tracking import registry
+from lenet_study.training import fashion_mnist as data
+from lenet_study.training.loop import Epoch
+from lenet_study.workflows import evaluate, kfold, retrain, study, train
 
 PROTOCOL = {
     "epochs": 2,

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from lenet_study import StoreError, UserError, data
+from lenet_study.errors import StoreError, UserError
+from lenet_study.training import fashion_mnist as data
 
 FETCH_TORCHVISION, FETCH_DEBIAN = data._fetch_torchvision, data._fetch_debian
 

@@ -3,8 +3,8 @@ import os
 import pytest
 import torch
 
-from lenet_study import UserError
-from lenet_study.device import Machine, share
+from lenet_study.errors import UserError
+from lenet_study.training.hardware import Machine, share
 
 
 @pytest.fixture(autouse=True)

@@ -20,10 +20,11 @@ import requests
 import torch
 from servers import free_port, wait_until_said
 
-from lenet_study import data, registry
-from lenet_study.data import Normalisation
-from lenet_study.model import LeNet
-from lenet_study.variants import VARIANTS
+from lenet_study.recipes.variants import VARIANTS
+from lenet_study.tracking import registry
+from lenet_study.training import fashion_mnist as data
+from lenet_study.training.fashion_mnist import Normalisation
+from lenet_study.training.model import LeNet
 
 pytestmark = pytest.mark.docker
 

@@ -8,12 +8,13 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
-from lenet_study import engine, training
-from lenet_study.data import Normalisation
-from lenet_study.device import Machine
-from lenet_study.model import LeNet
-from lenet_study.training import Protocol
-from lenet_study.variants import VARIANTS
+from lenet_study.recipes.variants import VARIANTS
+from lenet_study.training import loop as training
+from lenet_study.training import optimiser_step as engine
+from lenet_study.training.fashion_mnist import Normalisation
+from lenet_study.training.hardware import Machine
+from lenet_study.training.loop import Protocol
+from lenet_study.training.model import LeNet
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -3,7 +3,8 @@ from importlib import metadata
 
 import pytest
 
-from lenet_study import UserError, environment
+from lenet_study.errors import UserError
+from lenet_study.tracking import provenance as environment
 
 
 def test_the_list_names_every_package_with_its_version():

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from lenet_study import evaluation, export
-from lenet_study.data import Normalisation, Split
-from lenet_study.evaluation import Predictions
-from lenet_study.model import CLASSES, LeNet
-from lenet_study.training import EVALUATION_BATCH
-from lenet_study.variants import VARIANTS
+from lenet_study.evidence import export
+from lenet_study.evidence import predictions as evaluation
+from lenet_study.evidence.predictions import Predictions
+from lenet_study.recipes.variants import VARIANTS
+from lenet_study.training.fashion_mnist import Normalisation, Split
+from lenet_study.training.loop import EVALUATION_BATCH
+from lenet_study.training.model import CLASSES, LeNet
 
 
 @pytest.fixture(autouse=True)
@@ -247,7 +248,8 @@ def test_embedding_depends_on_features_and_seed_alone():
 def test_embedding_of_a_collapsed_model():
     """All images share their features; scikit-learn's default start then ends the whole process."""
     code = (
-        "import torch, numpy; from lenet_study.evaluation import embedding; torch.set_num_threads(1);"
+        "import torch, numpy; from lenet_study.evidence.predictions import embedding;"
+        "torch.set_num_threads(1);"
         "assert numpy.isfinite(embedding(torch.zeros(12, 84), seed=0)).all()"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from lenet_study import UserError, export
-from lenet_study.data import Normalisation
-from lenet_study.device import Machine
-from lenet_study.model import LeNet
-from lenet_study.variants import VARIANTS
+from lenet_study.errors import UserError
+from lenet_study.evidence import export
+from lenet_study.recipes.variants import VARIANTS
+from lenet_study.training.fashion_mnist import Normalisation
+from lenet_study.training.hardware import Machine
+from lenet_study.training.model import LeNet
 
 NORMALISATION = Normalisation(mean=0.286, std=0.353)
 DESCRIPTION = {"name": "v4 fold 3/5", "seed": 7, "val_accuracy": 0.1 + 0.2, "model": None, "ünïcode": "×"}

@@ -4,10 +4,10 @@ import numpy as np
 from drawing import assert_global_state_stays, assert_readable, colour, words
 from matplotlib.colors import to_hex
 
-from lenet_study import figures
-from lenet_study.model import CLASSES
-from lenet_study.training import Epoch
-from lenet_study.variants import VARIANTS
+from lenet_study.evidence.figures import charts as figures
+from lenet_study.recipes.variants import VARIANTS
+from lenet_study.training.loop import Epoch
+from lenet_study.training.model import CLASSES
 
 
 def history(epochs, offset=0.0, validated=True):

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import TRAINING_ARTIFACTS
 
-from lenet_study.options import COMMANDS
+from lenet_study.cli.parameters import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lenet_study.compat import import_torchvision
-from lenet_study.model import CLASSES, LeNet, summary
-from lenet_study.variants import VARIANTS
+from lenet_study.recipes.variants import VARIANTS
+from lenet_study.training.model import CLASSES, LeNet, summary
+from lenet_study.training.torchvision_import import import_torchvision
 
 PARAMETERS = {"baseline": 77_486, "v1": 77_486, "v2": 333_970, "v3": 480_586, "v4": 481_458}
 WAVE = ["Conv2d", "MaxPool2d", "ReLU"]

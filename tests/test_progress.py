@@ -6,8 +6,8 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import pyte
 
-from lenet_study.progress import Progress, Terminal
-from lenet_study.training import Epoch
+from lenet_study.execution.reporter import Progress, Terminal
+from lenet_study.training.loop import Epoch
 
 
 def epoch(number, seconds, **validation):

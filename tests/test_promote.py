@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from conftest import add_training
 
-from lenet_study import UserError
-from lenet_study.commands import promote
-from lenet_study.tracking import NAME
+from lenet_study.errors import UserError
+from lenet_study.tracking.run import NAME
+from lenet_study.workflows import promote
 
 
 def aliases(store):

@@ -8,10 +8,13 @@ import pytest
 import torch
 from conftest import add_training, open_store, toy_split
 
-from lenet_study import UserError, export, registry, tracking
-from lenet_study.data import Normalisation
-from lenet_study.model import LeNet
-from lenet_study.variants import VariantSpec
+from lenet_study.errors import UserError
+from lenet_study.evidence import export
+from lenet_study.recipes.variants import VariantSpec
+from lenet_study.tracking import registry
+from lenet_study.tracking import run as tracking
+from lenet_study.training.fashion_mnist import Normalisation
+from lenet_study.training.model import LeNet
 
 TOY = VariantSpec(
     change="small", channels=(2, 3), hidden_units=(8, 6), batch_norm=True, halve_learning_rate_every=None

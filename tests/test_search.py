@@ -9,11 +9,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from lenet_study import Pruned, StoreError, UserError, search
-from lenet_study.options import PARAMETERS
-from lenet_study.search_draw import PRUNERS, SAMPLERS, Settings
-from lenet_study.search_storage import open_ledger
-from lenet_study.space import Space
+from lenet_study.cli.parameters import PARAMETERS
+from lenet_study.errors import Pruned, StoreError, UserError
+from lenet_study.search import trials as search
+from lenet_study.search.sampling import PRUNERS, SAMPLERS, Settings
+from lenet_study.search.space import Space
+from lenet_study.search.storage import open_ledger
 
 SPACE = Space(500_000, 9)
 IDENTITY = {"max_parameters": 500_000, "seed": 0}

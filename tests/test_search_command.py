@@ -9,12 +9,16 @@ import pandas as pd
 import pytest
 from conftest import open_store, toy_split
 
-from lenet_study import StoreError, UserError, data, registry, training
-from lenet_study import search as ledger
 from lenet_study.__main__ import main
-from lenet_study.commands import promote, search, train
-from lenet_study.specs import PROTOCOL
-from lenet_study.tracking import NAME
+from lenet_study.errors import StoreError, UserError
+from lenet_study.recipes.recipe import PROTOCOL
+from lenet_study.search import driver as search
+from lenet_study.search import trials as ledger
+from lenet_study.tracking import registry
+from lenet_study.tracking.run import NAME
+from lenet_study.training import fashion_mnist as data
+from lenet_study.training import loop as training
+from lenet_study.workflows import promote, train
 
 TRAIN, TEST = toy_split(200, seed=1), toy_split(60, seed=2)
 MACHINE = {"device": "cpu", "threads": 1, "data_dir": ""}

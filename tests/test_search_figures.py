@@ -7,8 +7,8 @@ import pytest
 from drawing import assert_global_state_stays
 from optuna.trial import TrialState
 
-from lenet_study import search_figures
-from lenet_study.space import Space
+from lenet_study.search import pictures as search_figures
+from lenet_study.search.space import Space
 
 SPACE = Space(500_000, 10)
 

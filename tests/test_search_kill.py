@@ -116,10 +116,10 @@ import os, socket, sys
 machine, url, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 socket.gethostname = lambda: machine
 from optuna.trial import TrialState
-from lenet_study import tracking
-from lenet_study.search_draw import Settings
-from lenet_study.search_storage import open_ledger
-from lenet_study.space import Space
+from lenet_study.tracking import run as tracking
+from lenet_study.search.sampling import Settings
+from lenet_study.search.storage import open_ledger
+from lenet_study.search.space import Space
 settings = Settings(space=Space(500_000, 10), sampler="RandomSampler")
 with open_ledger(url, "shared", settings, {"seed": 0}) as ledger:
     for _ in range(count):

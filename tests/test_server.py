@@ -19,7 +19,10 @@ from filelock import FileLock
 from moto.server import ThreadedMotoServer
 from servers import free_port, wait_until_said
 
-from lenet_study import UserError, postgres, server, tracking
+from lenet_study.errors import UserError
+from lenet_study.server import __main__ as server
+from lenet_study.server import postgres
+from lenet_study.tracking import run as tracking
 
 ROOT = Path(__file__).parents[1]
 WITH_SOURCE = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
@@ -145,7 +148,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, capsys):
 
 LEFT_RUNNING = """
 import os, pathlib, sys
-from lenet_study import postgres
+from lenet_study.server import postgres
 with postgres.private_server(pathlib.Path(sys.argv[1]), wanted=True):
     os.kill(os.getpid(), 9)
 """
@@ -180,7 +183,7 @@ def test_no_database_is_run_where_none_is_wanted(tmp_path):
 
 @contextmanager
 def running(folder: Path, port: int, *options: str):
-    """`python -m lenet_study.server serve`, as `make server-local` starts it."""
+    """`python -m lenet_study.server.__main__ serve`, as `make server-local` starts it."""
     log = folder / "log"
     secrets = folder / "secrets"
     command = [sys.executable, "-m", "lenet_study.server", "serve", "--secrets", str(secrets)]
@@ -397,7 +400,7 @@ def test_exact_hosts_are_taken_if_this_machine_s_own_is_among_them(hosts, tmp_pa
 
 
 def test_hosts_that_are_not_exact_are_refused(monkeypatch):
-    from lenet_study import guard
+    from lenet_study.server import middleware as guard
 
     for hosts in ("", "10.*", "*"):
         monkeypatch.setenv("MLFLOW_SERVER_ALLOWED_HOSTS", hosts)

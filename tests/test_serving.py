@@ -9,10 +9,12 @@ import requests
 import torch
 from servers import free_port, serving
 
-from lenet_study import data, registry, tracking
-from lenet_study.data import Normalisation
-from lenet_study.model import LeNet
-from lenet_study.variants import VARIANTS
+from lenet_study.recipes.variants import VARIANTS
+from lenet_study.tracking import registry
+from lenet_study.tracking import run as tracking
+from lenet_study.training import fashion_mnist as data
+from lenet_study.training.fashion_mnist import Normalisation
+from lenet_study.training.model import LeNet
 
 DATA = os.environ.get("LENET_STUDY_DATA", str(Path(__file__).parents[1] / "data"))
 

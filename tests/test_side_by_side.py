@@ -10,7 +10,7 @@ import psutil
 import pytest
 from servers import wait_until_said
 
-from lenet_study.commands import kfold
+from lenet_study.workflows import kfold
 
 ROOT = Path(__file__).parents[1]
 DATA = os.environ.get("LENET_STUDY_DATA", str(ROOT / "data"))

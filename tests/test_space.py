@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lenet_study import UserError
-from lenet_study.data import Normalisation
-from lenet_study.export import exportable, load_torchscript, save_torchscript
-from lenet_study.model import LeNet
-from lenet_study.space import Space
-from lenet_study.training import Protocol
-from lenet_study.variants import VARIANTS, parameters
+from lenet_study.errors import UserError
+from lenet_study.evidence.export import exportable, load_torchscript, save_torchscript
+from lenet_study.recipes.variants import VARIANTS, parameters
+from lenet_study.search.space import Space
+from lenet_study.training.fashion_mnist import Normalisation
+from lenet_study.training.loop import Protocol
+from lenet_study.training.model import LeNet
 
 SMALLEST = 10_142
 FULL = Space(500_000, 30)

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lenet_study import UserError, specs
-from lenet_study.space import Space
-from lenet_study.specs import Recipe
-from lenet_study.training import Protocol
-from lenet_study.variants import VARIANTS
+from lenet_study.errors import UserError
+from lenet_study.recipes import recipe as specs
+from lenet_study.recipes.recipe import Recipe
+from lenet_study.recipes.variants import VARIANTS
+from lenet_study.search.space import Space
+from lenet_study.training.loop import Protocol
 
 SEARCHED = Recipe(
     name="lenet-7",

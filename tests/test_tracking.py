@@ -18,8 +18,9 @@ from conftest import toy_split
 from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 
-from lenet_study import StoreError, UserError, tracking
-from lenet_study.training import Epoch
+from lenet_study.errors import StoreError, UserError
+from lenet_study.tracking import run as tracking
+from lenet_study.training.loop import Epoch
 
 EPOCH = Epoch(
     epoch=2,
@@ -87,7 +88,7 @@ def test_a_run_is_killed_with_its_surrounding_run(store):
 def test_sigterm_leaves_a_killed_run_and_exit_code_143(store, tmp_path):
     script = """
         import sys, time, types
-        from lenet_study import tracking
+        from lenet_study.tracking import run as tracking
         from lenet_study.__main__ import main
 
         def command(**values):
@@ -95,7 +96,7 @@ def test_sigterm_leaves_a_killed_run_and_exit_code_143(store, tmp_path):
                 print(run.id, flush=True)
                 time.sleep(60)
 
-        sys.modules["lenet_study.commands.data"] = types.SimpleNamespace(main=command)
+        sys.modules["lenet_study.workflows.data"] = types.SimpleNamespace(main=command)
         sys.exit(main(["data"]))
     """
     process = python(script, tmp_path, MLFLOW_TRACKING_URI=os.environ["MLFLOW_TRACKING_URI"])
@@ -165,7 +166,7 @@ def test_git_tags_tell_the_commit_and_whether_files_differ_from_it(tmp_path, mon
         command = ["git", *identity, *arguments]
         return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
 
-    monkeypatch.setattr(tracking, "__file__", str(tmp_path / "src" / "lenet_study" / "tracking.py"))
+    monkeypatch.setattr(tracking, "__file__", str(tmp_path / "src" / "lenet_study" / "tracking" / "run.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert tracking._git_tags() == {}
     git("init", "-q")
@@ -384,7 +385,7 @@ def test_an_unknown_experiment_in_the_environment_is_a_store_error(store, monkey
 def test_processes_that_open_a_fresh_store_at_once_all_succeed(tmp_path):
     script = """
         import multiprocessing, os, sys
-        from lenet_study import tracking
+        from lenet_study.tracking import run as tracking
 
         def work(number, together):
             together.wait()

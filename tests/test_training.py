@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from lenet_study import engine, training
-from lenet_study.data import Normalisation, Split
-from lenet_study.model import LeNet
-from lenet_study.training import Epoch, Protocol
-from lenet_study.variants import VARIANTS, Augmentation
+from lenet_study.recipes.variants import VARIANTS, Augmentation
+from lenet_study.training import loop as training
+from lenet_study.training import optimiser_step as engine
+from lenet_study.training.fashion_mnist import Normalisation, Split
+from lenet_study.training.loop import Epoch, Protocol
+from lenet_study.training.model import LeNet
 
 CPU = torch.device("cpu")
 BRIEF = Protocol(epochs=2, learning_rate=0.003)

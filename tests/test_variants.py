@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from lenet_study.variants import VARIANTS, VariantSpec, parent_of
+from lenet_study.recipes.variants import VARIANTS, VariantSpec, parent_of
 
 
 @pytest.mark.parametrize(("parent", "child"), list(pairwise(VARIANTS)))

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lenet_study import JobError, Pruned, UserError
-from lenet_study.training import Epoch
-from lenet_study.workers import _PRELOAD, Pool
+from lenet_study.errors import JobError, Pruned, UserError
+from lenet_study.execution.processes import _PRELOAD, Pool
+from lenet_study.training.loop import Epoch
 
 EPOCH = Epoch(
     epoch=1,

@@ -8,9 +8,14 @@ import sys
 
 import click
 
-from lenet_study import JobError, StoreError, UserError
-from lenet_study.options import COMMANDS
-from lenet_study.termination import exit_on_sigterm
+from lenet_study.cli.parameters import COMMANDS
+from lenet_study.errors import JobError, StoreError, UserError
+from lenet_study.execution.signals import exit_on_sigterm
+
+MODULES = {
+    "search": "lenet_study.search.driver",
+    **{name: f"lenet_study.workflows.{name}" for name in COMMANDS if name != "search"},
+}
 
 
 def command_line() -> click.Group:
@@ -19,7 +24,7 @@ def command_line() -> click.Group:
     for name, (meaning, parameters) in COMMANDS.items():
 
         def call(name: str = name, **values: object) -> None:
-            importlib.import_module(f"lenet_study.commands.{name}").main(**values)
+            importlib.import_module(MODULES[name]).main(**values)
 
         options: list[click.Parameter] = [parameter.option() for parameter in parameters]
         group.add_command(click.Command(name, callback=call, help=meaning, params=options))
@@ -55,7 +60,7 @@ def _fail(sentence: str, code: int) -> int:
     print(f"Error: {sentence}", file=sys.stderr)
     unused = os.environ.get("MLFLOW_RUN_ID")  # of `mlflow run`; a command that opens it takes it away
     if unused:
-        importlib.import_module("lenet_study.tracking").explain(unused, sentence)
+        importlib.import_module("lenet_study.tracking.run").explain(unused, sentence)
     return code
 
 

@@ -1,0 +1,162 @@
+"""TorchScript out, with the proof that it computes what was validated."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lenet_study.errors import UserError
+from lenet_study.training.fashion_mnist import Normalisation
+from lenet_study.training.model import SIDE, LeNet
+
+PARITY_TOLERANCE = 1e-4  # largest difference of two logits that rounding alone explains
+DEPRECATION = r"`torch\.jit\.\w+` is deprecated.*"  # TorchScript is what the study publishes
+
+
+class ExportedLeNet(nn.Module):
+    """Takes float32 images in [0, 1], shape [N, 1, 28, 28], and normalises them itself.
+
+    Args:
+        model: A trained model.
+        normalisation: Of the images it was trained on.
+        description: What the file should tell of itself, such as variant and seed.
+    """
+
+    def __init__(self, model: LeNet, normalisation: Normalisation, description: dict[str, object]) -> None:
+        super().__init__()
+        self.model = model
+        self.mean = normalisation.mean
+        self.std = normalisation.std
+        self.description = json.dumps(description)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, 10]."""
+        return self.model((images - self.mean) / self.std)
+
+    @torch.jit.export
+    def features(self, images: Tensor) -> Tensor:
+        """The penultimate layer's output [N, hidden units]."""
+        return self.model.features((images - self.mean) / self.std)
+
+    @torch.jit.export
+    def auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [N, 10] of both auxiliary heads."""
+        return self.model.auxiliary((images - self.mean) / self.std)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How an exported file compares with the eager model on the same images."""
+
+    max_abs_difference: float  # over all logits
+    class_agreement: float  # fraction of images with the same predicted class
+    images: int
+
+    @property
+    def passed(self) -> bool:
+        """Same classes everywhere, and logits equal but for rounding."""
+        return self.class_agreement == 1 and self.max_abs_difference <= PARITY_TOLERANCE
+
+
+def exportable(model: LeNet, normalisation: Normalisation, description: dict[str, object]) -> ExportedLeNet:
+    """A copy of ``model`` on the CPU, ready to be exported."""
+    trained = copy.deepcopy(model).cpu()
+    trained.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return ExportedLeNet(trained, normalisation, description).eval()
+
+
+def save_torchscript(exported: ExportedLeNet, path: Path) -> None:
+    """Write the TorchScript file."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=DEPRECATION)
+        torch.jit.save(torch.jit.script(exported), str(path))
+
+
+def save_program(exported: ExportedLeNet, path: Path) -> None:
+    """Write the ``torch.export`` twin: the logits alone, for any number of images."""
+    example = torch.zeros(2, 1, SIDE, SIDE)
+    batch = {0: torch.export.Dim("batch", min=1)}
+    program = torch.export.export(exported, (example,), dynamic_shapes={"images": batch})
+    torch.export.save(program, str(path))
+
+
+def load_torchscript(path: Path) -> torch.jit.ScriptModule:
+    """Read an exported file back.
+
+    Raises:
+        UserError: The file is no TorchScript file, or not one of this project.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=DEPRECATION)
+            loaded = torch.jit.load(str(path), map_location="cpu").eval()
+    except (RuntimeError, OSError, ValueError) as error:
+        raise UserError(f"{path} is not a TorchScript file: name one that `train` exported") from error
+    missing = [name for name in ("features", "auxiliary", "description") if not hasattr(loaded, name)]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}: name a TorchScript file that `train` exported")
+    return loaded
+
+
+def load_program(path: Path) -> nn.Module:
+    """Read a ``torch.export`` file back as a callable module."""
+    return torch.export.load(str(path)).module()
+
+
+def description_of(loaded: torch.jit.ScriptModule) -> dict[str, object]:
+    """What ``exportable`` was told to write into the file."""
+    return dict(json.loads(loaded.description))
+
+
+@torch.no_grad()
+def parity(model: LeNet, normalisation: Normalisation, exported: nn.Module, images: Tensor) -> Parity:
+    """Compare an exported model with the eager one.
+
+    Args:
+        model: The eager model; set to evaluation mode.
+        normalisation: Its normalisation.
+        exported: What was read back from a file.
+        images: uint8 [N, 28, 28].
+    """
+    device = next(model.parameters()).device
+    expected = model.eval()(normalisation(images.to(device))).cpu()
+    actual = exported(as_input(images))
+    return Parity(
+        max_abs_difference=(expected - actual).abs().max().item(),
+        class_agreement=(expected.argmax(1) == actual.argmax(1)).float().mean().item(),
+        images=len(images),
+    )
+
+
+def as_input(images: Tensor) -> Tensor:
+    """uint8 [N, 28, 28] to what an exported model takes: float32 [N, 1, 28, 28] in [0, 1]."""
+    return images.unsqueeze(1).float().div_(255)
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 over names and bytes of all parameters and buffers, in order of their names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 of the names and sums of all files in a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{file_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,132 @@
+"""What a trained model does on images: predictions, scores, confusion, agreement, embedding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import binomtest
+from sklearn.manifold import TSNE
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from torch.nn.functional import cross_entropy
+
+from lenet_study.evidence.export import as_input
+from lenet_study.training.fashion_mnist import Split
+from lenet_study.training.loop import EVALUATION_BATCH
+from lenet_study.training.model import CLASSES
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """An exported model's outputs for N images, on the CPU."""
+
+    logits: torch.Tensor  # float32 [N, 10]
+    first: torch.Tensor  # auxiliary head after the first wave, float32 [N, 10]
+    second: torch.Tensor  # auxiliary head after the second wave, float32 [N, 10]
+    features: torch.Tensor  # penultimate layer, float32 [N, hidden units]
+    labels: torch.Tensor  # true classes, int64 [N]
+
+    @property
+    def predicted(self) -> torch.Tensor:
+        """Predicted classes, int64 [N]."""
+        return self.logits.argmax(1)
+
+    @property
+    def correct(self) -> int:
+        """Number of images whose class was predicted."""
+        return int((self.predicted == self.labels).sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of images whose class was predicted."""
+        return self.correct / len(self.labels)
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy per image, nats."""
+        return cross_entropy(self.logits.double(), self.labels).item()
+
+    @property
+    def probabilities(self) -> torch.Tensor:
+        """Class probabilities of the classifier, float32 [N, 10]."""
+        return self.logits.softmax(1)
+
+
+@torch.no_grad()
+def predict(model: torch.jit.ScriptModule, split: Split, device: torch.device) -> Predictions:
+    """Run an exported model over all images in large batches; it must be on ``device``."""
+    outputs: list[list[torch.Tensor]] = []
+    for images in split.images.split(EVALUATION_BATCH):
+        batch = as_input(images.to(device))
+        outputs.append([model(batch), *model.auxiliary(batch), model.features(batch)])
+    logits, first, second, features = (torch.cat(part).cpu() for part in zip(*outputs, strict=True))
+    return Predictions(logits, first, second, features, split.labels)
+
+
+def interval(correct: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % confidence interval of an accuracy (Wilson 1927, JASA 22, 209-212)."""
+    result = binomtest(correct, total).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(result.low), float(result.high)
+
+
+def confusion(predictions: Predictions) -> np.ndarray:
+    """Counts [10, 10]: rows are true classes, columns predicted ones."""
+    return confusion_matrix(predictions.labels, predictions.predicted, labels=np.arange(len(CLASSES)))
+
+
+def per_class(predictions: Predictions) -> pd.DataFrame:
+    """Precision, recall, F1 and number of images of each class."""
+    precision, recall, f1, support = precision_recall_fscore_support(
+        predictions.labels,
+        predictions.predicted,
+        labels=np.arange(len(CLASSES)),
+        zero_division=0.0,
+    )
+    return pd.DataFrame(
+        {"class": CLASSES, "precision": precision, "recall": recall, "f1": f1, "images": support}
+    )
+
+
+def auxiliary_scores(predictions: Predictions) -> dict[str, float]:
+    """Accuracy of both auxiliary heads, and how often they name the same class.
+
+    The report averages the agreement over a few batches; this is over all images.
+    """
+    first, second = predictions.first.argmax(1), predictions.second.argmax(1)
+
+    def fraction(matches: torch.Tensor) -> float:
+        return matches.double().mean().item()
+
+    return {
+        "first_accuracy": fraction(first == predictions.labels),
+        "second_accuracy": fraction(second == predictions.labels),
+        "agreement": fraction(first == second),
+    }
+
+
+def table(predictions: Predictions) -> pd.DataFrame:
+    """One row per image, in file order: true and predicted class, its probability, both heads."""
+    names = np.array(CLASSES)
+    return pd.DataFrame(
+        {
+            "image": np.arange(len(predictions.labels)),
+            "true": names[predictions.labels],
+            "predicted": names[predictions.predicted],
+            "probability": predictions.probabilities.amax(1).numpy(),
+            "true_probability": predictions.probabilities.gather(
+                1, predictions.labels[:, None]
+            ).squeeze(1).numpy(),
+            "auxiliary_first": names[predictions.first.argmax(1)],
+            "auxiliary_second": names[predictions.second.argmax(1)],
+        }
+    )  # fmt: skip
+
+
+def embedding(features: torch.Tensor, seed: int) -> np.ndarray:
+    """Two t-SNE coordinates per row of features: float32 [N, 2] (van der Maaten and Hinton 2008)."""
+    perplexity = min(30.0, (len(features) - 1) / 3)  # sklearn's default, smaller for few images
+    start = "pca" if (features != features[0]).any() else "random"  # PCA of equal rows is NaN
+    tsne = TSNE(perplexity=perplexity, init=start, random_state=seed, n_jobs=torch.get_num_threads())
+    return tsne.fit_transform(features.numpy())

@@ -1,0 +1,214 @@
+"""What a search may choose: one declaration of the space, within a budget of parameters."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, get_args
+
+import optuna
+from optuna.distributions import distribution_to_json
+
+from lenet_study.errors import UserError
+from lenet_study.recipes.recipe import Recipe
+from lenet_study.recipes.variants import VARIANTS, Augmentation, Optimizer, VariantSpec, parameters
+from lenet_study.training.loop import Protocol
+
+SMALLEST_CHANNELS = (2, 8)
+HIDDEN_UNITS = (16, 512)  # of the first hidden layer
+SGD_RATE = 20  # SGD's learning rates are so many times Adam's
+ADAMW_DECAY = 100  # AdamW's weight decays are so many times the others': they are not scaled by gradients
+SCHEDULES = {"constant": (None, False), "halved": (5, False), "cosine": (None, True)}
+
+
+@dataclass(frozen=True)
+class Space:
+    """The space of a search.
+
+    Attributes:
+        max_parameters: The budget of a model.
+        epochs: The most epochs of a training.
+
+    Raises:
+        UserError: No model of the space is within the budget.
+    """
+
+    max_parameters: int
+    epochs: int
+
+    def __post_init__(self) -> None:
+        smallest = parameters(_spec(SMALLEST_CHANNELS, (HIDDEN_UNITS[0], HIDDEN_UNITS[0]), True))
+        if self.max_parameters < smallest:
+            raise UserError(
+                f"max_parameters={self.max_parameters} is below the smallest model of the space, which has "
+                f"{smallest:,}: allow at least that many"
+            )
+
+    def suggest(self, trial: optuna.trial.BaseTrial, seed: int = 0) -> Recipe:
+        """The model and training of a trial; it is within the budget, whatever the sampler draws."""
+        low, high = self._epochs[0], self._epochs[-1]
+        epochs = trial.suggest_int("epochs", low, high, step=self._epochs.step)
+        first = trial.suggest_int("first_channels", SMALLEST_CHANNELS[0], self._most_channels[0], step=2)
+        second = trial.suggest_int("second_channels", SMALLEST_CHANNELS[1], self._most_channels[1], step=8)
+        batch_norm = trial.suggest_categorical("batch_norm", (True, False))
+        # Of what the budget leaves, so that every draw is a model.
+        share = trial.suggest_float("hidden_share", 0.0, 1.0)
+        ratio = trial.suggest_float("hidden_ratio", 0.3, 1.0)
+        most = self._most_hidden_units((first, second), ratio, batch_norm)
+        wide = HIDDEN_UNITS[0] + round(share * (most - HIDDEN_UNITS[0]))
+
+        optimizer = trial.suggest_categorical("optimizer", get_args(Optimizer))
+        learning_rate = trial.suggest_float("learning_rate", 4e-4, 6e-3, log=True)
+        schedule = trial.suggest_categorical("schedule", tuple(SCHEDULES))
+        batch_size = trial.suggest_categorical("batch_size", (32, 64, 128))
+        weight_decay = trial.suggest_categorical("weight_decay", (0.0, 1e-5, 1e-4, 5e-4))
+        dropout = trial.suggest_float("dropout", 0.0, 0.4)
+        label_smoothing = trial.suggest_float("label_smoothing", 0.0, 0.1)
+
+        flip = trial.suggest_float("flip", 0.0, 0.5)
+        photometric = trial.suggest_float("photometric", 0.0, 1.0)  # 1 is the report's strength
+        shift = trial.suggest_int("shift", 0, 2)
+        erase = trial.suggest_float("erase", 0.0, 0.4)
+
+        auxiliary: Any = trial.suggest_categorical("auxiliary", ("probe", "joint"))
+        auxiliary_weight = trial.suggest_float("auxiliary_weight", 0.05, 0.5)
+
+        halve_every, anneal = SCHEDULES[schedule]
+        spec = VariantSpec(
+            change=f"found by a search within {self.max_parameters:,} parameters",
+            channels=(first, second),
+            hidden_units=(wide, _narrow(wide, ratio)),
+            batch_norm=batch_norm,
+            halve_learning_rate_every=halve_every,
+            cosine_annealing=anneal,
+            dropout=dropout,
+            optimizer=optimizer,
+            weight_decay=weight_decay * (ADAMW_DECAY if optimizer == "adamw" else 1),
+            label_smoothing=label_smoothing,
+            augmentation=Augmentation(
+                flip=flip,
+                jitter=0.2 * photometric,
+                autocontrast=0.2 * photometric,
+                solarize=0.2 * photometric,
+                shift=shift,
+                erase=erase,
+            ),
+        )
+        protocol = Protocol(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate * (SGD_RATE if optimizer == "sgd" else 1),
+            seed=seed,
+            auxiliary=auxiliary,
+            auxiliary_weight=auxiliary_weight,
+        )
+        return Recipe(name="trial", spec=spec, protocol=protocol)
+
+    def digest(self) -> str:
+        """Tells this declaration from others: 16 hex digits of a SHA-256 sum over names and ranges."""
+        trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(0)).ask()
+        self.suggest(trial)
+        ranges = {name: distribution_to_json(each) for name, each in trial.distributions.items()}
+        return hashlib.sha256(json.dumps(ranges, sort_keys=True).encode()).hexdigest()[:16]
+
+    def variants(self) -> dict[str, Mapping[str, object]]:
+        """Where the five variants lie in the space, by name; those beyond the budget are left out."""
+        found = {name: self._place(spec) for name, spec in VARIANTS.items()}
+        return {name: place for name, place in found.items() if place}
+
+    def practices(self) -> list[Mapping[str, object]]:
+        """Where today's practice would begin: v4 annealed, regularised and augmented, in three ways.
+
+        Empty where v4 is beyond the budget.
+        """
+        v4 = self.variants().get("v4")
+        if not v4:
+            return []
+        annealed = {
+            **v4,
+            "epochs": self._epochs[-1],
+            "schedule": "cosine",
+            "batch_size": 64,
+            "dropout": 0.2,
+            "label_smoothing": 0.05,
+            "flip": 0.5,
+            "photometric": 0.0,
+            "shift": 1,
+            "erase": 0.1,
+        }
+        wide = {"first_channels": 48, "second_channels": 96, "hidden_share": 1.0}
+        adamw = {"optimizer": "adamw", "learning_rate": 0.002, "weight_decay": 5e-4}
+        sgd = {"optimizer": "sgd", "learning_rate": 0.0025, "weight_decay": 5e-4}
+        return [annealed | adamw, annealed | sgd, annealed | adamw | wide]
+
+    def _place(self, spec: VariantSpec) -> Mapping[str, object] | None:
+        fits = all(n <= most for n, most in zip(spec.channels, self._most_channels, strict=True))
+        if not fits or parameters(spec) > self.max_parameters:
+            return None
+        ratio = spec.hidden_units[1] / spec.hidden_units[0]
+        most = self._most_hidden_units(spec.channels, ratio, spec.batch_norm)
+        report = Protocol()
+        schedule = (spec.halve_learning_rate_every, spec.cosine_annealing)
+        return {
+            "epochs": min(self._epochs, key=lambda epochs: abs(epochs - report.epochs)),
+            "first_channels": spec.channels[0],
+            "second_channels": spec.channels[1],
+            "batch_norm": spec.batch_norm,
+            "hidden_share": (spec.hidden_units[0] - HIDDEN_UNITS[0]) / max(1, most - HIDDEN_UNITS[0]),
+            "hidden_ratio": ratio,
+            "optimizer": spec.optimizer,
+            "learning_rate": report.learning_rate,
+            "schedule": next(name for name, value in SCHEDULES.items() if value == schedule),
+            "batch_size": report.batch_size,
+            "weight_decay": spec.weight_decay,
+            "dropout": spec.dropout,
+            "label_smoothing": spec.label_smoothing,
+            "flip": spec.augmentation.flip,
+            "photometric": 1.0,
+            "shift": spec.augmentation.shift,
+            "erase": spec.augmentation.erase,
+            "auxiliary": report.auxiliary,
+            "auxiliary_weight": report.auxiliary_weight,
+        }
+
+    @cached_property
+    def _epochs(self) -> range:
+        """The numbers of epochs to choose from: from half of the most, in steps of 5 if that fits."""
+        step = 5 if self.epochs % 5 == 0 else 1
+        low = max(step, self.epochs // 2 // step * step)
+        return range(low, self.epochs + 1, step)
+
+    @cached_property
+    def _most_channels(self) -> tuple[int, int]:
+        """The widest convolutions with which the smallest hidden layers are within the budget."""
+        smallest = (HIDDEN_UNITS[0], HIDDEN_UNITS[0])
+        pairs = ((first, max(8, first * 2 // 8 * 8)) for first in range(64, 0, -2))
+        return next(pair for pair in pairs if parameters(_spec(pair, smallest, True)) <= self.max_parameters)
+
+    def _most_hidden_units(self, channels: tuple[int, int], ratio: float, batch_norm: bool) -> int:
+        """The widest first hidden layer within the budget."""
+        widths = range(HIDDEN_UNITS[1], HIDDEN_UNITS[0], -1)
+
+        def fits(wide: int) -> bool:
+            spec = _spec(channels, (wide, _narrow(wide, ratio)), batch_norm)
+            return parameters(spec) <= self.max_parameters
+
+        return next((wide for wide in widths if fits(wide)), HIDDEN_UNITS[0])
+
+
+def _narrow(wide: int, ratio: float) -> int:
+    """Units of the second hidden layer; the report's ratio is 0.7."""
+    return max(10, round(ratio * wide))
+
+
+def _spec(channels: tuple[int, int], hidden_units: tuple[int, int], batch_norm: bool) -> VariantSpec:
+    return VariantSpec(
+        change="",
+        channels=channels,
+        hidden_units=hidden_units,
+        batch_norm=batch_norm,
+        halve_learning_rate_every=None,
+    )
