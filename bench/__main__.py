@@ -17,7 +17,7 @@ import torch
 from bench import costs, growth, speed
 from lenet_study.recipes.variants import VARIANTS
 from lenet_study.training import fashion_mnist as data
-from lenet_study.training.hardware import Machine, cores
+from lenet_study.training.hardware import Hardware, cores
 
 STUDY = ("study", "--epochs", "1", "--folds", "2")
 SEARCH = ("search", "--trials", "20", "--max-epochs", "4", "--max-parameters", "100000")
@@ -42,7 +42,7 @@ def main(variants: str, images: int, rounds: int, parts: str, runs: str, output:
     """Measure the project's speed beside other ways to do the same, and its costs as work grows."""
     data.load_train(data.folder_of())  # found or fetched before anything is measured
     names, wanted = variants.split(","), parts.split(",")
-    Machine(device="cpu").prepare()
+    Hardware(device="cpu").prepare()
     results = json.loads(Path(output).read_text()) if Path(output).exists() else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

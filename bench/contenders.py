@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from lenet_study.recipes.variants import VARIANTS
 from lenet_study.training import loop as training
-from lenet_study.training.fashion_mnist import Normalisation, Split
-from lenet_study.training.loop import Protocol
+from lenet_study.training.dataset import Normalisation, Split
+from lenet_study.training.loop import TrainingConfig
 from lenet_study.training.model import LeNet
 from lenet_study.training.torchvision_import import import_torchvision
 
@@ -72,8 +72,8 @@ class Ours(Contender):
     """This project's training."""
 
     def run(self) -> None:
-        protocol = Protocol(epochs=1, seed=self.epochs)
-        best = training.fit(self.model, self.train, self.validation, self.spec, protocol, device=CPU)
+        config = TrainingConfig(epochs=1, seed=self.epochs)
+        best = training.fit(self.model, self.train, self.validation, self.spec, config, device=CPU)
         assert best.val_loss is not None
         assert best.val_accuracy is not None
         self.log(
@@ -91,15 +91,15 @@ class Limit(Contender):
 
     def __init__(self, variant: str, train: Split, validation: Split, folder: Path) -> None:
         super().__init__(variant, train, validation, folder)
-        self.protocol = Protocol()
-        self.batches = list(training.training_batches(train, self.normalise, self.protocol, 1))
+        self.config = TrainingConfig()
+        self.batches = list(training.training_batches(train, self.normalise, self.config, 1))
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.001, fused=True)
 
     def run(self) -> None:
         self.model.train()
         for images, labels in self.batches:
-            loss, _ = training.training_loss(self.model, self.protocol, images, labels)
+            loss, _ = training.training_loss(self.model, self.config, images, labels)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()

@@ -20,8 +20,8 @@ from lenet_study.tracking import registry
 from lenet_study.tracking import run as tracking
 from lenet_study.training import fashion_mnist as data
 from lenet_study.training import loop as training
-from lenet_study.training.fashion_mnist import Normalisation
-from lenet_study.training.loop import Protocol
+from lenet_study.training.dataset import Normalisation
+from lenet_study.training.loop import TrainingConfig
 from lenet_study.training.model import LeNet
 
 FIRST_BATCH_SEEN = 3  # exit code
@@ -49,14 +49,16 @@ def costs(variant: str, folder: Path) -> pd.DataFrame:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/costs.db"
     train, validation = images_of(12_000)
     model, normalise = LeNet(VARIANTS[variant], seed=0), Normalisation.of(train.images)
-    training.fit(model, train, validation, VARIANTS[variant], Protocol(epochs=1), device=torch.device("cpu"))
+    training.fit(
+        model, train, validation, VARIANTS[variant], TrainingConfig(epochs=1), device=torch.device("cpu")
+    )
     rows: dict[str, object] = {}
     with tracking.run("bench", stage="train", params={}) as run:
         rows["tracking one epoch, ms"] = 1000 * seconds(lambda: run.log_epoch(EPOCH), 50)
         start = time.perf_counter()
         registry.log_model(run, model, normalise, validation.images[:1000], {"name": variant}, register=True)
         rows["exporting, proving and logging a model, s"] = time.perf_counter() - start
-        fetched = registry.fetch(run.id).module
+        fetched = registry.load_model(run.id).module
 
     test = data.load_test(data.folder_of())
     predictions = evaluation.predict(fetched, test, torch.device("cpu"))

@@ -25,8 +25,8 @@ from lenet_study.tracking import registry
 from lenet_study.tracking import run as tracking
 from lenet_study.training import fashion_mnist as data
 from lenet_study.training import loop as training
-from lenet_study.training.hardware import Machine
-from lenet_study.training.loop import Epoch, Protocol
+from lenet_study.training.hardware import Hardware
+from lenet_study.training.loop import Epoch, TrainingConfig
 from lenet_study.training.model import LeNet
 
 EPOCH = Epoch(
@@ -84,11 +84,11 @@ def of_training(variant: str) -> pd.DataFrame:
 
 def fit(variant: str, images: int, epochs: int) -> float:
     """Seconds of a training."""
-    device = Machine(device="cpu").prepare()
+    device = Hardware(device="cpu").prepare()
     train, validation = images_of(images)
     model = LeNet(VARIANTS[variant], seed=0)
     start = time.perf_counter()
-    training.fit(model, train, validation, VARIANTS[variant], Protocol(epochs=epochs), device=device)
+    training.fit(model, train, validation, VARIANTS[variant], TrainingConfig(epochs=epochs), device=device)
     return time.perf_counter() - start
 
 

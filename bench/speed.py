@@ -14,8 +14,8 @@ from bench.contenders import BATCH, LIGHTNING_PYTHON, Contender, Lightning, Limi
 from lenet_study.execution.processes import Pool
 from lenet_study.execution.reporter import Reporter, Terminal
 from lenet_study.training import fashion_mnist as data
-from lenet_study.training.fashion_mnist import Split
-from lenet_study.training.hardware import Machine
+from lenet_study.training.dataset import Split
+from lenet_study.training.hardware import Hardware
 
 EPOCH_IMAGES = 48_000  # of a real epoch; shorter ones are scaled to it
 
@@ -71,7 +71,7 @@ def epochs_alone(
     contender: type[Contender], variant: str, images: int, epochs: int, folder: str, *, reporter: Reporter
 ) -> tuple[float, float]:
     """One thread's epochs in this process: when the first began and the last ended."""
-    Machine(device="cpu", threads=1).prepare()
+    Hardware(device="cpu", threads=1).prepare()
     training = contender(variant, *images_of(images), Path(folder))
     training.epoch()
     reporter.say("ready")  # answered when all are

@@ -1,5 +1,6 @@
 """Fixtures shared by the tests."""
 
+import hashlib
 import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lenet_study.training.fashion_mnist import Split
+from lenet_study.training.data_files import IMAGE_HEADER, LABEL_HEADER, DataFiles
+from lenet_study.training.dataset import Split
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -40,9 +42,30 @@ def toy_validation() -> Split:
     return toy_split(60, seed=2, level=200)
 
 
+def write_data_files(folder: Path, train: Split, test: Split) -> DataFiles:
+    """Images as files of Fashion-MNIST's format, with their sums and no other source."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sums = {}
+    for prefix, split in (("train", train), ("t10k", test)):
+        content = {
+            f"{prefix}-images-idx3-ubyte": bytes(IMAGE_HEADER) + split.images.numpy().tobytes(),
+            f"{prefix}-labels-idx1-ubyte": bytes(LABEL_HEADER) + bytes(split.labels.tolist()),
+        }
+        for name, raw in content.items():
+            (folder / name).write_bytes(raw)
+            sums[name] = hashlib.sha256(raw).hexdigest()
+    return DataFiles(folder, sums, debian_folder=folder / "debian", sources={})
+
+
+@pytest.fixture(scope="session")
+def toy_files(tmp_path_factory) -> DataFiles:
+    """200 training and 60 test images in a folder, for the workflows."""
+    return write_data_files(tmp_path_factory.mktemp("data"), toy_split(200, seed=1), toy_split(60, seed=2))
+
+
 TRAINING_ARTIFACTS = {
     "model_summary.txt",
-    "spec.json",
+    "recipe.json",
     "environment.txt",
     "architecture.png",
     "augmentation.png",
@@ -62,13 +85,13 @@ STORE_VARIABLES = (
 @pytest.fixture(scope="session")
 def initialised_database(tmp_path_factory) -> Path:
     """An empty MLflow database with its tables: making one takes seconds, copying it does not."""
-    from lenet_study.tracking import run as tracking
+    from lenet_study.tracking import store
 
     folder = tmp_path_factory.mktemp("template")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        tracking.initialise()
+        store.connect()
     return folder / "mlflow.db"
 
 

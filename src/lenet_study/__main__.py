@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import importlib
+import inspect
 import os
 import sys
+from typing import Any
 
 import click
 
-from lenet_study.cli.parameters import COMMANDS
+from lenet_study.cli import parameters
+from lenet_study.cli.commands import COMMANDS
 from lenet_study.errors import JobError, StoreError, UserError
 from lenet_study.execution.signals import exit_on_sigterm
-
-MODULES = {
-    "search": "lenet_study.search.driver",
-    **{name: f"lenet_study.workflows.{name}" for name in COMMANDS if name != "search"},
-}
+from lenet_study.training.hardware import limit_spinning
 
 
 def command_line() -> click.Group:
-    """Every entry point as a subcommand; its module is imported when it is called, not before."""
-    group = click.Group("lenet_study", help="Five LeNet-5 models on Fashion-MNIST, in MLflow.")
-    for name, (meaning, parameters) in COMMANDS.items():
+    """Build the command line: every entry point as a subcommand."""
+    group = click.Group("lenet_study", help="LeNet-5 models on Fashion-MNIST, in MLflow.")
+    for name, command in COMMANDS.items():
 
-        def call(name: str = name, **values: object) -> None:
-            importlib.import_module(MODULES[name]).main(**values)
+        def callback(command: Any = command, **values: Any) -> None:
+            parameters.call(command, values)
 
-        options: list[click.Parameter] = [parameter.option() for parameter in parameters]
-        group.add_command(click.Command(name, callback=call, help=meaning, params=options))
+        options: list[click.Parameter] = [
+            parameter.option() for parameter in parameters.parameters_of(command).values()
+        ]
+        group.add_command(
+            click.Command(name, callback=callback, help=inspect.getdoc(command), params=options)
+        )
     return group
 
 
@@ -39,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         network; 130 and 143 when interrupted or terminated.
     """
     exit_on_sigterm()  # so that an open run ends KILLED
+    limit_spinning()
     try:
         command_line().main(arguments, prog_name="python -m lenet_study", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -58,9 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _fail(sentence: str, code: int) -> int:
     print(f"Error: {sentence}", file=sys.stderr)
-    unused = os.environ.get("MLFLOW_RUN_ID")  # of `mlflow run`; a command that opens it takes it away
-    if unused:
-        importlib.import_module("lenet_study.tracking.run").explain(unused, sentence)
+    if adopted := os.environ.get("MLFLOW_RUN_ID"):  # of `mlflow run`; a command that opens it takes it away
+        from lenet_study.tracking.store import record_refusal  # noqa: PLC0415 -- takes seconds
+
+        record_refusal(adopted, sentence)
     return code
 
 

@@ -1,33 +1,35 @@
-"""The one declaration of every parameter and entry point: type, range, default, meaning.
+"""Command-line options from declarations: annotated fields of dataclasses, and arguments of commands.
 
-Standard library and click alone, so that help and rejected values answer at once.
+A field reads ``name: Annotated[type, constraint, "Its meaning."] = default``. Nothing but the standard
+library, annotated-types and click is imported, so that help and refused values answer at once.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
-from dataclasses import dataclass
-from typing import Any
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal, TypeGuard
 
+import annotated_types
 import click
 
-from lenet_study.recipes.variants import VARIANTS
+from lenet_study.recipes.constraints import Matches, OneOf
 
 
-class Count(click.IntRange):
+class WholeNumber(click.IntRange):
     """A whole number within a range."""
 
     name = "whole number"
 
 
-class PositiveNumber(click.FloatRange):
-    """A finite number above zero."""
+class FiniteNumber(click.FloatRange):
+    """A finite number within a range."""
 
     name = "number"
-
-    def __init__(self) -> None:
-        super().__init__(min=0, min_open=True)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Refuse nan and inf, which compare as if they were in range."""
@@ -37,15 +39,18 @@ class PositiveNumber(click.FloatRange):
         return number
 
 
-class StudyName(click.ParamType[str]):
-    """Letters, digits and a few signs: it becomes part of names of runs and models."""
+class Pattern(click.ParamType[str]):
+    """A text that matches a regular expression."""
 
-    name = "name"
+    name = "text"
+
+    def __init__(self, constraint: Matches) -> None:
+        self._constraint = constraint
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Refuse what no run or model could be called."""
-        if not re.fullmatch(r"\w[\w.+-]{0,59}", value):
-            self.fail(f"{value!r}: use up to 60 letters, digits and . + - _", param, ctx)
+        """Refuse what does not match."""
+        if not re.fullmatch(self._constraint.pattern, value):
+            self.fail(f"{value!r}: {self._constraint.cure}", param, ctx)
         return str(value)
 
 
@@ -64,7 +69,7 @@ class Parameter:
         return "--" + self.name.replace("_", "-")
 
     def option(self) -> click.Option:
-        """It as click's option."""
+        """Build the click option of this parameter."""
         return click.Option(
             [self.flag, self.name],
             type=self.type,
@@ -74,112 +79,79 @@ class Parameter:
         )
 
 
-PARAMETERS = {
-    parameter.name: parameter
-    for parameter in (
-        Parameter("variant", click.Choice(tuple(VARIANTS)), "v4", "Which of the five models."),
-        Parameter(
-            "spec", click.STRING, "", "A spec file to train instead of a variant, as a search logs it."
-        ),
-        Parameter("epochs", Count(1), 15, "Passes over the training images."),
-        Parameter("batch_size", Count(2), 32, "Images per optimiser step."),
-        Parameter("learning_rate", PositiveNumber(), 0.001, "Adam's initial learning rate."),
-        Parameter("seed", Count(0, 2**32 - 1), 0, "Seed of all that is random."),
-        Parameter(
-            "auxiliary",
-            click.Choice(("probe", "untrained", "joint")),
-            "probe",
-            "What trains the auxiliary heads: their own loss on detached activations, nothing, "
-            "or a loss that also reaches the trunk.",
-        ),
-        Parameter("auxiliary_weight", PositiveNumber(), 0.3, "Weight of each auxiliary loss when joint."),
-        Parameter(
-            "precision",
-            click.Choice(("float32", "bfloat16")),
-            "float32",
-            "Of a training step; bfloat16 is faster where the processor knows it.",
-        ),
-        Parameter("device", click.Choice(("auto", "cpu", "cuda")), "auto", "auto: cuda if there is one."),
-        Parameter("threads", Count(0, 1024), 0, "Processor threads; 0 takes the cores, or a worker's share."),
-        Parameter("workers", Count(0, 1024), 0, "Trainings side by side; 0 takes one per core."),
-        Parameter(
-            "data_dir",
-            click.STRING,
-            "",
-            "Folder of the data; else the environment's LENET_STUDY_DATA, else ./data.",
-        ),
-        Parameter("folds", Count(2), 5, "Parts of the k-fold cross-validation."),
-        Parameter(
-            "model",
-            click.STRING,
-            "models:/fashion-mnist-lenet@champion",
-            "A run id, a models:/ address, or the path of a TorchScript file.",
-        ),
-        Parameter("trials", Count(1), 50, "Trials that the search is to have, earlier ones included."),
-        Parameter("timeout", Count(0), 0, "Seconds after which no trial begins; 0 sets no limit."),
-        Parameter("study_name", StudyName(), "lenet", "Name of the search; the same name goes on."),
-        Parameter("storage", click.STRING, "sqlite:///optuna.db", "Where Optuna keeps the trials."),
-        Parameter(
-            "objectives",
-            click.Choice(("accuracy", "accuracy,parameters")),
-            "accuracy",
-            "Validation accuracy of the best epoch, or also few parameters.",
-        ),
-        Parameter("max_parameters", Count(1), 500_000, "Budget of a model."),
-        Parameter("max_epochs", Count(1, 1000), 30, "The most epochs that a trial may choose."),
-        Parameter(
-            "sampler",
-            click.Choice(("TPESampler", "GPSampler", "NSGAIISampler", "RandomSampler")),
-            "TPESampler",
-            "Of Optuna's samplers.",
-        ),
-        Parameter(
-            "pruner",
-            click.Choice(("HyperbandPruner", "WilcoxonPruner", "MedianPruner", "NopPruner")),
-            "HyperbandPruner",
-            "Of Optuna's pruners; with two objectives nothing is pruned.",
-        ),
-        Parameter(
-            "confirm_seeds", Count(0, 100), 3, "Seeds to train the best trial and the champion on at the end."
-        ),
-        Parameter("rollback", click.BOOL, False, "Give the alias back to the former champion."),
-    )
-}
-_PROTOCOL = ("epochs", "batch_size", "learning_rate", "seed", "auxiliary", "auxiliary_weight", "precision")
-_MACHINE = ("device", "threads", "data_dir")
-_MACHINES = ("device", "threads", "workers", "data_dir")
+def parameters_of(command: Callable[..., None]) -> dict[str, Parameter]:
+    """Return the parameters of a command by name: its own arguments, and the fields of its dataclasses."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    parameters: dict[str, Parameter] = {}
+    for argument in inspect.signature(command).parameters.values():
+        hint = hints[argument.name]
+        if _is_declaration(hint):
+            parameters |= {parameter.name: parameter for parameter in _fields(hint)}
+        else:
+            parameters[argument.name] = _parameter(argument.name, hint, argument.default)
+    return parameters
 
-_COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "data": ("Find or fetch Fashion-MNIST, and verify it.", ("data_dir",)),
-    "train": ("Train one variant and register the model.", ("variant", "spec", *_PROTOCOL, *_MACHINE)),
-    "kfold": ("Cross-validate one variant.", ("variant", "spec", "folds", *_PROTOCOL, *_MACHINES)),
-    "evaluate": ("Evaluate any model on the test split.", ("model", "seed", *_MACHINE)),
-    "retrain": (
-        "Train one variant on training and validation images, then evaluate it.",
-        ("variant", "spec", *_PROTOCOL, *_MACHINE),
-    ),
-    "promote": ("Make the best training's model the champion.", ("rollback",)),
-    "search": (
-        "Search beyond the five with Optuna, within a budget of parameters.",
-        (
-            "trials",
-            "timeout",
-            "study_name",
-            "storage",
-            "objectives",
-            "max_parameters",
-            "max_epochs",
-            "sampler",
-            "pruner",
-            "confirm_seeds",
-            "seed",
-            "precision",
-            *_MACHINES,
-        ),
-    ),
-    "study": ("The whole study.", ("folds", *_PROTOCOL, *_MACHINES)),
+
+def call(command: Callable[..., None], values: dict[str, Any]) -> None:
+    """Call a command with the values of its parameters."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    arguments = {}
+    for name in inspect.signature(command).parameters:
+        if _is_declaration(hint := hints[name]):
+            arguments[name] = hint(**{field.name: values[field.name] for field in fields(hint)})
+        else:
+            arguments[name] = values[name]
+    command(**arguments)
+
+
+def _is_declaration(hint: Any) -> TypeGuard[type[Any]]:
+    """Return whether an argument's type is a dataclass, each field of which is a parameter."""
+    return isinstance(hint, type) and is_dataclass(hint)
+
+
+def _fields(declaration: type[Any]) -> Iterator[Parameter]:
+    hints = typing.get_type_hints(declaration, include_extras=True)
+    for field in fields(declaration):
+        yield _parameter(field.name, hints[field.name], field.default)
+
+
+def _parameter(name: str, hint: Any, default: Any) -> Parameter:
+    """Read one declaration; the last text among its annotations is its meaning."""
+    annotations = list(getattr(hint, "__metadata__", ()))
+    kind = hint.__origin__ if annotations else hint
+    meanings = [annotation for annotation in annotations if isinstance(annotation, str)]
+    return Parameter(name, _click_type(kind, annotations), default, meanings[-1] if meanings else "")
+
+
+def _click_type(kind: Any, annotations: list[Any]) -> click.ParamType[Any]:
+    """Return the click type of a Python type with its constraints."""
+    if typing.get_origin(kind) is Literal:
+        return click.Choice(typing.get_args(kind))
+    for annotation in annotations:
+        if isinstance(annotation, OneOf):
+            return click.Choice(annotation.values)
+        if isinstance(annotation, Matches):
+            return Pattern(annotation)
+    if kind in (int, float):
+        return (WholeNumber if kind is int else FiniteNumber)(**_bounds(annotations))
+    return {bool: click.BOOL, str: click.STRING}[kind]
+
+
+_BOUNDS = {
+    annotated_types.Ge: ("ge", "min"),
+    annotated_types.Gt: ("gt", "min"),
+    annotated_types.Le: ("le", "max"),
+    annotated_types.Lt: ("lt", "max"),
 }
-COMMANDS = {
-    name: (meaning, tuple(PARAMETERS[parameter] for parameter in parameters))
-    for name, (meaning, parameters) in _COMMANDS.items()
-}
+
+
+def _bounds(annotations: list[Any]) -> dict[str, Any]:
+    """Return click's names for the bounds that annotated-types declares."""
+    bounds: dict[str, Any] = {}
+    for annotation in annotations:
+        if isinstance(annotation, annotated_types.GroupedMetadata):  # such as Interval
+            bounds |= _bounds(list(annotation))
+        elif type(annotation) in _BOUNDS:
+            name, end = _BOUNDS[type(annotation)]
+            bounds |= {end: getattr(annotation, name), f"{end}_open": name in ("gt", "lt")}
+    return bounds

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lenet_study.errors import UserError
-from lenet_study.training.fashion_mnist import Normalisation
+from lenet_study.training.dataset import Normalisation
 from lenet_study.training.model import SIDE, LeNet
 
 PARITY_TOLERANCE = 1e-4  # largest difference of two logits that rounding alone explains

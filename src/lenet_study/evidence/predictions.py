@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch.nn.functional import cross_entropy
 
 from lenet_study.evidence.export import as_input
-from lenet_study.training.fashion_mnist import Split
+from lenet_study.training.dataset import Split
 from lenet_study.training.loop import EVALUATION_BATCH
 from lenet_study.training.model import CLASSES
 
@@ -89,8 +89,17 @@ def per_class(predictions: Predictions) -> pd.DataFrame:
     )
 
 
-def auxiliary_scores(predictions: Predictions) -> dict[str, float]:
-    """Accuracy of both auxiliary heads, and how often they name the same class.
+@dataclass(frozen=True)
+class AuxiliaryScores:
+    """Accuracy of both auxiliary heads, and how often they name the same class, 0..1."""
+
+    first_accuracy: float
+    second_accuracy: float
+    agreement: float
+
+
+def auxiliary_scores(predictions: Predictions) -> AuxiliaryScores:
+    """Score the auxiliary heads.
 
     The report averages the agreement over a few batches; this is over all images.
     """
@@ -99,11 +108,11 @@ def auxiliary_scores(predictions: Predictions) -> dict[str, float]:
     def fraction(matches: torch.Tensor) -> float:
         return matches.double().mean().item()
 
-    return {
-        "first_accuracy": fraction(first == predictions.labels),
-        "second_accuracy": fraction(second == predictions.labels),
-        "agreement": fraction(first == second),
-    }
+    return AuxiliaryScores(
+        first_accuracy=fraction(first == predictions.labels),
+        second_accuracy=fraction(second == predictions.labels),
+        agreement=fraction(first == second),
+    )
 
 
 def table(predictions: Predictions) -> pd.DataFrame:

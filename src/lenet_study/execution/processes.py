@@ -1,4 +1,7 @@
-"""Independent jobs side by side, each in a process of its own."""
+"""Jobs side by side, each in a process of its own, so that a job that dies takes no other with it.
+
+Neither ``ProcessPoolExecutor`` nor loky does: with one dead worker they give up all jobs.
+"""
 
 from __future__ import annotations
 
@@ -7,102 +10,69 @@ import os
 import pickle
 import signal
 import threading
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
-from lenet_study.errors import JobError, Pruned, StoreError, UserError
+from lenet_study.errors import JobError
+from lenet_study.execution.executor import Executor, Job, Monitor, T, presentable
 from lenet_study.execution.reporter import Reporter
 from lenet_study.execution.signals import exit_on_sigterm
-from lenet_study.training.loop import Epoch
+from lenet_study.training.history import Epoch
 
-T = TypeVar("T")
 _CONTEXT = multiprocessing.get_context("forkserver")
-_PRELOAD = [  # imported once, not by each job; MLflow and torch would import the last three late
-    "lenet_study.workflows.train",
-    "lenet_study.workflows.evaluate",
-    "mlflow.store.tracking.sqlalchemy_store",
-    "mlflow.store.model_registry.sqlalchemy_store",
-    "torch._inductor",
-]
 
 
-class Pool:
-    """Runs jobs: functions that take a ``reporter`` besides their arguments.
-
-    Several workers run them in the order of submission, each in a process of its own, so that a job
-    that dies takes no other with it. One worker runs a job in this process, when it is submitted.
-    Leaving the pool by an exception terminates the jobs that run and drops those that wait.
+class ProcessExecutor(Executor):
+    """Runs jobs in the order of submission.
 
     Args:
         workers: Jobs at a time.
-        reporter: Hears what all jobs report; an exception that it raises is raised in the job.
-        fail: Told of each run of a process that died, and why.
+        reporter: Hears what all jobs report.
+        on_death: Told of each MLflow run of a process that died, and why.
+        preload: Modules that the fork server imports once, so that not every job has to.
     """
 
-    def __init__(self, workers: int, reporter: Reporter, fail: Callable[[str, str], None]) -> None:
-        self._workers = workers
-        self.reporter = reporter
-        self.failed: dict[str, str] = {}  # why, by the name of the job
-        self._fail = fail
-        self._processes: set[ForkServerProcess] = set()
-        self._closing = False
-        self._threads = ThreadPoolExecutor(workers)
-        _CONTEXT.set_forkserver_preload(_PRELOAD)
-
-    def submit(self, function: Callable[..., T], *arguments: object, **options: object) -> Future[T]:
-        """Start a job as soon as a worker is free.
-
-        Returns:
-            Its result to come: what the function returns, or the exception that ended it. ``JobError``
-            if its process died or the exception is no error of this project.
-        """
-        if self._workers > 1:
-            return self._threads.submit(self._run_apart, function, arguments, options)
-        future: Future[T] = Future()
-        try:
-            future.set_result(function(*arguments, **options, reporter=self.reporter))
-        except Exception as error:
-            future.set_exception(_presentable(error))
-        return future
-
-    def results(self, futures: Mapping[str, Future[T]]) -> dict[str, T]:
-        """Wait for named jobs and give the results of those that did not fail; report the others."""
-        found: dict[str, T] = {}
-        for name, future in futures.items():
-            try:
-                found[name] = future.result()
-            except Exception as error:
-                self.failed[name] = str(error)
-                self.reporter.say(f"{name} failed: {error}")
-        return found
-
-    def __enter__(self) -> Pool:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    def __init__(
+        self,
+        workers: int,
+        reporter: Reporter,
+        on_death: Callable[[str, str], None],
+        preload: Sequence[str] = (),
     ) -> None:
-        if error:
-            self._closing = True
-            self._threads.shutdown(wait=False, cancel_futures=True)
-            for process in tuple(self._processes):
-                process.terminate()
+        super().__init__(reporter)
+        self._on_death = on_death
+        self._processes: set[ForkServerProcess] = set()
+        self._cancelled = False
+        self._threads = ThreadPoolExecutor(workers)  # each waits for one process
+        _CONTEXT.set_forkserver_preload(list(preload))
+
+    def submit(self, job: Job[T], monitor: Monitor = Monitor()) -> Future[T]:
+        """Start a job as soon as a worker is free."""
+        return self._threads.submit(self._run_in_process, job, monitor)
+
+    def cancel(self) -> None:
+        """Terminate the jobs that run and drop those that wait."""
+        self._cancelled = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for process in tuple(self._processes):
+            process.terminate()
+
+    def close(self) -> None:
+        """Wait until all jobs have ended."""
         self._threads.shutdown()
 
-    def _run_apart(self, function: Callable[..., T], arguments: Any, options: Any) -> T:
+    def _run_in_process(self, job: Job[T], monitor: Monitor) -> T:
         ours, theirs = _CONTEXT.Pipe()
-        process = _CONTEXT.Process(target=_work, args=(theirs, function, arguments, options), daemon=True)
+        process = _CONTEXT.Process(target=_work, args=(theirs, job), daemon=True)
         process.start()  # the first waits some seconds for the fork server
         self._processes.add(process)
         theirs.close()
-        if self._closing:
+        if self._cancelled:
             process.terminate()
-        begun: dict[str, str] = {}  # ids of its runs, by their names
+        run_ids: dict[str, str] = {}  # of the job's MLflow runs, by their names
         try:
             while True:
                 event, *content = pickle.loads(ours.recv_bytes())
@@ -110,31 +80,33 @@ class Pool:
                     return content[0]
                 if event == "error":
                     raise content[0]
-                if event == "started":
-                    begun[content[0]] = content[1]
-                ours.send_bytes(pickle.dumps(self._report(event, content)))
+                if event == "reporter.on_run_start":
+                    name, run_id, _ = content
+                    run_ids[name] = run_id
+                ours.send_bytes(pickle.dumps(self._answer(event, content, monitor)))
         except (EOFError, ConnectionError):
             process.join()
             reason = f"its process died (exit code {process.exitcode})"
-            for name, run_id in begun.items():
-                self.reporter.ended(name)
-                self._fail(run_id, reason)
+            for name, run_id in run_ids.items():
+                self.reporter.on_run_end(name)
+                self._on_death(run_id, reason)
             raise JobError(reason) from None
         finally:
             ours.close()
             process.join()
             self._processes.remove(process)
 
-    def _report(self, event: str, content: list[Any]) -> Exception | None:
+    def _answer(self, event: str, content: list[Any], monitor: Monitor) -> tuple[Any, Exception | None]:
+        """Call what a job has called; return what it returned, or the exception to raise in the job."""
+        receiver, _, method = event.partition(".")
         try:
-            getattr(self.reporter, event)(*content)
+            return getattr(monitor if receiver == "monitor" else self.reporter, method)(*content), None
         except Exception as error:
-            return error
-        return None
+            return None, error
 
 
-class _Relay:
-    """Reports to the process that started this one."""
+class _Channel:
+    """A worker's end of the connection: calls methods of reporter and monitor where the job was submitted."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -143,43 +115,57 @@ class _Relay:
         # Pickled here: torch's own pickling of tensors for processes needs this one to live on.
         self._connection.send_bytes(pickle.dumps(message))
 
-    def started(self, name: str, run_id: str, epochs: int) -> None:
-        self._tell("started", name, run_id, epochs)
-
-    def epoch(self, name: str, epoch: Epoch) -> None:
-        self._tell("epoch", name, epoch)
-
-    def ended(self, name: str) -> None:
-        self._tell("ended", name)
-
-    def say(self, line: str) -> None:
-        self._tell("say", line)
-
-    def _tell(self, *message: object) -> None:
-        self.send(*message)
-        answer = pickle.loads(self._connection.recv_bytes())
-        if answer:
-            raise answer
+    def call(self, method: str, *arguments: object) -> Any:
+        self.send(method, *arguments)
+        answer, error = pickle.loads(self._connection.recv_bytes())
+        if error:
+            raise error
+        return answer
 
 
-def _work(connection: Connection, function: Callable[..., object], arguments: Any, options: Any) -> None:
-    """What a worker's process does; only its parent ends it early, be it by its own end."""
+class _RemoteReporter:
+    """A worker's reporter."""
+
+    def __init__(self, channel: _Channel) -> None:
+        self._channel = channel
+
+    def on_run_start(self, name: str, run_id: str, epochs: int) -> None:
+        self._channel.call("reporter.on_run_start", name, run_id, epochs)
+
+    def on_epoch_end(self, name: str, epoch: Epoch) -> None:
+        self._channel.call("reporter.on_epoch_end", name, epoch)
+
+    def on_run_end(self, name: str) -> None:
+        self._channel.call("reporter.on_run_end", name)
+
+    def message(self, line: str) -> None:
+        self._channel.call("reporter.message", line)
+
+
+class _RemoteMonitor(Monitor):
+    """A worker's monitor."""
+
+    def __init__(self, channel: _Channel) -> None:
+        self._channel = channel
+
+    def on_run_start(self, run_id: str) -> None:
+        self._channel.call("monitor.on_run_start", run_id)
+
+    def on_epoch_end(self, epoch: Epoch) -> str | None:
+        reason: str | None = self._channel.call("monitor.on_epoch_end", epoch)
+        return reason
+
+
+def _work(connection: Connection, job: Job[object]) -> None:
+    """Run a job in a process of its own, which only its parent ends early, be it by its own end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     exit_on_sigterm()
     threading.Thread(target=_follow_parent, daemon=True).start()
-    relay = _Relay(connection)
+    channel = _Channel(connection)
     try:
-        relay.send("result", function(*arguments, **options, reporter=relay))
+        channel.send("result", job.run(_RemoteReporter(channel), _RemoteMonitor(channel)))
     except Exception as error:
-        relay.send("error", _presentable(error))
-
-
-def _presentable(error: Exception) -> Exception:
-    """An error of this project or of the machine as it is; another as one sentence, its trace on stderr."""
-    if isinstance(error, UserError | JobError | StoreError | Pruned | OSError):
-        return error
-    traceback.print_exception(error)
-    return JobError(f"{type(error).__name__}: {error}")
+        channel.send("error", presentable(error))
 
 
 def _follow_parent() -> None:

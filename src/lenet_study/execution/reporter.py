@@ -7,53 +7,69 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from lenet_study.training.loop import Epoch
+from lenet_study.training.history import Epoch
 
 
 class Reporter(Protocol):
-    """Where a job reports to."""
+    """Where a job reports to; it only reports, and decides nothing."""
 
-    def started(self, name: str, run_id: str, epochs: int) -> None:
-        """A run is open; ``epochs`` will follow, none for an evaluation."""
+    def on_run_start(self, name: str, run_id: str, epochs: int) -> None:
+        """Hear that a run is open; ``epochs`` will follow, none for an evaluation."""
 
-    def epoch(self, name: str, epoch: Epoch) -> None:
-        """What an epoch of that run gave."""
+    def on_epoch_end(self, name: str, epoch: Epoch) -> None:
+        """Hear what an epoch of that run gave."""
 
-    def ended(self, name: str) -> None:
-        """That run ended before its last epoch."""
+    def on_run_end(self, name: str) -> None:
+        """Hear that the run has ended, be it before its last epoch."""
 
-    def say(self, line: str) -> None:
-        """A line for the user."""
+    def message(self, line: str) -> None:
+        """Hear a line for the user."""
+
+
+class Silent:
+    """Keeps everything from the user."""
+
+    def on_run_start(self, name: str, run_id: str, epochs: int) -> None:
+        """Show nothing."""
+
+    def on_epoch_end(self, name: str, epoch: Epoch) -> None:
+        """Show nothing."""
+
+    def on_run_end(self, name: str) -> None:
+        """Show nothing."""
+
+    def message(self, line: str) -> None:
+        """Show nothing."""
 
 
 class Terminal:
     """Reports to the user."""
 
     def __init__(self) -> None:
-        self._trainings: dict[str, Progress] = {}
+        self._progress: dict[str, Progress] = {}  # of each training, by its name
 
-    def started(self, name: str, run_id: str, epochs: int) -> None:
+    def on_run_start(self, name: str, run_id: str, epochs: int) -> None:
         """Open a bar for a training."""
         if epochs:
-            self._trainings[name] = Progress(name, epochs)
+            self._progress[name] = Progress(name, epochs)
 
-    def epoch(self, name: str, epoch: Epoch) -> None:
-        """Move the bar on, or print a line."""
-        self._trainings[name](epoch)
+    def on_epoch_end(self, name: str, epoch: Epoch) -> None:
+        """Advance the bar, or print a line."""
+        self._progress[name].show(epoch)
 
-    def ended(self, name: str) -> None:
-        """Close the bar of a training that ends early."""
-        if name in self._trainings:
-            self._trainings[name].close()
+    def on_run_end(self, name: str) -> None:
+        """Remove the bar."""
+        if name in self._progress:
+            self._progress.pop(name).close()
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         """Print a line above the bars."""
         tqdm.write(line)
         sys.stdout.flush()
 
 
 class Progress:
-    """Call it with every epoch of one training.
+    """The progress of one training.
 
     Args:
         name: The training's name.
@@ -65,14 +81,14 @@ class Progress:
         self._epochs = epochs
         self._seconds = 0.0
         off = not sys.stderr.isatty()
-        # A bar that is done goes: left to stand, it would be torn apart by those beside it.
+        # Remove a finished bar (leave=False): tqdm would redraw it among the running ones.
         self._bar = tqdm(total=epochs, desc=name, unit="epoch", disable=off, leave=False, mininterval=0)
 
-    def __call__(self, epoch: Epoch) -> None:
-        """Show what the epoch gave; close after the last."""
+    def show(self, epoch: Epoch) -> None:
+        """Show what the epoch gave."""
         self._seconds += epoch.seconds
         metrics = f"train loss {epoch.train_loss:.3f} accuracy {epoch.train_accuracy:.2%}"
-        if epoch.val_accuracy is not None:  # first: what does not fit a narrow terminal is cut
+        if epoch.val_accuracy is not None:  # first: a narrow terminal cuts the end of the line
             metrics = f"val loss {epoch.val_loss:.3f} accuracy {epoch.val_accuracy:.2%}, {metrics}"
         if self._bar.disable:
             left = self._seconds / epoch.epoch * (self._epochs - epoch.epoch)
@@ -85,8 +101,8 @@ class Progress:
         self._bar.set_postfix_str(metrics, refresh=False)
         self._bar.update()
         if epoch.epoch == self._epochs:
-            self._bar.close()
+            self.close()
 
     def close(self) -> None:
-        """Close the bar."""
+        """Remove the bar."""
         self._bar.close()

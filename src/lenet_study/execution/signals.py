@@ -8,9 +8,9 @@ from types import FrameType
 
 
 def exit_on_sigterm() -> None:
-    """From now on SIGTERM raises SystemExit with code 143, and so does the end of the terminal with 129.
+    """Make SIGTERM raise SystemExit with code 143, and the end of the terminal (SIGHUP) with 129.
 
-    A second one is ignored; so is the terminal's end where it was before, as `nohup` does.
+    A second signal is ignored; so is SIGHUP where it was before, as `nohup` does.
     """
     signal.signal(signal.SIGTERM, _exit)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:

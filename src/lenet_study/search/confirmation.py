@@ -22,10 +22,10 @@ from lenet_study.tracking import provenance as environment
 from lenet_study.tracking import registry
 from lenet_study.tracking import run as tracking
 from lenet_study.tracking.run import Run
-from lenet_study.training.fashion_mnist import VALIDATION_FRACTION
-from lenet_study.training.loop import Protocol
+from lenet_study.training.dataset import VALIDATION_FRACTION
+from lenet_study.training.loop import TrainingConfig
 from lenet_study.workflows.evaluate import evaluate
-from lenet_study.workflows.train import Job, Trained, train, trained_by
+from lenet_study.workflows.train import Job, TrainingResult, train, trained_by
 
 SEEDS = 2**32  # a seed is below
 
@@ -95,7 +95,7 @@ def confirm(
     if evidence["difference"] > 0:  # last, so that `promote` cannot come between
         champion = {"champion": name, "champion_digest": rivals["champion"].digest(), "search": ledger.id}
         winner = max(seeds, key=lambda seed: trained["challenger", seed].best.val_accuracy or 0.0)
-        version = registry.challenge(
+        version = registry.set_challenger(
             trained["challenger", winner].model,
             {f"confirm.{key}": value for key, value in {**evidence, **champion}.items()},
         )
@@ -107,7 +107,7 @@ def confirm(
 
 def _challenger(settings: Settings, best: FrozenTrial, search: str) -> Recipe:
     recipe = settings.space.suggest(optuna.trial.FixedTrial(best.params))
-    for variant in of_variants(Protocol()).values():
+    for variant in of_variants(TrainingConfig()).values():
         if variant.digest() == recipe.digest():
             return variant
     change = f"trial {best.number} of search {search}, {recipe.spec.change}"
@@ -116,20 +116,20 @@ def _challenger(settings: Settings, best: FrozenTrial, search: str) -> Recipe:
 
 def _champion(ledger: Ledger) -> Recipe:
     """The registry's champion; without one the best of the five in this search."""
-    version = registry.holder(registry.CHAMPION)
+    version = registry.version_with_alias(registry.CHAMPION)
     if version:
         return registry.recipe_of(version)
     best = ledger.best(variants=True)
-    return of_variants(Protocol())[best.user_attrs["variant"] if best else list(VARIANTS)[-1]]
+    return of_variants(TrainingConfig())[best.user_attrs["variant"] if best else list(VARIANTS)[-1]]
 
 
 def _job(job: partial[Job], side: str, recipe: Recipe, seed: int) -> Job:
-    protocol = replace(recipe.protocol, seed=seed, precision="float32")
-    full = job(stage="confirm", recipe=replace(recipe, protocol=protocol))
+    config = replace(recipe.config, seed=seed, precision="float32")
+    full = job(stage="confirm", recipe=replace(recipe, config=config))
     return replace(full, extra_tags={**full.extra_tags, "confirm": side})
 
 
-def _train(jobs: Mapping[tuple[str, int], Job], pool: Pool) -> dict[tuple[str, int], Trained]:
+def _train(jobs: Mapping[tuple[str, int], Job], pool: Pool) -> dict[tuple[str, int], TrainingResult]:
     found = {key: done for key, job in jobs.items() if (done := _trained_before(job, pool))}
     if found:
         pool.reporter.say(f"Trainings finished before: {len(found)} of {len(jobs)}")
@@ -137,7 +137,7 @@ def _train(jobs: Mapping[tuple[str, int], Job], pool: Pool) -> dict[tuple[str, i
     return found | {key: future.result() for key, future in submitted.items()}
 
 
-def _trained_before(job: Job, pool: Pool) -> Trained | None:
+def _trained_before(job: Job, pool: Pool) -> TrainingResult | None:
     """The same training, if an earlier process of this search has finished it with the same packages."""
     tags = {name: str(job.extra_tags[name]) for name in ("search", "confirm")}
     params = {name: str(value) for name, value in job.parameters().items()}
@@ -150,7 +150,7 @@ def _trained_before(job: Job, pool: Pool) -> Trained | None:
     return None
 
 
-def _pairs(trained: Mapping[tuple[str, int], Trained], seeds: Sequence[int]) -> pd.DataFrame:
+def _pairs(trained: Mapping[tuple[str, int], TrainingResult], seeds: Sequence[int]) -> pd.DataFrame:
     table = pd.DataFrame({"seed": list(seeds)})
     for side in ("challenger", "champion"):
         table[side] = [trained[side, seed].best.val_accuracy for seed in seeds]
@@ -190,19 +190,19 @@ def _std(values: pd.Series) -> float:
 
 
 def _test(
-    trained: Mapping[tuple[str, int], Trained], jobs: Mapping[tuple[str, int], Job], pool: Pool
+    trained: Mapping[tuple[str, int], TrainingResult], jobs: Mapping[tuple[str, int], Job], pool: Pool
 ) -> dict[tuple[str, int], float]:
     """Test accuracy of each training; it is read once, whatever interrupts the confirmation."""
     found = {key: score for key, each in trained.items() if (score := _tested_before(each)) is not None}
     submitted = {}
     for key, job in jobs.items():
         if key not in found:
-            place = job.protocol.seed, job.machine, job.data_dir, job.parent
+            place = job.config.seed, job.machine, job.data_dir, job.parent
             submitted[key] = pool.submit(evaluate, trained[key].run_id, *place)
     return found | {key: future.result().predictions.accuracy for key, future in submitted.items()}
 
 
-def _tested_before(trained: Trained) -> float | None:
+def _tested_before(trained: TrainingResult) -> float | None:
     tags = {"stage": "evaluate", "model.run_id": trained.run_id, "weights.sha256": trained.model.weights}
     for run in registry.runs_with(tags):
         if run.info.status == "FINISHED":

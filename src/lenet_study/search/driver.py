@@ -25,7 +25,7 @@ from lenet_study.tracking import registry
 from lenet_study.tracking import run as tracking
 from lenet_study.tracking.run import Run
 from lenet_study.training import fashion_mnist as data
-from lenet_study.training.hardware import Machine, share
+from lenet_study.training.hardware import Hardware, share
 from lenet_study.training.loop import Precision
 from lenet_study.workflows.train import Job
 
@@ -54,7 +54,7 @@ def main(
     """Search, train the best trial beside the champion over several seeds, register it if it is better."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     params = {name: value for name, value in locals().items() if name != "storage"}  # it may hold a password
-    side_by_side, machine = share(Machine(device=device, threads=threads), workers)
+    side_by_side, machine = share(Hardware(device=device, threads=threads), workers)
     settings = Settings(
         space=Space(max_parameters, max_epochs),
         objectives=tuple(objectives.split(",")),
@@ -68,7 +68,7 @@ def main(
     images = data.load_train(data.folder_of(data_dir))
     identity = {name: params[name] for name in _COMPARABLE}
     identity |= {"space": settings.space.digest(), "data": images.digest()}
-    tracking.initialise()
+    tracking.connect()
     terminal = Terminal()
     with open_ledger(storage, study_name, settings, identity) as ledger:
         tags = {"search": ledger.id, "host": socket.gethostname()}
@@ -77,14 +77,14 @@ def main(
             f"search {study_name}",
             stage="search",
             params=params,
-            tags={**tags, "machine.threads": machine.threads, "machine.workers": side_by_side},
+            tags={**tags, "hardware.threads": machine.threads, "hardware.workers": side_by_side},
             description=f"Search {study_name} within {max_parameters:,} parameters.",
         ) as run:
             known = len(ledger.finished())
             if known or retried:
                 again = f"; tried again: {', '.join(map(str, retried))}" if retried else ""
                 terminal.say(f"Search {study_name} goes on after {known} trials{again}")
-            job = partial(Job, machine=machine, data_dir=data_dir, parent=run.id, extra_tags=tags)
+            job = partial(Job, hardware=machine, data_dir=data_dir, parent=run.id, extra_tags=tags)
             with (
                 _closing(ledger, terminal),
                 Pool(side_by_side, Judge(terminal, ledger), tracking.fail) as pool,

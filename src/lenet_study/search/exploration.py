@@ -17,7 +17,7 @@ from lenet_study.tracking import registry
 from lenet_study.tracking import run as tracking
 from lenet_study.tracking.run import Run
 from lenet_study.training.loop import Epoch, Precision
-from lenet_study.workflows.train import Job, Trained, train
+from lenet_study.workflows.train import Job, TrainingResult, train
 
 BREATH = 60  # seconds between two looks at trials that run here and elsewhere
 
@@ -89,7 +89,7 @@ def explore(plan: Plan, ledger: Ledger, pool: Pool, run: Run, job: partial[Job])
         job: What all its trainings have in common.
     """
     start, before = perf_counter(), len(ledger.finished())
-    futures: dict[Future[Trained], int] = {}
+    futures: dict[Future[TrainingResult], int] = {}
 
     def wanted() -> bool:
         in_time = not plan.timeout or perf_counter() - start < plan.timeout
@@ -98,8 +98,8 @@ def explore(plan: Plan, ledger: Ledger, pool: Pool, run: Run, job: partial[Job])
     while True:
         while wanted() and ledger.may_begin():
             number, recipe = ledger.begin()
-            protocol = replace(recipe.protocol, precision=plan.precision)
-            trial = job(stage="trial", recipe=replace(recipe, name=f"trial {number}", protocol=protocol))
+            config = replace(recipe.config, precision=plan.precision)
+            trial = job(stage="trial", recipe=replace(recipe, name=f"trial {number}", config=config))
             trial = replace(trial, extra_tags={**trial.extra_tags, "trial": number})
             futures[pool.submit(train, trial)] = number
         if not futures:
@@ -113,7 +113,7 @@ def explore(plan: Plan, ledger: Ledger, pool: Pool, run: Run, job: partial[Job])
             _progress(plan, ledger, pool, run, finished, (perf_counter() - start) / max(1, finished - before))
 
 
-def _settle(ledger: Ledger, pool: Pool, future: Future[Trained], number: int) -> None:
+def _settle(ledger: Ledger, pool: Pool, future: Future[TrainingResult], number: int) -> None:
     """Write down how a trial ended."""
     try:
         trained = future.result()

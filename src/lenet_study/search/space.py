@@ -14,8 +14,8 @@ from optuna.distributions import distribution_to_json
 
 from lenet_study.errors import UserError
 from lenet_study.recipes.recipe import Recipe
-from lenet_study.recipes.variants import VARIANTS, Augmentation, Optimizer, VariantSpec, parameters
-from lenet_study.training.loop import Protocol
+from lenet_study.recipes.variants import VARIANTS, Augmentation, Optimizer, Variant, parameters
+from lenet_study.training.loop import TrainingConfig
 
 SMALLEST_CHANNELS = (2, 8)
 HIDDEN_UNITS = (16, 512)  # of the first hidden layer
@@ -77,7 +77,7 @@ class Space:
         auxiliary_weight = trial.suggest_float("auxiliary_weight", 0.05, 0.5)
 
         halve_every, anneal = SCHEDULES[schedule]
-        spec = VariantSpec(
+        spec = Variant(
             change=f"found by a search within {self.max_parameters:,} parameters",
             channels=(first, second),
             hidden_units=(wide, _narrow(wide, ratio)),
@@ -97,7 +97,7 @@ class Space:
                 erase=erase,
             ),
         )
-        protocol = Protocol(
+        config = TrainingConfig(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate * (SGD_RATE if optimizer == "sgd" else 1),
@@ -105,7 +105,7 @@ class Space:
             auxiliary=auxiliary,
             auxiliary_weight=auxiliary_weight,
         )
-        return Recipe(name="trial", spec=spec, protocol=protocol)
+        return Recipe(name="trial", spec=spec, config=config)
 
     def digest(self) -> str:
         """Tells this declaration from others: 16 hex digits of a SHA-256 sum over names and ranges."""
@@ -144,13 +144,13 @@ class Space:
         sgd = {"optimizer": "sgd", "learning_rate": 0.0025, "weight_decay": 5e-4}
         return [annealed | adamw, annealed | sgd, annealed | adamw | wide]
 
-    def _place(self, spec: VariantSpec) -> Mapping[str, object] | None:
+    def _place(self, spec: Variant) -> Mapping[str, object] | None:
         fits = all(n <= most for n, most in zip(spec.channels, self._most_channels, strict=True))
         if not fits or parameters(spec) > self.max_parameters:
             return None
         ratio = spec.hidden_units[1] / spec.hidden_units[0]
         most = self._most_hidden_units(spec.channels, ratio, spec.batch_norm)
-        report = Protocol()
+        report = TrainingConfig()
         schedule = (spec.halve_learning_rate_every, spec.cosine_annealing)
         return {
             "epochs": min(self._epochs, key=lambda epochs: abs(epochs - report.epochs)),
@@ -204,8 +204,8 @@ def _narrow(wide: int, ratio: float) -> int:
     return max(10, round(ratio * wide))
 
 
-def _spec(channels: tuple[int, int], hidden_units: tuple[int, int], batch_norm: bool) -> VariantSpec:
-    return VariantSpec(
+def _spec(channels: tuple[int, int], hidden_units: tuple[int, int], batch_norm: bool) -> Variant:
+    return Variant(
         change="",
         channels=channels,
         hidden_units=hidden_units,

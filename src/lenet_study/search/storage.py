@@ -46,7 +46,7 @@ def open_ledger(
         raise UserError(
             "storage is no address of a database: write sqlite:///optuna.db, or postgresql://user@host/name"
         ) from None
-    shown = tracking.public(address)
+    shown = tracking.redact(address)
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
         raise UserError(f"storage={shown} would be lost with this process: write sqlite:///optuna.db")
     if _is_file(url) and not _file(url).parent.is_dir():

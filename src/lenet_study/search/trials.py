@@ -117,7 +117,7 @@ class Ledger:
             self.study.sampler.params = drawn.params
             self._settings.space.suggest(trial)
             trial.set_user_attr("parameters", parameters(recipe.spec))  # now it is complete
-            self._running[trial.number] = _Running(self._begun, trial, drawn, recipe.protocol.epochs)
+            self._running[trial.number] = _Running(self._begun, trial, drawn, recipe.config.epochs)
             self._begun += 1
         self.beat()
         return trial.number, recipe

@@ -220,7 +220,7 @@ def fetch(model: str, folder: Path) -> None:
         raise UserError(f"to={folder} is there and holds no model: name another folder")
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    fetched = registry.fetch(model, keep=partial)
+    fetched = registry.load_model(model, keep=partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
     print(f"{fetched.name}: weights {fetched.weights_sha256[:12]}, in {folder}")

@@ -1,4 +1,4 @@
-"""What a run was computed with: its packages and, in a container, its image."""
+"""What a run was computed with: its commit, its packages and, in a container, its image."""
 
 from __future__ import annotations
 
@@ -6,40 +6,74 @@ import functools
 import hashlib
 import importlib.metadata
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 from lenet_study.errors import UserError
+from lenet_study.tracking.schema import Tag
 
-REQUIREMENTS = Path(__file__).parents[3] / "requirements.txt"
+ROOT = Path(__file__).resolve().parents[3]  # of the project's checkout
 IMAGE = "LENET_STUDY_IMAGE"  # id of the image, told to a container by what starts it
 COMMIT = "LENET_STUDY_COMMIT"  # that an image was built from
+_OWN = "lenet-study"  # its version tells less than the commit
 
 
 @functools.cache
 def freeze() -> str:
-    """The installed packages as ``pip freeze`` lists them, one ``name==version`` a line."""
+    """List the installed packages as ``pip freeze`` does, one ``name==version`` a line."""
     installed = {
-        each.name.lower().replace("_", "-"): each.version for each in importlib.metadata.distributions()
+        package.name.lower().replace("_", "-"): package.version
+        for package in importlib.metadata.distributions()
     }
-    own = "lenet-study"  # what it is, the commit tells
-    return "".join(f"{name}=={version}\n" for name, version in sorted(installed.items()) if name != own)
+    return "".join(f"{name}=={version}\n" for name, version in sorted(installed.items()) if name != _OWN)
 
 
-def tags() -> dict[str, str]:
-    """Python's version, SHA-256 sums of the packages' list and of requirements.txt, the image's id."""
-    found = {
-        "environment.python": sys.version.split()[0],
-        "environment.sha256": _digest(freeze().encode()),
+def provenance_tags(root: Path = ROOT) -> dict[str, str]:
+    """Return the tags that tell a run's commit and environment.
+
+    Args:
+        root: Of the checkout that the code runs from.
+    """
+    return {**git_tags(root), **environment_tags(root)}
+
+
+def environment_tags(root: Path = ROOT) -> dict[str, str]:
+    """Return Python's version, sums of the packages' list and of requirements.txt, and the image's id."""
+    tags: dict[str, str] = {
+        Tag.PYTHON: sys.version.split()[0],
+        Tag.PACKAGES_SHA256: _sha256(freeze().encode()),
     }
-    if REQUIREMENTS.is_file():
-        found["environment.requirements.sha256"] = _digest(REQUIREMENTS.read_bytes())
+    if (requirements := root / "requirements.txt").is_file():
+        tags[Tag.REQUIREMENTS_SHA256] = _sha256(requirements.read_bytes())
     if image := os.environ.get(IMAGE):
-        found["environment.image"] = image
-    return found
+        tags[Tag.IMAGE] = image
+    return tags
 
 
-def check(requirements: Path) -> None:
+def git_tags(root: Path = ROOT) -> dict[str, str]:
+    """Return the commit and whether the tree is dirty; nothing where neither git nor the image knows."""
+    if built_from := os.environ.get(COMMIT):
+        if built_from == "unknown":
+            return {}
+        dirty = str(built_from.endswith("-dirty")).lower()
+        return {Tag.GIT_COMMIT: built_from.removesuffix("-dirty"), Tag.GIT_DIRTY: dirty}
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(root), *arguments]
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return result.stdout.strip()
+
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    if commit is None or changes is None:
+        return {}
+    return {Tag.GIT_COMMIT: commit, Tag.GIT_DIRTY: str(bool(changes)).lower()}
+
+
+def check_packages(requirements: Path) -> None:
     """Compare the installed packages with the pinned ones; a build tag such as ``+cpu`` does not count.
 
     Args:
@@ -51,14 +85,14 @@ def check(requirements: Path) -> None:
     installed = dict(line.split("==") for line in freeze().splitlines())
     for line in requirements.read_text(encoding="utf-8").split():
         name, _, version = line.partition("==")
-        found = installed.get(name, "nothing").partition("+")[0]
-        if found != version:
-            raise UserError(f"{requirements.name} wants {line}, but {found} is installed: install it again")
+        present = installed.get(name, "nothing").partition("+")[0]
+        if present != version:
+            raise UserError(f"{requirements.name} wants {line}, but {present} is installed: install it again")
 
 
-def _digest(content: bytes) -> str:
+def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
 if __name__ == "__main__":
-    check(Path(sys.argv[1]))
+    check_packages(Path(sys.argv[1]))

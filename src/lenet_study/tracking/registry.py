@@ -1,4 +1,4 @@
-"""Models in MLflow: logging with a proof, fetching, promotion. Imports mlflow, as ``tracking`` does."""
+"""Models in MLflow: logged with a proof, read back and checked, registered, and given aliases."""
 
 from __future__ import annotations
 
@@ -10,40 +10,35 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import mlflow
 import numpy as np
 import torch
-from mlflow.entities import Run as MLflowRun
-from mlflow.entities import ViewType
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from lenet_study.cli.parameters import PARAMETERS
 from lenet_study.errors import UserError
 from lenet_study.evidence import export
-from lenet_study.recipes import recipe as specs
-from lenet_study.recipes.recipe import Recipe
-from lenet_study.recipes.variants import VARIANTS
-from lenet_study.tracking import run as tracking
-from lenet_study.tracking.run import NAME, Run, store_errors
-from lenet_study.training.fashion_mnist import Normalisation
-from lenet_study.training.loop import Protocol
+from lenet_study.tracking.run import Run
+from lenet_study.tracking.schema import File, Metric, Tag
+from lenet_study.tracking.store import NAME, connect, store_errors
+from lenet_study.tracking.stored_training import StoredTraining
+from lenet_study.training.dataset import Normalisation
 from lenet_study.training.model import SIDE, LeNet
 
-Training: TypeAlias = MLflowRun
 Version: TypeAlias = ModelVersion
 CHAMPION = "champion"
 PREVIOUS = "previous"
 CHALLENGER = "challenger"
-_FILE = "data/model.pth"  # where mlflow.pytorch keeps a TorchScript file within a logged model
-_ADDED = "registered_model_meta"
-_PROOFS = ("weights.sha256", "torchscript.sha256", "model.sha256", "parity")  # tags of a logged model
+CHAMPION_URI = f"models:/{NAME}@{CHAMPION}"
+_TORCHSCRIPT = "data/model.pth"  # where mlflow.pytorch keeps it within a logged model
+_ADDED = "registered_model_meta"  # a file that MLflow adds to some downloads
+_SUMS = (Tag.WEIGHTS_SHA256, Tag.TORCHSCRIPT_SHA256, Tag.MODEL_SHA256, Tag.PARITY)
 _SIGNATURE = ModelSignature(
     inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 1, SIDE, SIDE))]),
     outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 10))]),
@@ -56,25 +51,30 @@ class LoggedModel:
 
     uri: str
     version: int | None  # of the registered model; None if it was not registered
-    weights: str  # SHA-256
+    weights_sha256: str
     tags: Mapping[str, str]  # of its version
 
 
 @dataclass(frozen=True)
-class FetchedModel:
+class LoadedModel:
     """A model read back, checked against the SHA-256 sum that was logged with it."""
 
     module: torch.jit.ScriptModule
     description: dict[str, object]
     reference: str
     run_id: str  # empty for a plain file
-    file_sha256: str
+    torchscript_sha256: str
     weights_sha256: str
 
     @property
     def name(self) -> str:
-        """What to call it: its training's run name."""
+        """Name of the run that trained it."""
         return str(self.description.get("name", Path(self.reference).stem))
+
+    @property
+    def variant(self) -> str:
+        """Name of the variant or searched model; empty if the file does not tell."""
+        return str(self.description.get("variant", ""))
 
 
 def log_model(
@@ -109,7 +109,7 @@ def log_model(
         with _expected_warnings():
             info = mlflow.pytorch.log_model(
                 scripted,
-                name="model",
+                name=File.MODEL,
                 serialization_format="pickle",
                 signature=_SIGNATURE,
                 input_example=export.as_input(images[:2]).numpy(),
@@ -119,28 +119,28 @@ def log_model(
         logged = Path(folder, "logged")
         logged.mkdir()
         logged = Path(mlflow.artifacts.download_artifacts(info.model_uri, dst_path=str(logged)))
-        stored = logged / _FILE
+        stored = logged / _TORCHSCRIPT
         served = export.parity(model, normalisation, export.load_torchscript(stored), images)
-        proofs = (parity, twin, served)
-        sums = {
-            "weights.sha256": export.weights_digest(model),
-            "torchscript.sha256": export.file_digest(stored),
-            "model.sha256": _digest(logged),
-            "parity": "passed" if all(each.passed for each in proofs) else "failed",
+        parities = (parity, twin, served)
+        sums: dict[str, str] = {
+            Tag.WEIGHTS_SHA256: export.weights_digest(model),
+            Tag.TORCHSCRIPT_SHA256: export.file_digest(stored),
+            Tag.MODEL_SHA256: _model_digest(logged),
+            Tag.PARITY: "passed" if all(each.passed for each in parities) else "failed",
         }
     run.log_metrics(
         {
-            "parity/max_abs_difference": float(np.max([each.max_abs_difference for each in proofs])),
-            "parity/class_agreement": min(each.class_agreement for each in proofs),
+            Metric.PARITY_DIFFERENCE: float(np.max([each.max_abs_difference for each in parities])),
+            Metric.PARITY_AGREEMENT: min(each.class_agreement for each in parities),
         }
     )
     run.set_tags(sums)
-    tags = {key: str(value) for key, value in {**description, **sums}.items()}
+    tags = {str(key): str(value) for key, value in {**description, **sums}.items()}
     version = int(mlflow.register_model(info.model_uri, NAME, tags=tags).version) if register else None
-    return LoggedModel(info.model_uri, version, sums["weights.sha256"], tags)
+    return LoggedModel(info.model_uri, version, sums[Tag.WEIGHTS_SHA256], tags)
 
 
-def fetch(reference: str, keep: Path | None = None) -> FetchedModel:
+def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
     """Read a model.
 
     Args:
@@ -155,20 +155,19 @@ def fetch(reference: str, keep: Path | None = None) -> FetchedModel:
         return _read(path, reference, run_id="", expected="")
     if path.exists() or ("/" in reference and not reference.startswith(("models:/", "runs:/"))):
         raise UserError(f"model={reference} is no file: name {_CURE}")
-    tracking.initialise()
-    client = mlflow.MlflowClient()
+    connect()
     try:
         if reference.startswith(("models:/", "runs:/")):
             uri = reference
             run_id = str(mlflow.models.get_model_info(reference).run_id)
         else:
-            uri, run_id = f"runs:/{reference}/model", reference
-        tags = client.get_run(run_id).data.tags
+            uri, run_id = f"runs:/{reference}/{File.MODEL}", reference
+        tags = mlflow.MlflowClient().get_run(run_id).data.tags
         with tempfile.TemporaryDirectory() as folder:
             files = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
-            model = _read(files / _FILE, reference, run_id, tags.get("torchscript.sha256", ""))
+            model = _read(files / _TORCHSCRIPT, reference, run_id, tags.get(Tag.TORCHSCRIPT_SHA256, ""))
             if keep:
-                _check(reference, run_id, _digest(files), tags.get("model.sha256", ""))
+                _check(reference, run_id, _model_digest(files), tags.get(Tag.MODEL_SHA256, ""))
                 shutil.copytree(files, keep)
             return model
     except (MlflowException, OSError) as error:
@@ -178,21 +177,21 @@ def fetch(reference: str, keep: Path | None = None) -> FetchedModel:
 
 _CURE = (
     "the id of a finished training's run, an address such as "
-    f"models:/{NAME}@{CHAMPION} (after `promote`), or the path of a TorchScript file"
+    f"{CHAMPION_URI} (after `promote`), or the path of a TorchScript file"
 )
 
 
-def _read(path: Path, reference: str, run_id: str, expected: str) -> FetchedModel:
+def _read(path: Path, reference: str, run_id: str, expected: str) -> LoadedModel:
     actual = export.file_digest(path)
     if run_id:
         _check(reference, run_id, actual, expected)
     module = export.load_torchscript(path)
     weights = export.weights_digest(module.model)
-    return FetchedModel(module, export.description_of(module), reference, run_id, actual, weights)
+    return LoadedModel(module, export.description_of(module), reference, run_id, actual, weights)
 
 
-def _digest(model: Path) -> str:
-    """SHA-256 of a downloaded model's files, without the one that MLflow adds to some downloads."""
+def _model_digest(model: Path) -> str:
+    """Return the SHA-256 sum of a downloaded model's files, without the one that MLflow adds to some."""
     (model / _ADDED).unlink(missing_ok=True)
     return export.folder_digest(model)
 
@@ -209,53 +208,28 @@ def _check(reference: str, run_id: str, actual: str, expected: str) -> None:
         )
 
 
-def best_training(variant: str, stage: str = "train") -> Training | None:
-    """The finished training of a variant or searched model with the highest validation accuracy."""
-    runs = trainings(limit=1, variant=variant, stage=stage)
-    return runs[0] if runs else None
+def logged_model_of(training: StoredTraining) -> LoggedModel:
+    """Return the model of a finished training, as ``log_model`` returned it.
 
-
-def trainings(limit: int, variant: str = "", stage: str = "train") -> list[Training]:
-    """Finished trainings in any experiment, highest validation accuracy first.
-
-    On a tie the variant that comes first, then the earliest.
-
-    Args:
-        limit: How many.
-        variant: Of this variant or searched model only.
-        stage: ``train``, the trainings of the five variants, or ``spec``, those of spec files.
+    Raises:
+        UserError: Its file is not the one that was logged.
     """
-    conditions = [
-        "attributes.status = 'FINISHED'",
-        f"tags.stage = '{stage}'",
-        "metrics.`best/val_accuracy` >= 0",
-    ]
-    conditions += [f"tags.variant = '{variant}'"] if variant else []
-    tracking.initialise()
-    with store_errors():
-        client = mlflow.MlflowClient()
-        runs = client.search_runs(
-            _experiments(client),
-            " and ".join(conditions),
-            order_by=["metrics.`best/val_accuracy` DESC", "attributes.start_time ASC"],
-            max_results=limit,
-        )
-
-    def rank(run: Training) -> tuple[float, str]:
-        return -run.data.metrics["best/val_accuracy"], run.data.tags.get("variant", "")
-
-    return sorted(runs, key=rank)  # in the query, ordering by a tag takes seconds over 10,000 runs
+    tags = {name: str(value) for name, value in load_model(training.run_id).description.items()}
+    tags |= {name: training.tag(name) for name in _SUMS if training.tag(name)}
+    version = version_of(training.run_id)
+    number = int(version.version) if version else None
+    return LoggedModel(training.model_uri, number, training.tag(Tag.WEIGHTS_SHA256), tags)
 
 
 def version_of(run_id: str) -> Version | None:
-    """The registered version that a run made."""
+    """Return the registered version that a run made, if it made one."""
     with store_errors():
         versions = mlflow.MlflowClient().search_model_versions(f"name = '{NAME}' and run_id = '{run_id}'")
     return versions[0] if versions else None
 
 
-def holder(alias: str) -> Version | None:
-    """The version that has an alias."""
+def version_with_alias(alias: str) -> Version | None:
+    """Return the version that has an alias, if one has it."""
     try:
         return mlflow.MlflowClient().get_model_version_by_alias(NAME, alias)
     except MlflowException as error:
@@ -264,84 +238,46 @@ def holder(alias: str) -> Version | None:
         raise
 
 
-def recipe_of(version: Version) -> Recipe:
-    """What a registered version is, and how it was trained; its run has the seed as a parameter."""
-    with store_errors(), tempfile.TemporaryDirectory() as folder:
-        client = mlflow.MlflowClient()
-        run = client.get_run(version.run_id)
-        if any(file.path == "spec.json" for file in client.list_artifacts(version.run_id)):
-            path = Path(client.download_artifacts(version.run_id, "spec.json", folder))
-            recipe = specs.parse(
-                json.loads(path.read_text(encoding="utf-8")), f"spec.json of {version.run_id}"
-            )
-        else:  # a training of one of the five, from before spec files
-            name = run.data.tags["variant"]
-            known = {key: run.data.params[key] for key in specs.PROTOCOL if key in run.data.params}
-            values: Any = {key: PARAMETERS[key].type.convert(known[key], None, None) for key in known}
-            recipe = Recipe(name=name, spec=VARIANTS[name], protocol=Protocol(**values))
-    return replace(recipe, protocol=replace(recipe.protocol, seed=int(run.data.params["seed"])))
+def set_champion(version: Version, reason: str, by_run: str) -> None:
+    """Make a version the champion, its predecessor ``previous``, and write down why."""
+    client = mlflow.MlflowClient()
+    with store_errors():
+        former = version_with_alias(CHAMPION)
+        client.set_model_version_tag(NAME, version.version, Tag.PROMOTED_REASON, reason)
+        client.set_model_version_tag(NAME, version.version, Tag.PROMOTED_BY_RUN, by_run)
+        if former:
+            client.set_registered_model_alias(NAME, PREVIOUS, former.version)
+        client.set_registered_model_alias(NAME, CHAMPION, version.version)
 
 
-def model_of(training: Training) -> LoggedModel:
-    """The model of a finished training, as ``log_model`` returned it.
+def set_challenger(model: LoggedModel, evidence: Mapping[str, object]) -> Version:
+    """Make a model the challenger, with the evidence for it in its tags; register it if it is not yet.
 
-    Raises:
-        UserError: Its file is not the one that was logged.
+    Args:
+        model: The model.
+        evidence: Figures of its confirmation, by the names in ``Tag.CONFIRMED``.
     """
-    run_id, kept = training.info.run_id, training.data.tags
-    tags = {name: str(value) for name, value in fetch(run_id).description.items()}
-    tags |= {name: kept[name] for name in _PROOFS if name in kept}
-    (logged,) = training.outputs.model_outputs
-    version = version_of(run_id)
-    number = int(version.version) if version else None
-    return LoggedModel(f"models:/{logged.model_id}", number, kept["weights.sha256"], tags)
-
-
-def challenge(model: LoggedModel, evidence: Mapping[str, object]) -> Version:
-    """Make a model the challenger, with the evidence for it in its tags; register it if it is not yet."""
     client = mlflow.MlflowClient()
     with store_errors():
         number = model.version or mlflow.register_model(model.uri, NAME, tags=model.tags).version
-        for name, value in evidence.items():
+        for figure, value in evidence.items():
+            name = Tag.CONFIRMED.format(figure=figure)
             client.set_model_version_tag(NAME, str(number), name, str(value))
         client.set_registered_model_alias(NAME, CHALLENGER, str(number))
         return client.get_model_version(NAME, str(number))
+
+
+def confirmation_of(version: Version) -> dict[str, str]:
+    """Return the figures of a version's confirmation by a search; empty if it was never confirmed."""
+    prefix = Tag.CONFIRMED.format(figure="")
+    tags: Mapping[str, str] = version.tags
+    return {name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)}
 
 
 def drop_challenger() -> None:
     """Take the challenger's alias away: it has become the champion."""
     with store_errors():
         mlflow.MlflowClient().delete_registered_model_alias(NAME, CHALLENGER)
-
-
-def runs_with(tags: Mapping[str, str]) -> list[Training]:
-    """The runs with these tags in any experiment, whatever their status."""
-    conditions = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-    with store_errors():
-        client = mlflow.MlflowClient()
-        experiments = _experiments(client)
-        found, token = [], None
-        while token != "":
-            page = client.search_runs(experiments, conditions, page_token=token)
-            found += list(page)
-            token = page.token or ""
-    return found
-
-
-def _experiments(client: mlflow.MlflowClient) -> list[str]:
-    return [each.experiment_id for each in client.search_experiments(ViewType.ACTIVE_ONLY)]
-
-
-def crown(version: Version, reason: str, by_run: str) -> None:
-    """Make a version the champion, its predecessor ``previous``, and write down why."""
-    client = mlflow.MlflowClient()
-    with store_errors():
-        former = holder(CHAMPION)
-        client.set_model_version_tag(NAME, version.version, "promoted.reason", reason)
-        client.set_model_version_tag(NAME, version.version, "promoted.by_run", by_run)
-        if former:
-            client.set_registered_model_alias(NAME, PREVIOUS, former.version)
-        client.set_registered_model_alias(NAME, CHAMPION, version.version)
 
 
 @contextmanager

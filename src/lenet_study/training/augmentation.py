@@ -18,7 +18,7 @@ from lenet_study.recipes.variants import Augmentation
 SOLARIZE_THRESHOLD = 15  # grey level; black below it stays black
 ERASED_AREA = (0.02, 0.33)  # shares of the image, and ratios of height to width: torchvision's
 ERASED_RATIO = (0.3, 3.3)
-REPORTS = Augmentation()
+AS_PUBLISHED = Augmentation()
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Draws:
     solarize: Tensor
 
 
-def draw(count: int, generator: torch.Generator, strength: Augmentation = REPORTS) -> Draws:
+def draw(count: int, generator: torch.Generator, strength: Augmentation = AS_PUBLISHED) -> Draws:
     """Draw the report's random choices for ``count`` images, on the generator's device."""
     uniform = torch.rand(6, count, generator=generator, device=generator.device)
     return Draws(
@@ -46,7 +46,7 @@ def draw(count: int, generator: torch.Generator, strength: Augmentation = REPORT
     )
 
 
-def augment(images: Tensor, generator: torch.Generator, strength: Augmentation = REPORTS) -> Tensor:
+def augment(images: Tensor, generator: torch.Generator, strength: Augmentation = AS_PUBLISHED) -> Tensor:
     """Flip, jitter, autocontrast, solarize, shift and erase at random.
 
     Args:

@@ -1,32 +1,46 @@
-"""Where a command computes, and what makes it come out the same again."""
+"""Where a command computes, and what makes it come out the same again.
+
+torch is imported when it is needed: the command line reads the declaration and has to answer at once.
+"""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
+from annotated_types import Interval
 
 from lenet_study.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
+
+# libgomp's threads wait for each other by spinning, which starves them beside busy processes: v4's step
+# beside two took 112 ms with libgomp's own count, 37 with this one; idle 13.3 and 13.2 (docs/performance.md).
+SPIN_COUNT = "10000"
+Workers = Annotated[int, Interval(ge=0, le=1024), "Trainings side by side; 0 takes as many as fit the cores."]
+
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
-    """The parameters that choose the hardware.
+class Hardware:
+    """Where to compute.
 
-    Attributes:
-        device: ``cpu``, ``cuda``, or ``auto``: cuda where there is one.
-        threads: Threads of the processor; 0 takes all cores it may use. Other counts round differently, so
-            the count is part of a result's identity.
+    One thread by default, so that the same recipe and seed give the same bits alone and beside others:
+    another count rounds differently, and is part of a result's identity.
     """
 
-    device: str = "auto"
-    threads: int = 0
+    device: Annotated[Literal["auto", "cpu", "cuda"], "auto: cuda if there is one."] = "auto"
+    threads: Annotated[
+        int,
+        Interval(ge=0, le=1024),
+        "Processor threads of each training; more are faster alone and give other bits; 0: all cores.",
+    ] = 1
 
     def prepare(self) -> torch.device:
         """Set this process up for repeatable computation.
@@ -34,6 +48,8 @@ class Machine:
         Raises:
             UserError: cuda was asked for and there is none.
         """
+        import torch  # noqa: PLC0415
+
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError("device=cuda needs an NVIDIA GPU that torch can see: use device=cpu")
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # repeatable matrix products
@@ -46,20 +62,24 @@ class Machine:
         return torch.device("cuda" if has_cuda else "cpu")
 
 
-def share(machine: Machine, workers: int) -> tuple[int, Machine]:
+def limit_spinning() -> None:
+    """Keep several threads usable beside busy processes; to be called before torch is imported.
+
+    A choice that the environment makes itself (OMP_WAIT_POLICY, GOMP_SPINCOUNT) stays.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+
+
+def divide_cores(hardware: Hardware, workers: int) -> tuple[int, Hardware]:
     """Divide the processor among jobs that run side by side.
 
     Args:
-        machine: What one job was given; without a number of threads it gets its share of the cores.
+        hardware: What one job was given; with threads=0 it gets its share of the cores.
         workers: Jobs at a time; 0 takes as many as the cores allow.
 
     Returns:
-        Jobs at a time, and the machine of each.
+        Jobs at a time, and the hardware of each.
     """
-    workers = workers or max(1, cores() // (machine.threads or 1))
-    return workers, replace(machine, threads=machine.threads or max(1, cores() // workers))
-
-
-def tags(device: torch.device) -> dict[str, object]:
-    """What was prepared, for the tags of a run."""
-    return {"machine.device": device, "machine.threads": torch.get_num_threads()}
+    workers = workers or max(1, cores() // (hardware.threads or 1))
+    return workers, replace(hardware, threads=hardware.threads or max(1, cores() // workers))

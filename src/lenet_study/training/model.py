@@ -8,7 +8,7 @@ import torch
 import torchinfo
 from torch import Tensor, nn
 
-from lenet_study.recipes.variants import VariantSpec
+from lenet_study.recipes.variants import Variant
 
 CLASSES = (
     "T-shirt/top",
@@ -26,19 +26,19 @@ SIDE = 28  # pixels: height and width of an image
 
 
 class LeNet(nn.Module):
-    """One class for all variants; the spec decides widths and batch norm.
+    """One class for all variants; the variant decides widths and batch norm.
 
     Args:
-        spec: Its widths, batch norm and dropout.
+        variant: Its widths, batch norm and dropout.
         seed: Seed of the initial weights: Kaiming-uniform weights, zero biases (the report's choice).
     """
 
-    def __init__(self, spec: VariantSpec, seed: int) -> None:
+    def __init__(self, variant: Variant, seed: int) -> None:
         super().__init__()
-        first, second = spec.channels
-        norm2d = nn.BatchNorm2d if spec.batch_norm else None
-        norm1d = nn.BatchNorm1d if spec.batch_norm else None
-        sizes = (second * 5 * 5, *spec.hidden_units)
+        first, second = variant.channels
+        norm2d = nn.BatchNorm2d if variant.batch_norm else None
+        norm1d = nn.BatchNorm1d if variant.batch_norm else None
+        sizes = (second * 5 * 5, *variant.hidden_units)
 
         # The report pools after ReLU. Before it gives the same values and gradients, bit for bit, and
         # leaves ReLU a quarter of the numbers.
@@ -57,7 +57,7 @@ class LeNet(nn.Module):
             nn.ReLU(),
         )  # fmt: skip
         self.aux_output2 = nn.Linear(sizes[0], len(CLASSES))
-        dropout = [nn.Dropout(spec.dropout)] if spec.dropout else []
+        dropout = [nn.Dropout(variant.dropout)] if variant.dropout else []
         hidden: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
             hidden += [
@@ -109,9 +109,9 @@ class LeNet(nn.Module):
         return first, second
 
 
-def summary(spec: VariantSpec) -> str:
+def summary(variant: Variant) -> str:
     """The report's table of layers: shapes, parameters, totals, mult-adds and sizes for one image."""
-    model = LeNet(spec, seed=0)
+    model = LeNet(variant, seed=0)
     # The report counts the auxiliary heads' multiplications, so the traced pass must run them.
     model.forward = lambda images: model.heads(images)[0]  # type: ignore[method-assign]
     statistics = torchinfo.summary(

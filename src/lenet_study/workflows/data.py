@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from lenet_study.training import fashion_mnist as data
+from lenet_study.execution.reporter import Reporter, Silent
+from lenet_study.training.data_files import DataFiles
 
 
-def main(*, data_dir: str) -> None:
-    """Say where the verified files are."""
-    place = data.verify(data.folder_of(data_dir))
-    print(f"Fashion-MNIST is in {place}; all four files have the published SHA-256 sums.")
+def verify_data(
+    data: DataFiles,
+    reporter: Reporter = Silent(),
+) -> None:
+    """Find or fetch the data, check it, and say where it is. Raises as ``DataFiles.train``."""
+    place = data.verify()
+    reporter.message(f"Fashion-MNIST is in {place}; all four files have the published SHA-256 sums.")

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
+import torch
 
-from lenet_study.evidence import predictions as evaluation
-from lenet_study.evidence.figures import charts as figures
+from lenet_study.evidence import figures, predictions
 from lenet_study.evidence.predictions import Predictions
-from lenet_study.execution.reporter import Reporter, Terminal
-from lenet_study.tracking import registry
-from lenet_study.tracking import run as tracking
-from lenet_study.training import fashion_mnist as data
-from lenet_study.training.hardware import Machine, tags
-from lenet_study.workflows.train import variant_tags
+from lenet_study.execution.executor import Monitor
+from lenet_study.execution.reporter import Reporter, Silent
+from lenet_study.tracking import links, registry
+from lenet_study.tracking.registry import LoadedModel
+from lenet_study.tracking.run import Run, open_run
+from lenet_study.tracking.schema import File, Metric, Tag
+from lenet_study.training.data_files import DataFiles
+from lenet_study.training.dataset import Split
+from lenet_study.training.hardware import Hardware
+from lenet_study.workflows.train import hardware_tags, variant_tags
 
 GRID_IMAGES = 40  # random test images shown with their predictions
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """What an evaluation found."""
+class EvaluationResult:
+    """What an evaluation gave."""
 
     name: str
     model_run_id: str  # of the training; empty for a plain file
@@ -30,128 +35,154 @@ class Evaluated:
     seconds: float  # wall time
 
 
-def main(*, model: str, seed: int, device: str, threads: int, data_dir: str) -> None:
-    """Evaluate one model and say what came out."""
-    machine = Machine(device=device, threads=threads)
-    evaluate(model, seed, machine, data_dir, reporter=Terminal())
+@dataclass(frozen=True, kw_only=True)
+class EvaluationJob:
+    """One evaluation as data.
+
+    Attributes:
+        model: A run id, a ``models:/…`` address, or the path of a TorchScript file.
+        seed: Of the embedding and of the choice of images shown.
+        hardware: Where to compute.
+        data: The images.
+        study: Id of the study's run that it belongs to.
+        parent_work: Id of the search's run that it belongs to.
+        before: Another model's evaluation, to set the confusion matrices side by side.
+    """
+
+    model: str
+    seed: int = 0
+    hardware: Hardware = Hardware()
+    data: DataFiles = field(default_factory=DataFiles.at)
+    study: str = ""
+    parent_work: str = ""
+    before: EvaluationResult | None = None
+
+    def run(self, reporter: Reporter, monitor: Monitor) -> EvaluationResult:
+        """Do it; see ``evaluate``."""
+        return evaluate(self, reporter)
 
 
-def peek(reference: str, machine: Machine, data_dir: str) -> Evaluated:
-    """A model's predictions on the test images, without a run: to compare another model with."""
+def predict_untracked(job: EvaluationJob) -> EvaluationResult:
+    """Predict the test images without a run: to compare another model with."""
     start = perf_counter()
-    model = registry.fetch(reference)
-    device = machine.prepare()
-    test = data.load_test(data.folder_of(data_dir))
-    predictions = evaluation.predict(model.module.to(device), test, device)
-    return Evaluated(f"{model.name} on test", model.run_id, predictions, perf_counter() - start)
+    model = registry.load_model(job.model)
+    device = job.hardware.prepare()
+    predicted = predictions.predict(model.module.to(device), job.data.test(), device)
+    return EvaluationResult(f"{model.name} on test", model.run_id, predicted, perf_counter() - start)
 
 
 def evaluate(
-    reference: str,
-    seed: int,
-    machine: Machine,
-    data_dir: str,
-    study: str = "",
-    before: Evaluated | None = None,
-    *,
-    reporter: Reporter,
-) -> Evaluated:
-    """Score a model on the 10,000 test images, in a run of its own.
-
-    Args:
-        reference: The model: a run id, a ``models:/…`` address, or the path of a TorchScript file.
-        seed: Of the embedding and of the choice of images shown.
-        machine: Where to compute.
-        data_dir: Where the data is.
-        study: The study it belongs to.
-        before: Another model's evaluation, to set the confusion matrices side by side.
-        reporter: Hears what came out.
-    """
+    job: EvaluationJob,
+    reporter: Reporter = Silent(),
+) -> EvaluationResult:
+    """Score a model on the 10,000 test images, in a run of its own."""
     start = perf_counter()
-    model = registry.fetch(reference)
-    device = machine.prepare()
-    test = data.load_test(data.folder_of(data_dir))
+    model = registry.load_model(job.model)
+    device = job.hardware.prepare()
+    test = job.data.test()
     name = f"{model.name} on test"
-    variant = str(model.description.get("variant", ""))
-    with tracking.run(
+    with _open_evaluation_run(job, name, model, device) as run:
+        reporter.on_run_start(name, run.id, epochs=0)
+        run.log_dataset(test, "test")
+        predicted = predictions.predict(model.module.to(device), test, device)
+        reporter.message(f"{name}: {_log_scores(run, predicted)}")
+        _log_confusion(run, name, predicted, job.before)
+        _log_examples(run, test, predicted, job.seed)
+        _log_embedding(run, name, predicted, job.seed, reporter)
+        reporter.message(f"{name} {links.how_to_look()} {links.run_address(run)}")
+        return EvaluationResult(name, model.run_id, predicted, perf_counter() - start)
+
+
+def _open_evaluation_run(
+    job: EvaluationJob, name: str, model: LoadedModel, device: torch.device
+) -> AbstractContextManager[Run]:
+    return open_run(
         name,
         stage="evaluate",
         params={
             "model": model.reference,
-            "seed": seed,
-            "device": machine.device,
-            "threads": machine.threads,
-            "data_dir": data_dir,
+            "seed": job.seed,
+            "device": job.hardware.device,
+            "threads": job.hardware.threads,
+            "data_dir": str(job.data.folder),
         },
         tags={
-            **variant_tags(variant),
-            "model.run_id": model.run_id,
-            "torchscript.sha256": model.file_sha256,
-            "weights.sha256": model.weights_sha256,
-            **tags(device),
-            **({"compared.run_id": before.model_run_id} if before else {}),
+            **variant_tags(model.variant),
+            Tag.MODEL_RUN_ID: model.run_id,
+            Tag.TORCHSCRIPT_SHA256: model.torchscript_sha256,
+            Tag.WEIGHTS_SHA256: model.weights_sha256,
+            **hardware_tags(device),
+            **({Tag.COMPARED_RUN_ID: job.before.model_run_id} if job.before else {}),
+            **({Tag.PARENT_WORK: job.parent_work} if job.parent_work else {}),
         },
         description=f"{model.name} on the 10,000 test images; {model.reference}",
-        study=study,
-    ) as run:
-        reporter.started(name, run.id, epochs=0)
-        run.log_dataset(test, "test")
-        predictions = evaluation.predict(model.module.to(device), test, device)
-        low, high = evaluation.interval(predictions.correct, len(test))
-        auxiliary = evaluation.auxiliary_scores(predictions)
-        run.log_metrics(
-            {
-                "test/loss": predictions.loss,
-                "test/accuracy": predictions.accuracy,
-                "test/accuracy_low": low,
-                "test/accuracy_high": high,
-                **{f"auxiliary/{score}": value for score, value in auxiliary.items()},
-            }
-        )
-        run.log_table(evaluation.per_class(predictions), "per_class.csv")
-        run.log_table(evaluation.table(predictions), "predictions.csv")
-        confusion = evaluation.confusion(predictions)
-        run.log_figure(figures.confusion_matrix(confusion, title=name), "confusion_matrix.png")
-        if before:
-            matrices = evaluation.confusion(before.predictions), confusion
-            comparison = figures.confusion_comparison(*matrices, names=(before.name, name))
-            run.log_figure(comparison, "confusion_comparison.png")
-        _log_examples(run, test, predictions, seed)
-        reporter.say(
-            f"{name}: accuracy {predictions.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), "
-            f"loss {predictions.loss:.4f}; auxiliary heads {auxiliary['first_accuracy']:.2%} and "
-            f"{auxiliary['second_accuracy']:.2%}, in agreement on {auxiliary['agreement']:.2%}"
-        )
-        if predictions.features.isfinite().all():
-            reporter.say(f"{name}: embedding {len(test):,} images with t-SNE")
-            embedding = evaluation.embedding(predictions.features, seed)
-            labels, predicted = predictions.labels.numpy(), predictions.predicted.numpy()
-            run.log_figure(figures.tsne(embedding, labels, predicted, title=name), "tsne.png")
-        else:
-            reporter.say(f"{name}: no t-SNE picture: the model has diverged (its features are not finite)")
-        reporter.say(f"{name} {tracking.how_to_look()} {tracking.run_address(run)}")
-        return Evaluated(name, model.run_id, predictions, perf_counter() - start)
+        study=job.study,
+    )
 
 
-def _log_examples(run: tracking.Run, test: data.Split, predictions: Predictions, seed: int) -> None:
-    """A grid of random test images, and all three heads on one image that divides the auxiliary heads."""
+def _log_scores(run: Run, predicted: Predictions) -> str:
+    """Log all scores of the classifier and the auxiliary heads; return them in words."""
+    low, high = predictions.interval(predicted.correct, len(predicted.labels))
+    heads = predictions.auxiliary_scores(predicted)
+    run.log_metrics(
+        {
+            Metric.TEST_LOSS: predicted.loss,
+            Metric.TEST_ACCURACY: predicted.accuracy,
+            Metric.TEST_ACCURACY_LOW: low,
+            Metric.TEST_ACCURACY_HIGH: high,
+            Metric.AUXILIARY_FIRST: heads.first_accuracy,
+            Metric.AUXILIARY_SECOND: heads.second_accuracy,
+            Metric.AUXILIARY_AGREEMENT: heads.agreement,
+        }
+    )
+    run.log_table(predictions.per_class(predicted), File.PER_CLASS)
+    run.log_table(predictions.table(predicted), File.PREDICTIONS)
+    return (
+        f"accuracy {predicted.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), loss "
+        f"{predicted.loss:.4f}; auxiliary heads {heads.first_accuracy:.2%} and {heads.second_accuracy:.2%}, "
+        f"in agreement on {heads.agreement:.2%}"
+    )
+
+
+def _log_confusion(run: Run, name: str, predicted: Predictions, before: EvaluationResult | None) -> None:
+    confusion = predictions.confusion(predicted)
+    run.log_figure(figures.confusion_matrix(confusion, title=name), File.CONFUSION_MATRIX)
+    if before:
+        former = predictions.confusion(before.predictions)
+        comparison = figures.confusion_comparison(former, confusion, names=(before.name, name))
+        run.log_figure(comparison, File.CONFUSION_COMPARISON)
+
+
+def _log_examples(run: Run, test: Split, predicted: Predictions, seed: int) -> None:
+    """Log a grid of random test images, and all three heads on one that divides the auxiliary heads."""
     random = np.random.default_rng(seed)
     rows = random.choice(len(test), GRID_IMAGES, replace=False)
     grid = figures.predictions(
         test.images[rows].numpy(),
         test.labels[rows].numpy(),
-        predictions.predicted[rows].numpy(),
-        predictions.probabilities[rows].amax(1).numpy(),
+        predicted.predicted[rows].numpy(),
+        predicted.probabilities[rows].amax(1).numpy(),
     )
-    run.log_figure(grid, "predictions.png")
+    run.log_figure(grid, File.PREDICTIONS_PICTURE)
 
-    divided = (predictions.first.argmax(1) != predictions.second.argmax(1)).nonzero().squeeze(1)
+    divided = (predicted.first.argmax(1) != predicted.second.argmax(1)).nonzero().squeeze(1)
     row = int(random.choice(divided.numpy() if len(divided) else rows))
     heads = {
-        "after the first wave": predictions.first[row],
-        "after the second wave": predictions.second[row],
-        "classifier": predictions.logits[row],
+        "after the first wave": predicted.first[row],
+        "after the second wave": predicted.second[row],
+        "classifier": predicted.logits[row],
     }
     bars = {head: logits.softmax(0).numpy() for head, logits in heads.items()}
     image, label = test.images[row].numpy(), int(test.labels[row])
-    run.log_figure(figures.auxiliary(image, label, bars), "auxiliary.png")
+    run.log_figure(figures.auxiliary(image, label, bars), File.AUXILIARY)
+
+
+def _log_embedding(run: Run, name: str, predicted: Predictions, seed: int, reporter: Reporter) -> None:
+    """Log a picture of the features, unless the model has diverged."""
+    if not predicted.features.isfinite().all():
+        reporter.message(f"{name}: no t-SNE picture: the model has diverged (its features are not finite)")
+        return
+    reporter.message(f"{name}: embedding {len(predicted.labels):,} images with t-SNE")
+    embedding = predictions.embedding(predicted.features, seed)
+    labels, classes = predicted.labels.numpy(), predicted.predicted.numpy()
+    run.log_figure(figures.tsne(embedding, labels, classes, title=name), File.TSNE)

@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, replace
 
-from lenet_study.execution.reporter import Reporter, Terminal
-from lenet_study.recipes.recipe import chosen
-from lenet_study.tracking import registry
-from lenet_study.training.hardware import Machine
-from lenet_study.training.loop import Protocol
-from lenet_study.workflows.evaluate import Evaluated, evaluate, peek
-from lenet_study.workflows.train import Job, Trained, train
+from lenet_study.execution.executor import Monitor
+from lenet_study.execution.reporter import Reporter, Silent
+from lenet_study.tracking.stored_training import best_training
+from lenet_study.workflows.evaluate import EvaluationJob, EvaluationResult, evaluate, predict_untracked
+from lenet_study.workflows.train import TrainingJob, TrainingResult, train
 
 
-def main(*, variant: str, spec: str, device: str, threads: int, data_dir: str, **protocol: Any) -> None:
-    """Train one model on all 60,000 training images, keep the last epoch, and evaluate it.
+@dataclass(frozen=True, kw_only=True)
+class RetrainingJob:
+    """A retraining and its evaluation as data.
 
-    Its best training is evaluated beside it, if there is one.
+    Attributes:
+        training: What to train; on all images, whatever its stage.
+        former: Run id of the training to set beside it on the test images; empty for none.
     """
-    machine = Machine(device=device, threads=threads)
-    recipe = chosen(variant, spec, Protocol(**protocol))
-    former = registry.best_training(recipe.name, "spec" if recipe.searched else "train")
+
+    training: TrainingJob
+    former: str = ""
+
+    def run(self, reporter: Reporter, monitor: Monitor) -> tuple[TrainingResult, EvaluationResult]:
+        """Do it."""
+        training = replace(self.training, stage="retrain")
+        model = EvaluationJob(
+            model=self.former,
+            seed=training.recipe.config.seed,
+            hardware=training.hardware,
+            data=training.data,
+            study=training.study,
+        )
+        before = predict_untracked(model) if self.former else None
+        trained = train(training, reporter, monitor)
+        return trained, evaluate(replace(model, model=trained.run_id, before=before), reporter)
+
+
+def retrain(
+    job: TrainingJob,
+    reporter: Reporter = Silent(),
+) -> tuple[TrainingResult, EvaluationResult]:
+    """Train one model on all training images, keep the last epoch, and evaluate it.
+
+    The model's best finished training is evaluated beside it, if there is one.
+    """
+    former = best_training(job.recipe)
     if former is None:
-        print(f"There is no finished training of {recipe.name} to compare with; `train` makes one.")
-    job = Job(stage="retrain", recipe=recipe, machine=machine, data_dir=data_dir, spec=spec)
-    retrain(job, former.info.run_id if former else "", reporter=Terminal())
-
-
-def retrain(job: Job, former: str, *, reporter: Reporter) -> tuple[Trained, Evaluated]:
-    """Retrain, then evaluate beside the training whose run id is ``former``, if there is one."""
-    before = peek(former, job.machine, job.data_dir) if former else None
-    trained = train(job, reporter=reporter)
-    place = (job.protocol.seed, job.machine, job.data_dir, job.study)
-    return trained, evaluate(trained.run_id, *place, before, reporter=reporter)
+        reporter.message(f"There is no finished training of {job.recipe.name} to compare with.")
+    return RetrainingJob(training=job, former=former.run_id if former else "").run(reporter, Monitor())

@@ -1,118 +1,149 @@
-"""``study``: five trainings, selection, evaluation, retraining, cross-validation, promotion."""
+"""``study``: all variants trained, one selected, evaluated, retrained, cross-validated, and promoted."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib import resources
 from time import perf_counter
-from typing import Any
 
 import pandas as pd
 
 from lenet_study.errors import JobError
-from lenet_study.evidence.figures import charts as figures
-from lenet_study.execution.processes import Pool
-from lenet_study.execution.reporter import Terminal
-from lenet_study.recipes.recipe import of_variants
-from lenet_study.tracking import run as tracking
-from lenet_study.tracking.run import Run
-from lenet_study.training import fashion_mnist as data
-from lenet_study.training.hardware import Machine, share
-from lenet_study.training.loop import Protocol
-from lenet_study.workflows.evaluate import Evaluated, evaluate
-from lenet_study.workflows.kfold import best_epochs, cross_validate
-from lenet_study.workflows.promote import promote
-from lenet_study.workflows.retrain import retrain
-from lenet_study.workflows.train import Job, Trained, train
+from lenet_study.evidence import figures
+from lenet_study.evidence.published import published_models
+from lenet_study.execution.executor import Executor
+from lenet_study.execution.reporter import Reporter, Silent
+from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
+from lenet_study.recipes.variants import VARIANTS
+from lenet_study.tracking import links
+from lenet_study.tracking.run import Run, open_run
+from lenet_study.tracking.schema import File, Metric, Tag
+from lenet_study.training import dataset
+from lenet_study.training.data_files import DataFiles
+from lenet_study.training.hardware import Hardware, divide_cores
+from lenet_study.workflows.evaluate import EvaluationJob, EvaluationResult
+from lenet_study.workflows.kfold import best_epochs, kfold
+from lenet_study.workflows.local_executor import local_executor
+from lenet_study.workflows.promote import promote_best
+from lenet_study.workflows.retrain import RetrainingJob
+from lenet_study.workflows.train import TrainingJob, TrainingResult
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What a study found; what failed is missing."""
+class StudyResult:
+    """What a study gave; what failed is missing."""
 
-    trained: Mapping[str, Trained]  # by variant
-    chosen: str  # variant
-    evaluated: Evaluated | None
-    retrained: tuple[Trained, Evaluated] | None
-    folds: Mapping[str, Trained]
-
-
-def main(*, folds: int, device: str, threads: int, workers: int, data_dir: str, **protocol: Any) -> None:
-    """Run the whole study; its trainings are runs of their own, tagged with the study's id."""
-    start = perf_counter()
-    settings, asked = Protocol(**protocol), Machine(device=device, threads=threads)
-    params = {**asdict(settings), **asdict(asked), "workers": workers, "data_dir": data_dir, "folds": folds}
-    workers, machine = share(asked, workers)
-    machine.prepare()
-    data.folds(data.load_train(data.folder_of(data_dir)).labels, folds, settings.seed)  # refuse early
-    with tracking.run(
-        "study", stage="study", params=params, description="Five variants, selection, evaluation."
-    ) as run:
-        run.set_tags({"study": run.id, "machine.threads": machine.threads, "machine.workers": workers})
-        job = partial(Job, machine=machine, data_dir=data_dir, study=run.id)
-        with Pool(workers, Terminal(), tracking.fail) as pool:
-            findings = work(pool, settings, job, folds, params)
-        _log(run, findings, perf_counter() - start)
-        if pool.failed:
-            run.set_tags({"failed": "; ".join(f"{name}: {why}" for name, why in pool.failed.items())})
-            print(f"\nFailed: {', '.join(pool.failed)}; the tag `error` of their runs says why.")
-        promote(run)
+    trained: Mapping[str, TrainingResult]  # by variant
+    selected: str  # variant
+    evaluated: EvaluationResult | None
+    retrained: tuple[TrainingResult, EvaluationResult] | None
+    folds: Mapping[str, TrainingResult]
 
 
-def work(
-    pool: Pool, protocol: Protocol, job: partial[Job], folds: int, params: Mapping[str, object]
-) -> Findings:
-    """Train the five, choose one on validation accuracy, and look at it closely.
+def study(
+    config: TrainingConfig,
+    *,
+    folds: int = 5,
+    hardware: Hardware = Hardware(),
+    workers: int = 0,
+    data: DataFiles | None = None,
+    reporter: Reporter = Silent(),
+) -> StudyResult:
+    """Run the whole study; its trainings are runs of their own, tagged with the study's id.
 
     Args:
-        pool: Where the jobs run.
-        protocol: How to train.
-        job: What all trainings have in common.
+        config: How every model is trained.
         folds: Parts of the cross-validation.
-        params: The study's parameters.
+        hardware: Where each training computes.
+        workers: Trainings side by side; 0 takes as many as the cores allow.
+        data: The images.
+        reporter: Hears how it goes.
 
     Raises:
-        JobError: None of the five could be trained.
+        UserError: A class has fewer images than there are folds.
+        JobError: None of the variants could be trained.
+    """
+    start = perf_counter()
+    data = data or DataFiles.at()
+    params = {**asdict(config), **asdict(hardware), "workers": workers}
+    params |= {"data_dir": str(data.folder), "folds": folds}
+    workers, share = divide_cores(hardware, workers)
+    share.prepare()
+    dataset.folds(data.train().labels, folds, config.seed)  # refuses too many before there is a run
+    description = f"{len(VARIANTS)} variants, selection, evaluation."
+    with open_run("study", stage="study", params=params, description=description) as run:
+        run.set_tags({Tag.STUDY: run.id, Tag.THREADS: share.threads, Tag.WORKERS: workers})
+        make_job = partial(TrainingJob, hardware=share, data=data, study=run.id)
+        with local_executor(workers, reporter) as executor:
+            result = run_jobs(executor, config, make_job, folds, params)
+        _log(run, result, perf_counter() - start, reporter)
+        if executor.failed:
+            run.set_tags({Tag.FAILED: "; ".join(f"{name}: {why}" for name, why in executor.failed.items())})
+            reporter.message(
+                f"\nFailed: {', '.join(executor.failed)}; the tag `error` of their runs says why."
+            )
+        promote_best(run, reporter)
+    return result
+
+
+def run_jobs(
+    executor: Executor,
+    config: TrainingConfig,
+    make_job: partial[TrainingJob],
+    folds: int,
+    params: Mapping[str, object],
+) -> StudyResult:
+    """Train all variants, select one on validation accuracy, and look at it closely.
+
+    Args:
+        executor: Where the jobs run.
+        config: How to train.
+        make_job: What all trainings have in common.
+        folds: Parts of the cross-validation.
+        params: The study's params.
+
+    Raises:
+        JobError: None of the variants could be trained.
     """
     # The largest first: the small ones then fill the gaps.
-    recipes = of_variants(protocol)
-    submitted = {
-        name: pool.submit(train, job(stage="train", recipe=recipes[name])) for name in reversed(recipes)
-    }
-    trained = pool.results({variant: submitted[variant] for variant in recipes})
+    recipes = variant_recipes(config)
+    submitted = {name: executor.submit(make_job(recipe=recipes[name])) for name in reversed(recipes)}
+    trained = executor.results({name: submitted[name] for name in recipes})
     if not trained:
-        raise JobError("None of the five variants could be trained")
-    chosen = select(trained)
-    pool.reporter.say(f"Selected on validation accuracy: {chosen}")
+        raise JobError("None of the variants could be trained")
+    selected = select(trained)
+    executor.reporter.message(f"Selected on validation accuracy: {selected}")
 
-    run_id, again = trained[chosen].run_id, job(stage="retrain", recipe=recipes[chosen])
-    names = f"{chosen} on test", f"{chosen} retrained"
-    place = (again.protocol.seed, again.machine, again.data_dir, again.study)
-    evaluated = {names[0]: pool.submit(evaluate, run_id, *place)}
-    retrained = {names[1]: pool.submit(retrain, again, run_id)}
-    crossed: Mapping[str, Trained] = {}
+    job = make_job(recipe=recipes[selected])
+    former = trained[selected].run_id
+    evaluation = EvaluationJob(
+        model=former, seed=config.seed, hardware=job.hardware, data=job.data, study=job.study
+    )
+    evaluated = {f"{selected} on test": executor.submit(evaluation)}
+    retraining = RetrainingJob(training=job, former=former)
+    retrained = {f"{selected} retrained": executor.submit(retraining)}
+    folds_trained: Mapping[str, TrainingResult] = {}
     try:
-        crossed = cross_validate(job(stage="fold", recipe=recipes[chosen], fold=1, folds=folds), pool, params)
+        folds_trained = kfold(replace(job, folds=folds), executor, params)
     except JobError as error:
-        pool.failed[f"{folds}-fold"] = str(error)
-    return Findings(
+        executor.failed[f"{folds}-fold"] = str(error)
+    return StudyResult(
         trained,
-        chosen,
-        pool.results(evaluated).get(names[0]),
-        pool.results(retrained).get(names[1]),
-        crossed,
+        selected,
+        next(iter(executor.results(evaluated).values()), None),
+        next(iter(executor.results(retrained).values()), None),
+        folds_trained,
     )
 
 
-def select(trained: Mapping[str, Trained]) -> str:
-    """The variant whose best epoch has the highest validation accuracy; the first on a tie."""
+def select(trained: Mapping[str, TrainingResult]) -> str:
+    """Return the variant whose best epoch has the highest validation accuracy; the first on a tie."""
     return max(trained, key=lambda variant: trained[variant].best.val_accuracy or 0.0)
 
 
-def comparison(findings: Findings) -> pd.DataFrame:
-    """The study's figures beside the published ones: one row per training."""
+def comparison(result: StudyResult) -> pd.DataFrame:
+    """Set the study's figures beside the published ones: one row per training."""
     rows: dict[str, dict[str, object]] = {
         variant: {
             "best_epoch": training.best.epoch,
@@ -121,63 +152,61 @@ def comparison(findings: Findings) -> pd.DataFrame:
             "val_accuracy_augmented": training.augmented,
             "val_loss": training.best.val_loss,
         }
-        for variant, training in findings.trained.items()
+        for variant, training in result.trained.items()
     }
-    if findings.evaluated:
-        rows[findings.chosen] |= _test_scores(findings.evaluated)
-    if findings.retrained:
-        rows[f"{findings.chosen}-retrained"] = _test_scores(findings.retrained[1])
-    if findings.folds:
+    if result.evaluated:
+        rows[result.selected] |= _test_scores(result.evaluated)
+    if result.retrained:
+        rows[f"{result.selected}-retrained"] = _test_scores(result.retrained[1])
+    if result.folds:
         averaged = ["train_accuracy", "val_accuracy", "val_accuracy_augmented", "val_loss"]
-        rows[f"{findings.chosen}-kfold-mean"] = best_epochs(findings.folds)[averaged].mean().to_dict()
+        rows[f"{result.selected}-kfold-mean"] = best_epochs(result.folds)[averaged].mean().to_dict()
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("training").reset_index()
     published = published_models()[["training", "val_accuracy", "test_accuracy"]]
     published = published.rename(columns={"val_accuracy": "val_accuracy_augmented"})  # as it was measured
     return table.merge(published, on="training", how="left", suffixes=("", "_published"))
 
 
-def published_models() -> pd.DataFrame:
-    """The report's figures, one row per training."""
-    with resources.files("lenet_study.evidence").joinpath("published_models.csv").open() as file:
-        return pd.read_csv(file)
+def _test_scores(evaluated: EvaluationResult) -> dict[str, object]:
+    return {"test_accuracy": evaluated.predictions.accuracy, "test_loss": evaluated.predictions.loss}
 
 
-def _test_scores(evaluated: Evaluated) -> dict[str, object]:
-    predictions = evaluated.predictions
-    return {"test_accuracy": predictions.accuracy, "test_loss": predictions.loss}
+def _seconds(result: StudyResult) -> pd.DataFrame:
+    """Return the wall time of each job."""
+    seconds = {f"train {variant}": training.seconds for variant, training in result.trained.items()}
+    if result.evaluated:
+        seconds[result.evaluated.name] = result.evaluated.seconds
+    if result.retrained:
+        training, evaluation = result.retrained
+        seconds |= {f"retrain {result.selected}": training.seconds, evaluation.name: evaluation.seconds}
+    seconds |= {f"train {fold}": training.seconds for fold, training in result.folds.items()}
+    return pd.DataFrame({"job": list(seconds), "seconds": list(seconds.values())})
 
 
-def _seconds(findings: Findings) -> pd.DataFrame:
-    jobs = {f"train {variant}": each.seconds for variant, each in findings.trained.items()}
-    if findings.evaluated:
-        jobs[findings.evaluated.name] = findings.evaluated.seconds
-    if findings.retrained:
-        training, evaluation = findings.retrained
-        jobs |= {f"retrain {findings.chosen}": training.seconds, evaluation.name: evaluation.seconds}
-    jobs |= {f"train {fold}": each.seconds for fold, each in findings.folds.items()}
-    return pd.DataFrame({"job": list(jobs), "seconds": list(jobs.values())})
-
-
-def _log(run: Run, findings: Findings, seconds: float) -> None:
-    trained = findings.trained
+def _log(run: Run, result: StudyResult, seconds: float, reporter: Reporter) -> None:
+    trained = result.trained
     histories = {variant: training.history for variant, training in trained.items()}
     best = {variant: training.best.epoch for variant, training in trained.items()}
-    run.log_figure(figures.curves(histories, best, title="The five variants"), "comparison.png")
-    table, jobs = comparison(findings), _seconds(findings)
-    run.log_table(table, "comparison.csv")
-    run.log_table(jobs, "seconds.csv")
-    run.log_metrics({"study_seconds": seconds})
+    curves = figures.curves(histories, best, title=f"The {len(trained)} variants")
+    run.log_figure(curves, File.COMPARISON_PICTURE)
+    table, jobs = comparison(result), _seconds(result)
+    run.log_table(table, File.COMPARISON)
+    run.log_table(jobs, File.SECONDS)
+    run.log_metrics({Metric.STUDY_SECONDS: seconds})
     run_ids = [training.run_id for training in trained.values()]
-    addresses = tracking.study_addresses(run.experiment_id, run.id, run_ids)
-    run.set_tags({f"address.{name}": address for name, address in addresses.items()})
-    print(f"\n{_readable(table)}\n")
-    print(jobs.to_string(index=False, float_format="{:.0f}".format))
-    print(f"all of it, side by side: {seconds:.0f} s\n\nCompare the five {tracking.how_to_look()}")
-    for name, address in addresses.items():
-        print(f"  {name}: {address}")
+    addresses = links.study_addresses(run.experiment_id, run.id, run_ids)
+    run.set_tags({Tag.ADDRESS.format(page=page): address for page, address in addresses.items()})
+    listed = jobs.to_string(index=False, float_format="{:.0f}".format)
+    reporter.message(
+        f"\n{_readable(table)}\n\n{listed}\nall of it, side by side: {seconds:.0f} s\n\n"
+        f"Compare the variants {links.how_to_look()}"
+    )
+    for page, address in addresses.items():
+        reporter.message(f"  {page}: {address}")
 
 
 def _readable(table: pd.DataFrame) -> str:
+    """Return a comparison for the terminal."""
     headings = {
         "training": "training",
         "best_epoch": "best epoch",

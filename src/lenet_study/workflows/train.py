@@ -3,73 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
+import torch
 
+from lenet_study.evidence import figures
 from lenet_study.evidence.figures import architecture
-from lenet_study.evidence.figures import charts as figures
-from lenet_study.execution.reporter import Reporter, Terminal
-from lenet_study.recipes.recipe import Recipe, chosen
-from lenet_study.recipes.variants import VARIANTS, parameters, parent_of
-from lenet_study.tracking import registry
-from lenet_study.tracking import run as tracking
-from lenet_study.tracking.run import Run
-from lenet_study.training import augmentation as augment
-from lenet_study.training import fashion_mnist as data
-from lenet_study.training import loop as training
-from lenet_study.training.fashion_mnist import Normalisation, Split
-from lenet_study.training.hardware import Machine, tags
-from lenet_study.training.loop import Epoch, Protocol
+from lenet_study.execution.executor import Monitor
+from lenet_study.execution.reporter import Reporter, Silent
+from lenet_study.recipes import recipe_file
+from lenet_study.recipes.recipe import Recipe, describe
+from lenet_study.recipes.variants import VARIANTS, parameter_count
+from lenet_study.tracking import links, registry
+from lenet_study.tracking.registry import LoggedModel
+from lenet_study.tracking.run import Run, open_run
+from lenet_study.tracking.schema import File, Metric, Tag
+from lenet_study.tracking.store import NAME
+from lenet_study.tracking.stored_training import StoredTraining
+from lenet_study.training import dataset, loop
+from lenet_study.training.augmentation import augment
+from lenet_study.training.data_files import DataFiles
+from lenet_study.training.dataset import Normalisation, Split
+from lenet_study.training.hardware import Hardware
+from lenet_study.training.history import Epoch
+from lenet_study.training.loop import FitResult
 from lenet_study.training.model import LeNet, summary
 
-Stage = Literal["train", "spec", "fold", "retrain", "trial", "confirm"]
+Stage = Literal["train", "recipe", "fold", "retrain", "trial", "confirm"]
 _IMAGES = {"fold": "On all folds but one: ", "retrain": "On training and validation images: "}
-_FILE = " Its spec file decides: the parameters `spec.…` count, not their namesakes."
-_REGISTERED = ("train", "spec", "retrain")
+_FILE = " Its recipe file decides: the params `recipe.…` count, not their namesakes."
+_REGISTERED = ("train", "recipe", "retrain")
 PROOF_IMAGES = 1000  # images on which an exported model must equal the eager one
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """One training to do; it says enough to be done in any process.
+class TrainingJob:
+    """One training as data.
 
     Attributes:
-        stage: ``train`` one of the five on the training split, ``spec`` a model of a spec file, ``fold`` on
-            all folds but one, ``retrain`` on all images; ``trial`` and ``confirm`` for a search.
         recipe: What to train, and how.
-        machine: Where to train.
-        data_dir: Where the data is.
-        spec: The spec file that the recipe came from.
+        stage: ``train`` a variant on the training split, ``recipe`` a model of a recipe file, ``fold`` on all
+            folds but one, ``retrain`` on all images; ``trial`` and ``confirm`` for a search.
+        hardware: Where to train.
+        data: The images.
+        recipe_file: Path of the file that the recipe came from; empty for a variant.
         study: Id of the study's run that the training belongs to.
         parent: Id of the run to nest the training's run under.
         fold: Which fold validates, counting from 1, of how many ``folds``.
         folds: Parts of the cross-validation.
-        extra_tags: Further tags of its run.
+        tags: Further tags of its run.
     """
 
-    stage: Stage
     recipe: Recipe
-    machine: Machine
-    data_dir: str = ""
-    spec: str = ""
+    stage: Stage = "train"
+    hardware: Hardware = Hardware()
+    data: DataFiles = field(default_factory=DataFiles.at)
+    recipe_file: str = ""
     study: str = ""
     parent: str = ""
     fold: int = 0
     folds: int = 0
-    extra_tags: Mapping[str, object] = field(default_factory=dict)
-
-    @property
-    def variant(self) -> str:
-        """What is trained, in a word."""
-        return self.recipe.name
-
-    @property
-    def protocol(self) -> Protocol:
-        """How it is trained."""
-        return self.recipe.protocol
+    tags: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -77,168 +76,205 @@ class Job:
         suffix = {
             "fold": f" fold {self.fold}/{self.folds}",
             "retrain": " retrained",
-            "confirm": f" seed {self.protocol.seed}",
+            "confirm": f" seed {self.recipe.config.seed}",
         }
-        return self.variant + suffix.get(self.stage, "")
+        return self.recipe.name + suffix.get(self.stage, "")
 
-    def parameters(self) -> dict[str, object]:
-        """The parameters of its run: those of the entry point ``train``, and the spec."""
-        machine = {**asdict(self.machine), "data_dir": self.data_dir}
-        choice = {"variant": self.variant, "spec": self.spec}
-        of_file = bool(self.spec) or self.recipe.searched
-        return {**choice, **asdict(self.protocol), **machine, **self.recipe.parameters(of_file=of_file)}
-
-    def tags(self) -> dict[str, object]:
-        """The tags of its run."""
-        return {**variant_tags(self.variant), **({"fold": self.fold} if self.fold else {}), **self.extra_tags}
+    def params(self) -> dict[str, object]:
+        """Return the params of its run: those of the entry point ``train``, and the model."""
+        from_file = bool(self.recipe_file) or self.recipe.searched
+        return {
+            "variant": self.recipe.name,
+            "recipe": self.recipe_file,
+            **asdict(self.recipe.config),
+            **asdict(self.hardware),
+            "data_dir": str(self.data.folder),
+            **self.recipe.params(from_file=from_file),
+        }
 
     def images(self) -> tuple[Split, Split | None]:
-        """The images to train on, and those to choose the best epoch on; none when retraining."""
-        images = data.load_train(data.folder_of(self.data_dir))
+        """Return the images to train on, and those to choose the best epoch on; none when retraining."""
+        images, seed = self.data.train(), self.recipe.config.seed
         if self.stage == "retrain":
             return images, None
         if self.stage == "fold":
-            rows = data.folds(images.labels, self.folds, self.protocol.seed)[self.fold - 1]
+            rows = dataset.folds(images.labels, self.folds, seed)[self.fold - 1]
         else:
-            rows = data.split(images.labels, self.protocol.seed)
+            rows = dataset.split(images.labels, seed)
         train, validation = rows
         return images.subset(train), images.subset(validation)
 
+    def run(self, reporter: Reporter, monitor: Monitor) -> TrainingResult:
+        """Do it; see ``train``."""
+        return train(self, reporter, monitor)
+
 
 @dataclass(frozen=True)
-class Trained:
-    """What a training made."""
+class TrainingResult:
+    """What a training gave."""
 
     run_id: str
     best: Epoch
-    augmented: float | None  # validation accuracy of the best epoch on augmented images, 0..1
     history: Sequence[Epoch]
-    model: registry.LoggedModel
+    augmented: float | None  # validation accuracy of the best epoch on augmented images, 0..1
     seconds: float  # wall time of the whole run
+    model: LoggedModel | None  # None if it was pruned
+    pruned: str = ""  # why it was ended early
+
+    @classmethod
+    def of(cls, training: StoredTraining) -> TrainingResult:
+        """Read what a finished training gave.
+
+        Raises:
+            UserError: Its model is not the one that was logged.
+            StoreError: The store failed, or holds no such thing.
+        """
+        augmented = training.metric(Metric.BEST_VAL_ACCURACY_AUGMENTED)
+        model = registry.logged_model_of(training)
+        return cls(training.run_id, training.best, training.history, augmented, training.seconds, model)
 
 
-def main(*, variant: str, spec: str, device: str, threads: int, data_dir: str, **protocol: Any) -> None:
-    """Train one model and say what came out."""
-    machine = Machine(device=device, threads=threads)
-    recipe = chosen(variant, spec, Protocol(**protocol))
-    stage: Stage = "spec" if recipe.searched else "train"
-    train(Job(stage=stage, recipe=recipe, machine=machine, data_dir=data_dir, spec=spec), reporter=Terminal())
+def train(
+    job: TrainingJob,
+    reporter: Reporter = Silent(),
+    monitor: Monitor = Monitor(),
+) -> TrainingResult:
+    """Do one training in a run of its own: log its data, metrics, pictures and model.
 
-
-def train(job: Job, *, reporter: Reporter) -> Trained:
-    """Do one training in a run of its own: log its data, metrics, pictures and model."""
+    Args:
+        job: What to train.
+        reporter: Hears how it goes.
+        monitor: Hears of the run and of every epoch, and may end the training.
+    """
     start = perf_counter()
-    device = job.machine.prepare()
+    device = job.hardware.prepare()
     images, validation = job.images()
-    spec, protocol = job.recipe.spec, job.protocol
-    with tracking.run(
+    with _open_training_run(job) as run:
+        reporter.on_run_start(job.name, run.id, job.recipe.config.epochs)
+        monitor.on_run_start(run.id)
+        try:
+            _log_inputs(run, job, images, validation, device)
+            model = LeNet(job.recipe.variant, job.recipe.config.seed)
+            on_epoch = partial(_on_epoch, run, job.name, reporter, monitor)
+            fit = loop.fit(model, images, validation, job.recipe, device=device, on_epoch=on_epoch)
+        finally:
+            reporter.on_run_end(job.name)
+        augmented = _augmented_accuracy(model, validation, fit.normalisation, job.recipe)
+        _log_results(run, job, fit, augmented)
+        if fit.stopped:
+            run.prune(fit.stopped)
+            logged = None
+        else:
+            proof = (validation or images).images[:PROOF_IMAGES]
+            logged = _log_model(run, job, model, fit, proof)
+            _report(run, job, fit.best, logged, reporter)
+    seconds = perf_counter() - start
+    return TrainingResult(run.id, fit.best, fit.history, augmented, seconds, logged, fit.stopped)
+
+
+def _open_training_run(job: TrainingJob) -> AbstractContextManager[Run]:
+    """Open the run of a training."""
+    fold: dict[str, object] = {Tag.FOLD: job.fold} if job.fold else {}
+    return open_run(
         job.name,
         stage=job.stage,
-        params=job.parameters(),
-        tags=job.tags(),
-        description=_IMAGES.get(job.stage, "") + describe(job.recipe) + (_FILE if job.spec else ""),
+        params=job.params(),
+        tags={**variant_tags(job.recipe.name), **fold, **job.tags},
+        description=_IMAGES.get(job.stage, "") + describe(job.recipe) + (_FILE if job.recipe_file else ""),
         study=job.study,
         parent=job.parent,
         system_metrics=True,
-    ) as run:
-        reporter.started(job.name, run.id, protocol.epochs)
-        run.set_tags(tags(device))
-        run.log_text(summary(spec), "model_summary.txt")
-        run.log_text(job.recipe.text(), "spec.json")
-        run.log_figure(architecture.draw(job.variant, spec), "architecture.png")
-        run.log_figure(_augmentation_examples(images, job.recipe), "augmentation.png")
-        run.log_dataset(images, "train")
-        if validation:
-            run.log_dataset(validation, "validation")
-
-        model = LeNet(spec, protocol.seed)
-        history: list[Epoch] = []
-
-        def on_epoch(epoch: Epoch) -> None:
-            history.append(epoch)
-            run.log_epoch(epoch)
-            reporter.epoch(job.name, epoch)
-
-        try:
-            best = training.fit(model, images, validation, spec, protocol, device=device, on_epoch=on_epoch)
-        except Exception:
-            reporter.ended(job.name)
-            raise
-
-        normalise = Normalisation.of(images.images)
-        run.log_best(best)
-        augmented = _augmented_accuracy(model, validation, normalise, job.recipe) if validation else None
-        run.log_metrics({"best/val_accuracy_augmented": augmented, "parameters": parameters(spec)})
-        run.log_table(pd.DataFrame(map(asdict, history)), "history.csv")
-        run.log_figure(
-            figures.curves({job.name: history}, {job.name: best.epoch}, title=job.name), "curves.png"
-        )
-        run.log_figure(figures.learning_rate(history, title=job.name), "learning_rate.png")
-        description = {
-            "name": job.name,
-            "variant": job.variant,
-            "run_id": run.id,
-            "best_epoch": best.epoch,
-            "val_accuracy": best.val_accuracy,
-            **asdict(protocol),
-        }
-        proof = (validation or images).images[:PROOF_IMAGES]
-        register = job.stage in _REGISTERED
-        logged = registry.log_model(run, model, normalise, proof, description, register=register)
-        trained = Trained(run.id, best, augmented, history, logged, perf_counter() - start)
-        _report(run, job, trained, reporter)
-    return trained
+    )
 
 
-def trained_by(run: registry.Training) -> Trained:
-    """What a finished training with validation images made, read from its run."""
-    table = tracking.read_table(run.info.run_id, "history.csv")
-    history = [Epoch(**row) for row in table.to_dict("records")]
-    metrics = run.data.metrics
-    best = next(epoch for epoch in history if epoch.epoch == metrics["best/epoch"])
-    seconds = (run.info.end_time - run.info.start_time) / 1000
-    augmented = metrics.get("best/val_accuracy_augmented")
-    return Trained(run.info.run_id, best, augmented, history, registry.model_of(run), seconds)
+def variant_tags(name: str) -> dict[str, str]:
+    """Return the tags of every run about one model: its name and, of a variant, its colour in charts."""
+    colour = {"mlflow.runColor": figures.COLOURS[name]} if name in VARIANTS else {}
+    return {Tag.VARIANT: name, **colour}
 
 
-def variant_tags(variant: str) -> dict[str, str]:
-    """Tags of every run that is about one model: its name and, of the five, its colour in MLflow's charts."""
-    colour = {"mlflow.runColor": figures.COLOURS[variant]} if variant in VARIANTS else {}
-    return {"variant": variant, **colour}
+def hardware_tags(device: torch.device) -> dict[str, object]:
+    """Return the tags that tell what this process was prepared to compute on."""
+    return {Tag.DEVICE: device, Tag.THREADS: torch.get_num_threads()}
 
 
-def describe(recipe: Recipe) -> str:
-    """What is trained, in a sentence."""
-    parent = parent_of(recipe.name)
-    return f"**{recipe.name}**: {f'{parent}, but ' if parent else ''}{recipe.spec.change}."
+def _log_inputs(
+    run: Run, job: TrainingJob, images: Split, validation: Split | None, device: torch.device
+) -> None:
+    """Log all that is known before the first epoch."""
+    variant = job.recipe.variant
+    run.set_tags(hardware_tags(device))
+    run.log_text(summary(variant), File.MODEL_SUMMARY)
+    run.log_text(recipe_file.dumps(job.recipe), File.RECIPE)
+    run.log_figure(architecture.draw(job.recipe.name, variant), File.ARCHITECTURE)
+    run.log_figure(_augmentation_examples(images, job.recipe), File.AUGMENTATION)
+    run.log_dataset(images, "train")
+    if validation:
+        run.log_dataset(validation, "validation")
 
 
-def _report(run: Run, job: Job, trained: Trained, reporter: Reporter) -> None:
-    """Say what a training made and where to see it."""
-    best = trained.best
+def _on_epoch(run: Run, name: str, reporter: Reporter, monitor: Monitor, epoch: Epoch) -> str | None:
+    """Log and report an epoch; return the monitor's reason to end the training, if it has one."""
+    run.log_epoch(epoch)
+    reporter.on_epoch_end(name, epoch)
+    return monitor.on_epoch_end(epoch)
+
+
+def _log_results(run: Run, job: TrainingJob, fit: FitResult, augmented: float | None) -> None:
+    """Log all but the model."""
+    run.log_best(fit.best)
+    count = parameter_count(job.recipe.variant)
+    run.log_metrics({Metric.BEST_VAL_ACCURACY_AUGMENTED: augmented, Metric.PARAMETER_COUNT: count})
+    run.log_table(pd.DataFrame(map(asdict, fit.history)), File.HISTORY)
+    curves = figures.curves({job.name: fit.history}, {job.name: fit.best.epoch}, title=job.name)
+    run.log_figure(curves, File.CURVES)
+    run.log_figure(figures.learning_rate(fit.history, title=job.name), File.LEARNING_RATE)
+
+
+def _log_model(run: Run, job: TrainingJob, model: LeNet, fit: FitResult, proof: torch.Tensor) -> LoggedModel:
+    """Log the model with a description of itself; register it if its stage is one for that."""
+    description = {
+        "name": job.name,
+        "variant": job.recipe.name,
+        "run_id": run.id,
+        "best_epoch": fit.best.epoch,
+        "val_accuracy": fit.best.val_accuracy,
+        **asdict(job.recipe.config),
+    }
+    register = job.stage in _REGISTERED
+    return registry.log_model(run, model, fit.normalisation, proof, description, register=register)
+
+
+def _report(run: Run, job: TrainingJob, best: Epoch, model: LoggedModel, reporter: Reporter) -> None:
+    """Say what a training gave, on how many threads, and where to see it."""
     if best.val_accuracy is None:
         result = f"trained for {best.epoch} epochs"
     else:
         result = f"best epoch {best.epoch}, validation accuracy {best.val_accuracy:.2%}"
-    version = f", version {trained.model.version} of {tracking.NAME}" if trained.model.version else ""
-    weights = trained.model.weights[:12]
-    reporter.say(f"{job.name}: {result}; weights {weights}{version}")
+    version = f", version {model.version} of {NAME}" if model.version else ""
+    threads = torch.get_num_threads()
+    computed = f"on {threads} thread{'s' if threads > 1 else ''}"  # another count gives other bits
+    reporter.message(f"{job.name}: {result}; weights {model.weights_sha256[:12]} {computed}{version}")
     if job.stage != "trial":
-        reporter.say(f"{job.name} {tracking.how_to_look()} {tracking.run_address(run)}")
+        reporter.message(f"{job.name} {links.how_to_look()} {links.run_address(run)}")
 
 
-def _augmented_accuracy(model: LeNet, validation: Split, normalise: Normalisation, recipe: Recipe) -> float:
-    generator = training.epoch_generator(recipe.protocol.seed, 0, validation.images.device)
+def _augmented_accuracy(
+    model: LeNet, validation: Split | None, normalisation: Normalisation, recipe: Recipe
+) -> float | None:
+    """Return the accuracy on augmented validation images, on which the published figures were taken."""
+    if validation is None:
+        return None
+    generator = loop.epoch_generator(recipe.config.seed, 0, validation.images.device)
     device = next(model.parameters()).device
-    images = augment.augment(validation.images, generator, recipe.spec.augmentation)
-    augmented = Split(images, validation.labels)
-    return training.score(model, augmented.to(device), normalise)[1]
+    augmented = Split(augment(validation.images, generator, recipe.variant.augmentation), validation.labels)
+    return loop.evaluate(model, augmented.to(device), normalisation)[1]
 
 
-def _augmentation_examples(train: Split, recipe: Recipe, rows: int = 6, columns: int = 8) -> Any:
-    generator = training.epoch_generator(recipe.protocol.seed, 0, train.images.device)
+def _augmentation_examples(train: Split, recipe: Recipe, rows: int = 6, columns: int = 8) -> figures.Figure:
+    generator = loop.epoch_generator(recipe.config.seed, 0, train.images.device)
     originals = train.images[:rows]
     repeated = originals.repeat_interleave(columns, 0)
-    augmented = augment.augment(repeated, generator, recipe.spec.augmentation)
+    augmented = augment(repeated, generator, recipe.variant.augmentation)
     shown = augmented.reshape(rows, columns, *originals.shape[1:])
     return figures.augmentation(originals.cpu().numpy(), shown.cpu().numpy())

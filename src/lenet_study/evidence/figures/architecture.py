@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lenet_study.evidence.figures.charts import CHANGED, steps, styled
-from lenet_study.recipes.variants import VARIANTS, VariantSpec, parent_of
-from lenet_study.training.loop import Protocol, learning_rate_at
+from lenet_study.recipes.recipe import Recipe, TrainingConfig
+from lenet_study.recipes.variants import VARIANTS, Variant
+from lenet_study.training.loop import learning_rate_at
 from lenet_study.training.model import SIDE, LeNet
 
 INK = {True: CHANGED, False: "black"}  # changed from the parent?
@@ -42,7 +43,7 @@ class _Stage:
     parameters: list[int]  # of each operation that has any
 
 
-def _stages(spec: VariantSpec) -> list[_Stage]:
+def _stages(variant: Variant) -> list[_Stage]:
     """What an image passes on its way through the model, by running one."""
     stages = [_Stage("input", (1, SIDE, SIDE), ["image"], [])]
 
@@ -58,7 +59,7 @@ def _stages(spec: VariantSpec) -> list[_Stage]:
         if count := sum(parameter.numel() for parameter in module.parameters()):
             stages[-1].parameters.append(count)
 
-    model = LeNet(spec, seed=0).eval()
+    model = LeNet(variant, seed=0).eval()
     for path, module in model.named_modules():
         if not list(module.children()):
             module.register_forward_hook(partial(record, path))
@@ -68,11 +69,11 @@ def _stages(spec: VariantSpec) -> list[_Stage]:
 
 
 @styled
-def draw(name: str, spec: VariantSpec) -> Figure:
+def draw(name: str, variant: Variant) -> Figure:
     """A model's layers, shapes and parameters; orange is what its parent has not, if it has one."""
-    parent = parent_of(name) or name
-    parent_spec = VARIANTS[parent] if parent != name else spec
-    stages, parent_stages = _stages(spec), _stages(parent_spec)
+    parent = variant.parent or name
+    parent_variant = VARIANTS[variant.parent] if variant.parent else variant
+    stages, parent_stages = _stages(variant), _stages(parent_variant)
     heads = {stage.part: stage for stage in stages if stage.part in HEADS.values()}
     trunk = [stage for stage in stages if stage.part not in heads]
     left, pitch, middle = 1.75, 1.42, 3.0  # inches, like all coordinates here
@@ -84,11 +85,11 @@ def draw(name: str, spec: VariantSpec) -> Figure:
     style = {"arrowstyle": "-|>", "color": "black", "shrinkA": 0, "shrinkB": 0}
     arrow = partial(axes.annotate, "", arrowprops=style)
 
-    headline, note = f"{name}: {spec.change}", ""
+    headline, note = f"{name}: {variant.change}", ""
     total, before = (sum(sum(s.parameters) for s in each) for each in (stages, parent_stages))
     caption = f"{total:,} parameters"
     if parent != name:
-        headline = f"{name} = {parent}, but {spec.change}"
+        headline = f"{name} = {parent}, but {variant.change}"
         caption += f" ({parent}: {before:,})"
         note = f"Orange: changed from {parent}; further shapes and counts follow from that."
     axes.text(0.3, 5.85, headline, size=14, weight="bold", color=INK[parent != name])
@@ -125,14 +126,14 @@ def draw(name: str, spec: VariantSpec) -> Figure:
             text = f"{head.part}\n{head.operations[0]}, {sizes}\n{head.parameters[0]:,} parameters"
             axes.text(x + 0.2, 1.44, text, va="center", linespacing=1.4)
 
-    halving = spec.halve_learning_rate_every
-    ink = INK[halving != parent_spec.halve_learning_rate_every]
+    halving = variant.halve_learning_rate_every
+    ink = INK[halving != parent_variant.halve_learning_rate_every]
     inset = figure.add_axes((1 - 3.2 / width, 0.55 / height, 2.8 / width, 0.9 / height))
-    one = Protocol(learning_rate=1)
-    rates = [learning_rate_at(epoch, spec, one) for epoch in range(1, one.epochs + 1)]
+    recipe = Recipe(name=name, variant=variant, config=TrainingConfig(learning_rate=1))
+    rates = [learning_rate_at(epoch, recipe) for epoch in range(1, recipe.config.epochs + 1)]
     steps(inset, 1, rates, ink)
     schedule = f"halved every {halving} epochs" if halving else "constant"
-    schedule = "annealed along a half cosine" if spec.cosine_annealing else schedule
+    schedule = "annealed along a half cosine" if variant.cosine_annealing else schedule
     inset.set_title(f"learning rate: {schedule}", color=ink, size=9)
     inset.set(xlabel="epoch", ylim=(0, 1.15), yticks=(0, 0.5, 1), yticklabels=("0", "½", "initial"))
     return figure

@@ -17,7 +17,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lenet_study.recipes.variants import VARIANTS
-from lenet_study.training.loop import Epoch
+from lenet_study.training.history import Epoch
 from lenet_study.training.model import CLASSES
 
 # The first five stay 30 CIELAB units apart to any colour vision (simulated: Machado et al. 2009).

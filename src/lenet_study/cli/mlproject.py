@@ -1,0 +1,69 @@
+"""Both MLproject files, made of the commands: ``make mlproject`` writes them, a test compares."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from lenet_study.cli.commands import ENTRY_POINTS
+from lenet_study.cli.parameters import Parameter, parameters_of
+
+DEFAULT = "study"  # also as `main`: what a bare `mlflow run .` does
+NOTE = "# Made by `make mlproject` from src/lenet_study/cli/commands.py."
+LOCAL = "python_env: python_env.yaml"
+DOCKER = """\
+docker_env:
+  image: lenet-study  # `make image`
+  # MLflow hands the command to bash: options.py prints the options that MLflow's own lack.
+  volumes: ["$(python3 options.py)"]
+  # As the host knows it: MLflow would name a place in the container at which there is less.
+  environment: [[MLFLOW_TRACKING_URI, $MLFLOW_TRACKING_URI]]"""
+# `mlflow run` makes an environment of the requirements alone, which clones share: it has no lenet_study.
+PREFIX = "PYTHONPATH=src python -m lenet_study "
+
+
+def mlproject(
+    environment: str, prefix: str, commands: Mapping[str, Callable[..., None]] = ENTRY_POINTS
+) -> str:
+    """Return the text of an MLproject file.
+
+    Args:
+        environment: Its environment, as YAML.
+        prefix: What stands before a command's name.
+        commands: The entry points by name.
+    """
+    entries = [_entry_point(name, prefix, parameters_of(command)) for name, command in commands.items()]
+    head = f"{NOTE}\nname: lenet-study\n\n{environment}\n\nentry_points:\n"
+    return head + "\n".join(entries) + f"\n  main: *{DEFAULT}\n"
+
+
+def _entry_point(name: str, prefix: str, parameters: Mapping[str, Parameter]) -> str:
+    anchor = f" &{name}" if name == DEFAULT else ""
+    declared = "".join(
+        f"      {parameter.name}: {{type: {_kind(parameter)}, default: {json.dumps(parameter.default)}}}\n"
+        for parameter in parameters.values()
+    )
+    options = " ".join(f"{parameter.flag}\0{{{parameter.name}}}" for parameter in parameters.values())
+    command = textwrap.fill(f"{prefix}{name} {options}", 100, break_on_hyphens=False).replace("\0", " ")
+    return (
+        f"  {name}:{anchor}\n    parameters:\n{declared}"
+        f"    command: >-\n{textwrap.indent(command, ' ' * 6)}\n"
+    )
+
+
+def _kind(parameter: Parameter) -> str:
+    number = isinstance(parameter.default, int | float) and not isinstance(parameter.default, bool)
+    return "float" if number else "string"
+
+
+def write(root: Path) -> None:
+    """Write both files of a checkout."""
+    (root / "MLproject").write_text(mlproject(LOCAL, PREFIX), encoding="utf-8")
+    (root / "docker" / "MLproject").write_text(mlproject(DOCKER, ""), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))

@@ -1,0 +1,104 @@
+"""The seam between work and where it runs: jobs are data, an executor runs them.
+
+A job is any object that can be pickled and has a method ``run``; see ``workflows`` for the project's own.
+Backends: ``InlineExecutor`` (this process), ``ProcessExecutor`` (a process for each job).
+"""
+
+from __future__ import annotations
+
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+
+from lenet_study.errors import JobError, StoreError, UserError
+from lenet_study.execution.reporter import Reporter
+from lenet_study.training.history import Epoch
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Monitor:
+    """What the submitter of a job learns of it while it runs; its methods run where the job was submitted."""
+
+    def on_run_start(self, run_id: str) -> None:
+        """Hear the id of the MLflow run that the job has opened."""
+
+    def on_epoch_end(self, epoch: Epoch) -> str | None:
+        """Hear of an epoch; return a reason to end the training there, or None to go on."""
+        return None
+
+
+class Job(Protocol[T_co]):
+    """A piece of work as data: it says enough to be done in any process."""
+
+    def run(self, reporter: Reporter, monitor: Monitor) -> T_co:
+        """Do it."""
+        ...
+
+
+class Executor(ABC):
+    """Runs jobs. Leaving its context by an exception cancels all jobs that have not ended.
+
+    Args:
+        reporter: Hears what all jobs report.
+
+    Attributes:
+        failed: Why each job failed, by the name under which ``results`` was asked for it.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.failed: dict[str, str] = {}
+
+    @abstractmethod
+    def submit(self, job: Job[T], monitor: Monitor = Monitor()) -> Future[T]:
+        """Run a job as soon as there is room.
+
+        Returns:
+            Its result to come: what ``run`` returns, or the exception that ended it. ``JobError`` if its
+            process died or the exception is no error of this project.
+        """
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Terminate the jobs that run and drop those that wait."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Wait until all jobs have ended."""
+
+    def results(self, futures: Mapping[str, Future[T]]) -> dict[str, T]:
+        """Wait for named jobs and return the results of those that did not fail; report the others."""
+        results: dict[str, T] = {}
+        for name, future in futures.items():
+            try:
+                results[name] = future.result()
+            except Exception as error:
+                self.failed[name] = str(error)
+                self.reporter.message(f"{name} failed: {error}")
+        return results
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error:
+            self.cancel()
+        self.close()
+
+
+def presentable(error: Exception) -> Exception:
+    """Return an error that a user can be shown: another than the project's becomes one sentence.
+
+    Its traceback goes to stderr.
+    """
+    if isinstance(error, UserError | JobError | StoreError | OSError):
+        return error
+    traceback.print_exception(error)
+    return JobError(f"{type(error).__name__}: {error}")

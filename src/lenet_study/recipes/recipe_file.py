@@ -1,0 +1,111 @@
+"""Recipe files: a recipe as JSON, from which the same model can be trained again."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from lenet_study.errors import UserError
+from lenet_study.recipes.constraints import OneOf
+from lenet_study.recipes.recipe import PER_RUN, Recipe, TrainingConfig, variant_recipes
+from lenet_study.recipes.variants import VARIANTS
+
+_NAME = r"\w[\w .,+-]{0,99}"
+_OLD_KEYS = {"spec": "variant", "protocol": "config"}  # of files written before version 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeChoice:
+    """Which recipe a command works on."""
+
+    variant: Annotated[str, OneOf(tuple(VARIANTS)), "Which variant."] = "v4"
+    recipe: Annotated[str, "A recipe file instead of a variant, as every training logs it."] = ""
+
+    def load(self, config: TrainingConfig) -> Recipe:
+        """Return the recipe of the file, if one is named, else that of the variant.
+
+        Raises:
+            UserError: See ``read``.
+        """
+        return read(self.recipe, config) if self.recipe else variant_recipes(config)[self.variant]
+
+
+def dumps(recipe: Recipe) -> str:
+    """Return the content of a recipe's file."""
+    content = {"name": recipe.name, "variant": asdict(recipe.variant), "config": recipe.config.of_recipe}
+    return json.dumps(content, indent=2) + "\n"
+
+
+def read(path: str, given: TrainingConfig) -> Recipe:
+    """Read a recipe file.
+
+    Args:
+        path: The file.
+        given: The configuration of the command line. Its seed and precision are taken; a field that the file
+            decides may have its default or the file's value there.
+
+    Raises:
+        UserError: There is no such file, it is no recipe file, or the command line contradicts it.
+    """
+    where = f"recipe={path}"
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{where} cannot be read ({reason}): name the recipe.json of a run") from error
+    recipe = loads(text, where)
+    default = TrainingConfig().of_recipe
+    for name, value in given.of_recipe.items():
+        decided = getattr(recipe.config, name)
+        if value not in (decided, default[name]):
+            raise UserError(
+                f"{name}={value} contradicts {where}, which says {decided}: leave {name} out, or change "
+                "the file"
+            )
+    return replace(recipe, config=replace(recipe.config, seed=given.seed, precision=given.precision))
+
+
+def loads(text: str, where: str) -> Recipe:
+    """Check the content of a recipe file; fields left out have their defaults.
+
+    Args:
+        text: The JSON.
+        where: Names the file in messages.
+
+    Raises:
+        UserError: A field is missing, unknown or out of range.
+    """
+    import pydantic  # noqa: PLC0415 -- 0.1 s, which help and refused values do not need
+
+    try:
+        content: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is no JSON ({error}): name the recipe.json of a run") from error
+    if isinstance(content, dict):
+        content = {_OLD_KEYS.get(key, key): value for key, value in content.items()}
+    try:
+        # As JSON once more: pydantic takes a list for a tuple from JSON, and refuses it from Python.
+        recipe = pydantic.TypeAdapter(Recipe).validate_json(json.dumps(content))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the content"
+        value = "" if first["type"] == "missing" else f"={first['input']!r}"
+        raise UserError(f"{where}: {field}{value} is refused ({first['msg']}): mend the file") from error
+    if chosen_anew := [name for name in PER_RUN if name in content.get("config", {})]:
+        raise UserError(
+            f"{where}: config.{chosen_anew[0]} is no part of a recipe: name it on the command line instead"
+        )
+    if not re.fullmatch(_NAME, recipe.name):
+        raise UserError(
+            f"{where}: name={recipe.name!r} is no name: use letters, digits, spaces and . , + - _"
+        )
+    if recipe.name not in VARIANTS:
+        return recipe
+    if recipe.searched:
+        raise UserError(
+            f"{where}: name={recipe.name} is that of a variant with other fields: change the name"
+        )
+    return replace(recipe, variant=VARIANTS[recipe.name])

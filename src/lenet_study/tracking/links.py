@@ -1,0 +1,69 @@
+"""Addresses in MLflow's UI."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.parse
+from pathlib import Path
+
+import mlflow
+
+from lenet_study.tracking.run import Run
+from lenet_study.tracking.schema import Tag
+from lenet_study.tracking.store import redact
+
+LOCAL_UI = "http://127.0.0.1:5000"  # where a bare `mlflow ui` listens
+_PAGES = {"workflowType": "machine_learning"}  # the UI opens its pages for prompts otherwise
+
+
+def study_addresses(experiment_id: str, study: str, run_ids: list[str]) -> dict[str, str]:
+    """Return the addresses that show a study's trainings.
+
+    Args:
+        experiment_id: Experiment of the study.
+        study: Id of the study's run.
+        run_ids: The trainings.
+
+    Returns:
+        ``curves`` (overlaid) and ``comparison`` (side by side).
+    """
+    query = {
+        "searchFilter": f"tags.{Tag.STUDY} = '{study}' and tags.{Tag.STAGE} = 'train'",
+        "orderByKey": f"tags.`{Tag.VARIANT}`",
+        "orderByAsc": "true",
+        "compareRunsMode": "CHART",
+        **_PAGES,
+    }
+    compared = {
+        "runs": json.dumps(run_ids, separators=(",", ":")),
+        "experiments": json.dumps([experiment_id]),
+        **_PAGES,
+    }
+    curves = urllib.parse.urlencode(query, quote_via=urllib.parse.quote)
+    return {
+        "curves": f"{_ui()}/#/experiments/{experiment_id}/runs?{curves}",
+        "comparison": f"{_ui()}/#/compare-runs?{urllib.parse.urlencode(compared)}",
+    }
+
+
+def run_address(run: Run) -> str:
+    """Return the address of a run's page."""
+    return f"{_ui()}/#/experiments/{run.experiment_id}/runs/{run.id}?{urllib.parse.urlencode(_PAGES)}"
+
+
+def how_to_look() -> str:
+    """Return what to start before an address of the UI opens."""
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith("http"):
+        return "in MLflow's UI:"
+    local = uri == f"sqlite:///{Path('mlflow.db').resolve()}"
+    command = "mlflow ui" if local else f"mlflow ui --backend-store-uri {redact(uri)}"
+    return f"in MLflow's UI (start it with `{command}`):"
+
+
+def _ui() -> str:
+    if told := os.environ.get("LENET_STUDY_UI"):
+        return told.rstrip("/")
+    uri = redact(mlflow.get_tracking_uri())
+    return uri.rstrip("/") if uri.startswith("http") else LOCAL_UI

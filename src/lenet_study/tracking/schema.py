@@ -1,0 +1,177 @@
+"""What a run holds: every tag, metric and file that the project writes, each declared once.
+
+No other module writes these names out. ``docs/runs.md`` is made of this one (``make docs``). A name with
+``{braces}`` stands for a family; ``NAME.format(...)`` gives a member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Self, TypeVar
+
+T = TypeVar("T")
+
+
+class Name(str):
+    """A name in MLflow with its meaning.
+
+    Attributes:
+        meaning: For people, one sentence without its full stop.
+        unit: Of a metric; empty for a count or a word.
+        formerly: Names under which older versions wrote it; they are read, never written.
+    """
+
+    meaning: str
+    unit: str
+    formerly: tuple[str, ...]
+
+    def __new__(cls, name: str, meaning: str, unit: str = "", formerly: tuple[str, ...] = ()) -> Self:
+        """Make the name, which is a plain string to MLflow."""
+        made = super().__new__(cls, name)
+        made.meaning, made.unit, made.formerly = meaning, unit, formerly
+        return made
+
+    def read(self, values: Mapping[str, T]) -> T | None:
+        """Return the value under this name or a former one; None if there is none.
+
+        >>> Tag.THREADS.read({"machine.threads": "1"})
+        '1'
+        """
+        return next((values[name] for name in (self, *self.formerly) if name in values), None)
+
+
+class Tag:
+    """Tags of runs, and of registered versions where the meaning says so."""
+
+    STAGE = Name("stage", "Kind of work; see the list above")
+    STUDY = Name("study", "Id of the study's run that this run belongs to")
+    PARENT_WORK = Name("parent_work", "Id of the search's run that an evaluation belongs to")
+    SEARCH = Name("search", "Id of the search that this run belongs to, the same in all its processes")
+    VARIANT = Name("variant", "Name of the variant or searched model")
+    FOLD = Name("fold", "Number of the fold that validates, counting from 1")
+    TRIAL = Name("trial", "Number of the trial in its search")
+    CONFIRM = Name("confirm", "Side in the confirmation of a search: `challenger` or `champion`")
+    HOST = Name("host", "Host name of the computer that runs the search")
+    PRUNED = Name("pruned", "Why a search ended this training early")
+    ERROR = Name("error", "Why the run failed, or why its command was refused")
+    FAILED = Name("failed", "Jobs of this run that failed, and why")
+    DEVICE = Name("hardware.device", "Device that computed: `cpu` or `cuda`", formerly=("machine.device",))
+    THREADS = Name("hardware.threads", "Processor threads of each training", formerly=("machine.threads",))
+    WORKERS = Name("hardware.workers", "Trainings side by side", formerly=("machine.workers",))
+    DATASET_SHA256 = Name("dataset.{context}.sha256", "Sum over images and labels of a split")
+    WEIGHTS_SHA256 = Name("weights.sha256", "Sum over names and bytes of all weights")
+    TORCHSCRIPT_SHA256 = Name("torchscript.sha256", "Sum of the TorchScript file")
+    MODEL_SHA256 = Name("model.sha256", "Sum over all files of the logged model")
+    PARITY = Name("parity", "`passed` if every exported file computes what the trained model does")
+    MODEL_RUN_ID = Name("model.run_id", "Run that trained the evaluated model")
+    COMPARED_RUN_ID = Name("compared.run_id", "Run of the model set beside it")
+    GIT_COMMIT = Name("git.commit", "Commit of the code")
+    GIT_DIRTY = Name("git.dirty", "`true` if the tree had uncommitted changes")
+    PYTHON = Name("environment.python", "Version of Python")
+    PACKAGES_SHA256 = Name("environment.sha256", "Sum of the list of installed packages")
+    REQUIREMENTS_SHA256 = Name("environment.requirements.sha256", "Sum of requirements.txt")
+    IMAGE = Name("environment.image", "Id of the container's image")
+    ADDRESS = Name("address.{page}", "Page of MLflow's UI: `curves` or `comparison` of a study")
+    CHALLENGER_VERSION = Name("challenger.version", "Version that was the challenger")
+    CHALLENGER_REJECTED = Name(
+        "challenger.rejected", "Why it was not promoted, or `none`", formerly=("challenger.doubt",)
+    )
+    PROMOTED_VERSION = Name("promoted.version", "Version that is the champion now")
+    PROMOTED_REASON = Name("promoted.reason", "Why; also a tag of the version")
+    PROMOTED_KEPT = Name("promoted.kept", "`true` if it was the champion before")
+    PROMOTED_BY_RUN = Name("promoted.by_run", "Tag of a version: the run that promoted it")
+    FORMER_VERSION = Name("former.version", "Version that was the champion before")
+    CONFIRMED = Name("confirm.{figure}", "Tag of a version: a figure of its confirmation by a search")
+
+
+class Metric:
+    """Metrics of runs."""
+
+    TRAIN_LOSS = Name("train/loss", "Mean cross-entropy over the augmented training images", "nats")
+    TRAIN_ACCURACY = Name("train/accuracy", "Share of them classified correctly", "0..1")
+    VAL_LOSS = Name("val/loss", "Mean cross-entropy over the validation images", "nats")
+    VAL_ACCURACY = Name("val/accuracy", "Share of them classified correctly", "0..1")
+    LEARNING_RATE = Name("learning_rate", "Learning rate of the epoch")
+    EPOCH_SECONDS = Name("epoch_seconds", "Time of the epoch, training and validation", "s")
+    BEST_EPOCH = Name("best/epoch", "Epoch whose weights were kept, counting from 1")
+    BEST_VAL_ACCURACY = Name("best/val_accuracy", "Validation accuracy of the best epoch", "0..1")
+    BEST_VAL_LOSS = Name("best/val_loss", "Its validation loss", "nats")
+    BEST_TRAIN_ACCURACY = Name("best/train_accuracy", "Its training accuracy", "0..1")
+    BEST_TRAIN_LOSS = Name("best/train_loss", "Its training loss", "nats")
+    BEST_VAL_ACCURACY_AUGMENTED = Name(
+        "best/val_accuracy_augmented", "Its accuracy on augmented validation images, as published", "0..1"
+    )
+    PARAMETER_COUNT = Name(
+        "parameter_count", "Trainable parameters, auxiliary heads included", formerly=("parameters",)
+    )
+    PARITY_DIFFERENCE = Name(
+        "parity/max_abs_difference", "Largest difference of a logit of an exported file from the model's"
+    )
+    PARITY_AGREEMENT = Name("parity/class_agreement", "Share of images with the same class", "0..1")
+    TEST_LOSS = Name("test/loss", "Mean cross-entropy over the test images", "nats")
+    TEST_ACCURACY = Name("test/accuracy", "Share of them classified correctly", "0..1")
+    TEST_ACCURACY_LOW = Name("test/accuracy_low", "Lower end of its 95 % interval (Wilson)", "0..1")
+    TEST_ACCURACY_HIGH = Name("test/accuracy_high", "Upper end of its 95 % interval (Wilson)", "0..1")
+    AUXILIARY_FIRST = Name("auxiliary/first_accuracy", "Test accuracy of the first auxiliary head", "0..1")
+    AUXILIARY_SECOND = Name("auxiliary/second_accuracy", "Test accuracy of the second one", "0..1")
+    AUXILIARY_AGREEMENT = Name("auxiliary/agreement", "Share of images on which both agree", "0..1")
+    KFOLD_FOLDS = Name("kfold/folds", "Folds that were trained")
+    KFOLD_MEAN = Name("kfold/{metric}_mean", "Mean over the folds' best epochs")
+    KFOLD_STD = Name("kfold/{metric}_std", "Sample standard deviation over them")
+    STUDY_SECONDS = Name("study_seconds", "Wall time of the study", "s")
+    SEARCH_BEST = Name("search/best_val_accuracy", "Best so far; the step is the number of trials", "0..1")
+    SEARCH_STATE = Name("search/{state}", "Trials that ended so: `complete`, `pruned`, `fail`")
+    CONFIRM_FIGURE = Name("confirm/{figure}", "A figure of the confirmation")
+    CONFIRM_TEST_MEAN = Name("confirm/{side}_test_mean", "Mean test accuracy of a side", "0..1")
+    CONFIRM_TEST_STD = Name("confirm/{side}_test_std", "Its sample standard deviation", "0..1")
+
+
+class File:
+    """Artifacts of runs."""
+
+    RECIPE = Name("recipe.json", "The recipe, to train the model again", formerly=("spec.json",))
+    MODEL_SUMMARY = Name("model_summary.txt", "Layers, shapes and parameter counts")
+    ENVIRONMENT = Name("environment.txt", "Installed packages, as `pip freeze` lists them")
+    ARCHITECTURE = Name("architecture.png", "The model and what its variant changed")
+    AUGMENTATION = Name("augmentation.png", "Training images, augmented")
+    CURVES = Name("curves.png", "Loss and accuracy of every epoch")
+    LEARNING_RATE = Name("learning_rate.png", "Learning rate of every epoch")
+    HISTORY = Name("history.csv", "All figures of every epoch")
+    MODEL = Name("model", "The logged model: TorchScript, its torch.export twin, parity.json")
+    PER_CLASS = Name("per_class.csv", "Precision, recall and F1 of every class")
+    PREDICTIONS = Name("predictions.csv", "Prediction of every test image")
+    CONFUSION_MATRIX = Name("confusion_matrix.png", "True classes by predicted ones")
+    CONFUSION_COMPARISON = Name("confusion_comparison.png", "Two confusion matrices and their difference")
+    PREDICTIONS_PICTURE = Name("predictions.png", "Random test images with their predictions")
+    AUXILIARY = Name("auxiliary.png", "One image as all three heads see it")
+    TSNE = Name("tsne.png", "Features of all test images in two dimensions")
+    COMPARISON_PICTURE = Name("comparison.png", "Curves of all variants of a study")
+    COMPARISON = Name("comparison.csv", "The study's figures beside the published ones")
+    SECONDS = Name("seconds.csv", "Wall time of each job of a study")
+    FOLDS = Name("folds.csv", "Best epoch of every fold")
+    CANDIDATES = Name("candidates.csv", "Trainings that a promotion compared")
+    TRIALS = Name("trials.csv", "All trials of a search")
+    SEARCH_PICTURE = Name("{name}.png", "A picture of a search")
+    SEARCH_PAGE = Name("search.html", "Optuna's interactive pictures of a search")
+    CONFIRM = Name("confirm.csv", "Accuracies of both sides of a confirmation, seed by seed")
+
+
+STAGES = {
+    "train": "one of the variants on the training split",
+    "recipe": "a model of a recipe file (`spec` in stores of version 0.1)",
+    "fold": "all folds but one",
+    "kfold": "the cross-validation that holds the folds",
+    "retrain": "all training images, without validation",
+    "evaluate": "a model on the test split",
+    "study": "the whole programme",
+    "search": "a search that holds its trials",
+    "trial": "one training of a search",
+    "confirm": "one training of a search's confirmation",
+    "promote": "a promotion or rollback",
+}
+FORMER_STAGES = {"recipe": "spec"}
+
+
+def names(section: type) -> Iterator[Name]:
+    """Yield the names of one section: ``Tag``, ``Metric`` or ``File``."""
+    yield from (value for value in vars(section).values() if isinstance(value, Name))

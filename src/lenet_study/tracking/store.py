@@ -1,0 +1,176 @@
+"""The store of MLflow: opening it, its failures as sentences, experiments, and runs found by their tags."""
+
+from __future__ import annotations
+
+import logging
+import os
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeAlias
+
+import mlflow
+import requests
+from filelock import FileLock
+from mlflow.entities import Run as MLflowRun
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from lenet_study.errors import StoreError, UserError
+from lenet_study.tracking.schema import Tag
+
+NAME = "fashion-mnist-lenet"  # of the experiment and of the registered model
+StoredRun: TypeAlias = MLflowRun
+_HEALTH_TIMEOUT = 10  # seconds
+_NOTE = "mlflow.note.content"
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # pages for models, not prompts
+_ABOUT = {_NOTE: "LeNet-5 variants on Fashion-MNIST: each is its parent plus one change."}
+
+
+def connect() -> None:
+    """Make sure that the store answers and its tables exist.
+
+    Raises:
+        StoreError: The server or its store cannot be reached.
+        UserError: The store's folder does not exist or cannot be written to.
+    """
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the project prints its own
+    # A server may be away for a minute; MLflow's own patience is four minutes for each call.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
+    uri = mlflow.get_tracking_uri().rstrip("/")
+    if uri.startswith("http"):
+        _ask_server(uri)
+    elif uri.startswith("sqlite:///"):
+        _open_file(uri)
+    else:
+        try:
+            with store_errors():
+                mlflow.MlflowClient().search_experiments(max_results=1)
+        except ImportError as error:
+            raise StoreError(f"MLFLOW_TRACKING_URI={redact(uri)} needs a package: {error}") from error
+
+
+def _ask_server(uri: str) -> None:
+    """Ask the server's health first: MLflow itself would try for minutes to reach one that is away."""
+    try:
+        with suppress(requests.exceptions.SSLError):  # it answers; MLflow knows its certificate,
+            answer = requests.get(f"{uri}/health", timeout=_HEALTH_TIMEOUT)
+            if answer.status_code not in (401, 403):  # and the password or token that it wants
+                answer.raise_for_status()
+    except requests.RequestException as error:
+        raise StoreError(
+            f"The MLflow server at {redact(uri)} does not answer ({type(error).__name__}): "
+            "start it (`make server`), or unset MLFLOW_TRACKING_URI to use ./mlflow.db"
+        ) from error
+
+
+def _open_file(uri: str) -> None:
+    """Open a SQLite store under a lock: several processes that open a fresh one at once break it for good."""
+    database = Path(uri.removeprefix("sqlite:///"))
+    if not database.parent.is_dir():
+        raise UserError(f"MLFLOW_TRACKING_URI={uri} is in no existing folder: make it first")
+    if not os.access(database.parent, os.W_OK):
+        raise UserError(
+            f"The folder {database.parent} of the store {database.name} cannot be written to: "
+            "work in another folder, or set MLFLOW_TRACKING_URI"
+        )
+    with store_errors(), FileLock(f"{database}.lock"):
+        mlflow.MlflowClient().search_experiments(max_results=1)
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn a failure of MLflow's server or store into one sentence.
+
+    Raises:
+        StoreError: The server or its store failed.
+    """
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        uri = mlflow.get_tracking_uri()
+        message = " ".join(str(error).split()).replace(uri, redact(uri))
+        if "disk is full" in message or "No space left" in message:
+            raise StoreError(f"The disk of MLflow's store {redact(uri)} is full: make room there") from error
+        if "error code 401" in message:
+            raise StoreError(
+                f"MLflow at {redact(uri)} refuses this user and password: set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD (the server's docker/secrets/client.sh does)"
+            ) from error
+        raise StoreError(f"MLflow at {redact(uri)} failed: {message[:500]}") from error
+
+
+def redact(uri: str) -> str:
+    """Return the address without the user's name and passwords.
+
+    >>> redact("postgresql://me:secret@host/name?password=secret&timeout=3")
+    'postgresql://host/name?timeout=3'
+    """
+    parts = urllib.parse.urlsplit(uri)
+    query = [item for item in parts.query.split("&") if "password" not in item.partition("=")[0].lower()]
+    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="&".join(query))
+    return uri if shown == parts else shown.geturl()
+
+
+def prepare_experiment(surrounding: str, adopted: str) -> str:
+    """Return the id of the experiment that the next run belongs to, and give it MLflow's pages for models.
+
+    Args:
+        surrounding: Id of a run in whose experiment it belongs; empty if there is none.
+        adopted: Id of the run that `mlflow run` has made for this process; empty if there is none.
+    """
+    client = mlflow.MlflowClient()
+    if active := mlflow.active_run():
+        return str(active.info.experiment_id)
+    if surrounding:  # open in the process that started this one
+        return str(client.get_run(surrounding).info.experiment_id)
+    experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    if adopted:
+        experiment_id = client.get_run(adopted).info.experiment_id
+    if experiment_id:
+        experiment = client.get_experiment(experiment_id)
+    else:
+        experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", NAME))
+    for key, value in (_EXPERIMENT_TAGS | (_ABOUT if experiment.name == NAME else {})).items():
+        if key not in experiment.tags:
+            client.set_experiment_tag(experiment.experiment_id, key, value)
+    return str(experiment.experiment_id)
+
+
+def experiment_ids() -> list[str]:
+    """Return the ids of all experiments that are not deleted."""
+    experiments = mlflow.MlflowClient().search_experiments(ViewType.ACTIVE_ONLY)
+    return [experiment.experiment_id for experiment in experiments]
+
+
+def runs_with(tags: Mapping[str, str]) -> list[StoredRun]:
+    """Return the runs with these tags in any experiment, whatever their status."""
+    conditions = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    with store_errors():
+        client, runs, token = mlflow.MlflowClient(), [], None
+        while token != "":
+            page = client.search_runs(experiment_ids(), conditions, page_token=token)
+            runs += list(page)
+            token = page.token or ""
+    return runs
+
+
+def fail(run_id: str, reason: str) -> None:
+    """End a run whose process died; one that has ended stays as it is."""
+    with store_errors():
+        client = mlflow.MlflowClient()
+        if client.get_run(run_id).info.status == "RUNNING":
+            client.set_tag(run_id, Tag.ERROR, reason)
+            client.set_terminated(run_id, "FAILED")
+
+
+def record_refusal(run_id: str, reason: str) -> None:
+    """Write into a run that `mlflow run` has made why its command was refused."""
+    with suppress(MlflowException, SQLAlchemyError, UserError, StoreError):
+        connect()  # MLflow itself would try for minutes to reach a store that is not there
+        mlflow.MlflowClient().set_tag(run_id, Tag.ERROR, reason)

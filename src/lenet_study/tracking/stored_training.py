@@ -1,0 +1,167 @@
+"""Finished trainings as the store has them: the one reader of what a training's run holds."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import mlflow
+import pandas as pd
+
+from lenet_study.errors import StoreError
+from lenet_study.recipes import recipe_file
+from lenet_study.recipes.recipe import Recipe
+from lenet_study.tracking.schema import FORMER_STAGES, File, Metric, Name, Tag
+from lenet_study.tracking.store import StoredRun, connect, experiment_ids, store_errors
+from lenet_study.training.history import Epoch
+
+
+class StoredTraining:
+    """A training's run, read. What lies in artifacts is fetched when it is asked for.
+
+    Args:
+        run: The MLflow run of a training.
+    """
+
+    def __init__(self, run: StoredRun) -> None:
+        self._run = run
+        self.run_id: str = run.info.run_id
+        self.name: str = run.info.run_name
+        self.status: str = run.info.status
+        self.params: dict[str, str] = run.data.params
+
+    @classmethod
+    def load(cls, run_id: str) -> Self:
+        """Read the training of a run.
+
+        Raises:
+            StoreError: The store failed or has no such run.
+        """
+        with store_errors():
+            return cls(mlflow.MlflowClient().get_run(run_id))
+
+    @property
+    def stage(self) -> str:
+        """What kind of training it is."""
+        stage = self.tag(Tag.STAGE)
+        return next((new for new, former in FORMER_STAGES.items() if former == stage), stage)
+
+    @property
+    def variant(self) -> str:
+        """Name of the variant or searched model."""
+        return self.tag(Tag.VARIANT)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run."""
+        return (self._run.info.end_time - self._run.info.start_time) / 1000
+
+    @property
+    def model_uri(self) -> str:
+        """Address of its logged model.
+
+        Raises:
+            StoreError: The run has logged none.
+        """
+        models = self._run.outputs.model_outputs if self._run.outputs else []
+        if not models:
+            raise StoreError(f"Run {self.run_id} has no logged model: train it again")
+        return f"models:/{models[0].model_id}"
+
+    def tag(self, name: Name) -> str:
+        """Return a tag's value; empty if the run has none."""
+        return name.read(self._run.data.tags) or ""
+
+    def metric(self, name: Name) -> float | None:
+        """Return a metric's last value; None if the run has none."""
+        return name.read(self._run.data.metrics)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What was trained and how, with the run's seed and precision.
+
+        Raises:
+            UserError: Its recipe file is damaged.
+            StoreError: The store failed, or has no recipe file of it.
+        """
+        with store_errors(), tempfile.TemporaryDirectory() as folder:
+            client = mlflow.MlflowClient()
+            files = {file.path for file in client.list_artifacts(self.run_id)}
+            name = next((name for name in (File.RECIPE, *File.RECIPE.formerly) if name in files), None)
+            if name is None:
+                raise StoreError(f"Run {self.run_id} has no {File.RECIPE}: train it again")
+            text = Path(client.download_artifacts(self.run_id, name, folder)).read_text(encoding="utf-8")
+        recipe = recipe_file.loads(text, f"{name} of run {self.run_id}")
+        chosen: dict[str, Any] = {
+            "seed": int(self.params["seed"]),
+            "precision": self.params.get("precision", "float32"),
+        }
+        return replace(recipe, config=replace(recipe.config, **chosen))
+
+    @cached_property
+    def history(self) -> tuple[Epoch, ...]:
+        """All epochs, their numbers exactly as they were.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        with store_errors(), tempfile.TemporaryDirectory() as folder:
+            path = mlflow.MlflowClient().download_artifacts(self.run_id, File.HISTORY, folder)
+            table = pd.read_csv(path)
+        return tuple(Epoch(**row) for row in table.to_dict("records"))
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch whose weights were kept."""
+        number = self.metric(Metric.BEST_EPOCH)
+        return next(epoch for epoch in self.history if epoch.epoch == number)
+
+
+def finished_trainings(limit: int, variant: str = "", stage: str = "train") -> list[StoredTraining]:
+    """Return finished trainings of any experiment, highest validation accuracy first.
+
+    On a tie the variant that comes first, then the earliest.
+
+    Args:
+        limit: How many.
+        variant: Of this variant or searched model only.
+        stage: ``train``, the trainings of the variants, or ``recipe``, those of recipe files.
+
+    Raises:
+        StoreError: The store failed.
+    """
+    connect()
+    # MLflow's filters know no "or" over tags, so that each name of the stage has a query of its own.
+    stages = [stage, *([FORMER_STAGES[stage]] if stage in FORMER_STAGES else [])]
+    trainings = [StoredTraining(run) for name in stages for run in _finished(limit, variant, name)]
+
+    def rank(training: StoredTraining) -> tuple[float, str]:
+        return -(training.metric(Metric.BEST_VAL_ACCURACY) or 0.0), training.variant
+
+    return sorted(trainings, key=rank)[:limit]  # MLflow takes seconds to order 10,000 runs by a tag
+
+
+def _finished(limit: int, variant: str, stage: str) -> Sequence[StoredRun]:
+    conditions = [
+        "attributes.status = 'FINISHED'",
+        f"tags.{Tag.STAGE} = '{stage}'",
+        f"metrics.`{Metric.BEST_VAL_ACCURACY}` >= 0",
+    ]
+    conditions += [f"tags.{Tag.VARIANT} = '{variant}'"] if variant else []
+    with store_errors():
+        return mlflow.MlflowClient().search_runs(
+            experiment_ids(),
+            " and ".join(conditions),
+            order_by=[f"metrics.`{Metric.BEST_VAL_ACCURACY}` DESC", "attributes.start_time ASC"],
+            max_results=limit,
+        )
+
+
+def best_training(recipe: Recipe) -> StoredTraining | None:
+    """Return the finished training of a recipe's model with the highest validation accuracy, if any."""
+    stage = "recipe" if recipe.searched else "train"
+    return next(iter(finished_trainings(1, recipe.name, stage)), None)

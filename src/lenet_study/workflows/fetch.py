@@ -1,0 +1,35 @@
+"""``fetch``: a model's files, for an image that serves it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from lenet_study.errors import UserError
+from lenet_study.execution.reporter import Reporter, Silent
+from lenet_study.tracking.registry import load_model
+
+
+def fetch_model(
+    model: str,
+    folder: Path,
+    reporter: Reporter = Silent(),
+) -> None:
+    """Copy a logged model's files into a folder, which appears whole or not at all.
+
+    Args:
+        model: A run id or a ``models:/…`` address.
+        folder: What to make; a model that it holds is replaced.
+        reporter: Hears what was copied.
+
+    Raises:
+        UserError: The folder holds something else, there is no such model, or its files were changed.
+    """
+    if folder.exists() and not (folder / "MLmodel").exists():
+        raise UserError(f"to={folder} is there and holds no model: name another folder")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    loaded = load_model(model, keep=partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+    reporter.message(f"{loaded.name}: weights {loaded.weights_sha256[:12]}, in {folder}")

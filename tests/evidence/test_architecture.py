@@ -1,0 +1,119 @@
+"""The picture of a variant: its shapes and counts are the model's, its orange the variant's change."""
+
+import pytest
+import torch
+from drawing import assert_global_state_stays, assert_readable, colour, texts, words
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_hex
+
+from lenet_study.evidence.figures import architecture
+from lenet_study.evidence.figures.charts import CHANGED
+from lenet_study.recipes.variants import VARIANTS
+from lenet_study.training.model import LeNet
+
+every_variant = pytest.mark.parametrize("name", VARIANTS)
+
+
+def row_of(figure, label):
+    """The architecture's texts on the height of a row's label, from left to right."""
+    (height,) = (text.get_position()[1] for text in texts(figure) if text.get_text() == label)
+    row = [text for text in texts(figure.axes[0]) if text.get_position()[1] == height]
+    return [text.get_text() for text in sorted(row, key=lambda text: text.get_position()[0])][1:]
+
+
+def orange(figure):
+    return sorted(text.get_text() for text in texts(figure) if colour(text) == CHANGED)
+
+
+def boxes(figure):
+    """Outline colours of the stages and heads."""
+    return [to_hex(box.get_edgecolor()[0]).upper() for box in figure.findobj(PolyCollection)]
+
+
+def test_the_baseline_is_the_reports():
+    figure = architecture.draw("baseline", VARIANTS["baseline"])
+    shapes = ["1×28×28", "6×28×28", "6×14×14", "16×10×10", "16×5×5", "400", "120", "84", "10"]
+    counts = ["–", "156", "–", "2,416", "–", "–", "48,120", "10,164", "850"]
+    assert row_of(figure, "output") == shapes
+    assert row_of(figure, "parameters") == counts
+    heads = [text for text in words(figure) if text.startswith("aux_output")]
+    assert heads == [
+        "aux_output1\nfully connected, 1,176 → 10 logits\n11,770 parameters",
+        "aux_output2\nfully connected, 400 → 10 logits\n4,010 parameters",
+    ]
+
+
+@every_variant
+def test_it_shows_the_models_shapes_and_counts(name):
+    model = LeNet(VARIANTS[name], seed=0).eval()
+    shapes, counts, output = ["1×28×28"], [[]], torch.zeros(1, 1, 28, 28)
+    for layer in (*model.first_wave, *model.second_wave, *model.classifier):
+        output = layer(output)
+        if type(layer).__name__ not in ("ReLU", "BatchNorm1d", "BatchNorm2d"):
+            shapes.append("×".join(f"{size:,}" for size in output.shape[1:]))
+            counts.append([])
+        if count := sum(parameter.numel() for parameter in layer.parameters()):
+            counts[-1].append(f"{count:,}")
+    figure = architecture.draw(name, VARIANTS[name])
+    assert [text.split(" (was")[0] for text in row_of(figure, "output")] == shapes
+    assert row_of(figure, "parameters") == [" + ".join(count) or "–" for count in counts]
+    said = "\n".join(words(figure))
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert f"{total:,} parameters" in said
+    for head in (model.aux_output1, model.aux_output2):
+        parameters = head.weight.numel() + head.bias.numel()
+        assert f"{head.in_features:,} → 10 logits\n{parameters:,} parameters" in said
+    assert VARIANTS[name].change in said
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "stages"),
+    [
+        ("baseline", [], 0),
+        ("v1", ["learning rate: halved every 5 epochs"], 0),
+        ("v2", ["32×28×28 (was 6)", "64×10×10 (was 16)"], 2),
+        ("v3", ["140 (was 84)", "200 (was 120)"], 2),
+        ("v4", ["batch norm"] * 4, 4),
+    ],
+)
+def test_it_highlights_the_change_alone(name, changes, stages):
+    figure = architecture.draw(name, VARIANTS[name])
+    headline = [text for text in orange(figure) if text.startswith(f"{name} = ")]
+    assert len(headline) == (name != "baseline")
+    assert sorted([*changes, *headline]) == orange(figure)
+    assert boxes(figure).count(CHANGED) == stages
+    assert len(boxes(figure)) == 11  # 9 stages, 2 heads
+
+
+def test_it_shows_the_schedule():
+    (constant,) = architecture.draw("baseline", VARIANTS["baseline"]).axes[1].patches
+    (halved,) = architecture.draw("v1", VARIANTS["v1"]).axes[1].patches
+    assert set(constant.get_data().values) == {1}
+    assert list(halved.get_data().values) == [1] * 5 + [0.5] * 5 + [0.25] * 5
+
+
+def test_it_draws_a_variant_added_to_the_table(monkeypatch):
+    variant = VARIANTS["v4"].__class__(
+        change="more of everything",
+        channels=(48, 96),
+        hidden_units=(300, 140),
+        batch_norm=True,
+        halve_learning_rate_every=2,
+    )
+    monkeypatch.setitem(VARIANTS, "v5", variant)
+    figure = architecture.draw("v5", variant)
+    changes = ["300 (was 200)", "48×28×28 (was 32)", "96×10×10 (was 64)"]
+    assert orange(figure) == [
+        *changes,
+        "learning rate: halved every 2 epochs",
+        "v5 = v4, but more of everything",
+    ]
+
+
+@every_variant
+def test_nothing_is_cut_off_and_nothing_overlaps(name):
+    assert_readable(architecture.draw(name, VARIANTS[name]))
+
+
+def test_global_state_stays_as_it_was(monkeypatch):
+    assert_global_state_stays(monkeypatch, architecture, lambda: architecture.draw("v4", VARIANTS["v4"]))

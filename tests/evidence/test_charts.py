@@ -1,0 +1,247 @@
+"""The pictures: what they say is what they were given, and nothing in them overlaps or is cut off."""
+
+import numpy as np
+from drawing import assert_global_state_stays, assert_readable, colour, words
+from matplotlib.colors import to_hex
+
+from lenet_study.evidence.figures import charts as figures
+from lenet_study.recipes.variants import VARIANTS
+from lenet_study.training.history import Epoch
+from lenet_study.training.model import CLASSES
+
+
+def history(epochs, offset=0.0, validated=True):
+    """The learning rate halves every other epoch; the best validation accuracy is the last."""
+    return [
+        Epoch(
+            epoch=number,
+            learning_rate=0.001 / 2 ** ((number - 1) // 2),
+            train_loss=1 / number + offset,
+            train_accuracy=0.8 + number / 100 - offset,
+            val_loss=1.5 / number + offset if validated else None,
+            val_accuracy=0.7 + number / 100 - offset if validated else None,
+            seconds=1.0,
+        )
+        for number in range(1, epochs + 1)
+    ]
+
+
+def confusion():
+    """Shirts (6) are taken for coats (4), never the other way round; bags (8) have no images."""
+    counts = np.diag([1200] * 10)
+    counts[6, 6], counts[6, 4], counts[8, 8] = 900, 300, 0
+    return counts
+
+
+def pictures():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (9, 28, 28), dtype=np.uint8)
+    labels, predicted = np.arange(9), np.array([*range(7), 0, 0])
+    many = {f"fold {fold}": history(3, fold / 50) for fold in range(1, 6)}
+    heads = {head: rng.dirichlet(np.ones(10)) for head in ("first", "second", "classifier")}
+    embedding = np.arange(18.0).reshape(9, 2)
+    yield figures.curves({"v2": history(3)}, {"v2": 3}, "v2")
+    yield figures.curves({"v4 retrained": history(1, validated=False)})
+    yield figures.curves({name: history(4) for name in VARIANTS}, title="five")
+    yield figures.curves(many, dict.fromkeys(many, 2))
+    yield figures.learning_rate(history(1), "one epoch")
+    yield figures.learning_rate(history(9))
+    yield figures.confusion_matrix(confusion(), "v2")
+    yield figures.confusion_comparison(np.diag([10] * 10), confusion(), ("v1", "v2"))
+    yield figures.tsne(embedding, labels, predicted, "v2")
+    yield figures.predictions(images, labels, predicted, np.linspace(0.1, 1, 9))
+    yield figures.auxiliary(images[0], 9, heads)
+    yield figures.augmentation(images[:2], images[1:].reshape(2, 4, 28, 28))
+
+
+# ---- curves ----
+
+
+def test_curves_draw_every_number():
+    epochs = history(4)
+    loss, accuracy = figures.curves({"v2": epochs}).axes
+    for axes, metric in ((loss, "loss"), (accuracy, "accuracy")):
+        drawn = {line.get_linestyle(): line for line in axes.lines}
+        assert len(axes.lines) == 2
+        for style, kind in (("--", "train"), ("-", "val")):
+            assert list(drawn[style].get_xdata()) == [1, 2, 3, 4]
+            assert list(drawn[style].get_ydata()) == [getattr(e, f"{kind}_{metric}") for e in epochs]
+        assert drawn["-"].get_linewidth() > drawn["--"].get_linewidth()
+
+
+def test_curves_keep_a_variants_colour():
+    histories = {name: history(2) for name in reversed(VARIANTS)}
+    figure = figures.curves(histories)
+    for axes in figure.axes:
+        colours = [colour(line) for line in axes.lines]
+        assert colours == [figures.COLOURS[name] for name in histories for _ in ("train", "val")]
+    assert words(figure.legends[0]) == [*histories, "validation", "training"]
+    (line, _) = figures.curves({"v4 retrained": history(2)}).axes[0].lines
+    assert colour(line) == figures.COLOURS["v4"]
+
+
+def test_every_variant_and_fold_has_its_own_colour():
+    assert set(figures.COLOURS) == set(VARIANTS)
+    assert len(set(figures.COLOURS.values())) == len(VARIANTS)
+    folds = {f"fold {fold}": history(2) for fold in range(1, 11)}
+    lines = figures.curves(folds).axes[0].lines
+    looks = {(colour(line), line.get_marker()) for line in lines}
+    assert len(looks) == 10
+
+
+def test_curves_mark_the_best_epoch():
+    histories = {"v1": history(4), "v2": history(4, 0.1)}
+    figure = figures.curves(histories, {"v1": 4, "v2": 2})
+    assert "best epoch" in words(figure.legends[0])
+    stars = [line for line in figure.axes[1].lines if line.get_marker() == "*"]
+    points = [(*star.get_xdata(), *star.get_ydata()) for star in stars]
+    assert points == [(4, histories["v1"][3].val_accuracy), (2, histories["v2"][1].val_accuracy)]
+    assert not any("★" in text for text in words(figure))
+
+
+def test_curves_of_one_training_say_its_best_values():
+    said = words(figures.curves({"v1": history(4)}, {"v1": 3}))
+    assert "★ best epoch 3: 0.5000" in said
+    assert "★ best epoch 3: 73.00%" in said
+
+
+def test_curves_of_a_single_epoch_are_visible():
+    figure = figures.curves({"v1": history(1)})
+    for axes in figure.axes:
+        assert all(line.get_marker() not in ("", "None", None) for line in axes.lines)
+        assert [tick for tick in axes.get_xticks() if 0.5 <= tick <= 1.5] == [1]
+
+
+def test_curves_without_validation():
+    figure = figures.curves({"v1": history(3, validated=False)}, {"v1": 3})
+    for axes in figure.axes:
+        assert [line.get_linestyle() for line in axes.lines] == ["--"]
+    assert words(figure.legends[0]) == ["v1", "training"]
+
+
+def test_accuracy_is_in_percent():
+    axis = figures.curves({"v1": history(3)}).axes[1].yaxis
+    assert axis.get_major_formatter()(0.9) in ("90%", "90.0%")
+
+
+def test_learning_rate_steps_over_epochs():
+    (axes,) = figures.learning_rate(history(5), title="v1").axes
+    (steps,) = axes.patches
+    assert list(steps.get_data().values) == [0.001, 0.001, 0.0005, 0.0005, 0.00025]
+    assert list(steps.get_data().edges) == [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
+    assert [text.get_text() for text in axes.texts] == ["0.001", "0.0005", "0.00025"]
+
+
+# ---- confusion ----
+
+
+def cells(axes):
+    """Text and colour behind it, by (row, column)."""
+    (image,) = axes.images
+    colours = image.to_rgba(image.get_array())
+    return {
+        (int(y), int(x)): (text.get_text(), colours[int(y), int(x)])
+        for text in axes.texts
+        for x, y in [text.get_position()]
+    }
+
+
+def test_confusion_rows_are_true_classes():
+    figure = figures.confusion_matrix(confusion(), title="v2 on test")
+    axes = figure.axes[0]
+    shown = {place: text for place, (text, _) in cells(axes).items()}
+    assert shown[6, 6] == "900\n75.0%"
+    assert shown[6, 4] == "300\n25.0%"
+    assert shown[0, 0] == "1,200\n100.0%"
+    assert shown[4, 6] == shown[8, 8] == ""
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [label.get_text() for label in labels] == list(CLASSES)
+    assert "10,500 of 10,800 images correct (97.22%)" in words(figure)
+
+
+def test_comparison_is_after_minus_before():
+    before = np.diag([100] * 10)
+    before[0, 0], before[0, 1] = 90, 10
+    after = np.diag([200] * 10)  # twice the images: percentages stay comparable
+    after[1, 1], after[1, 2] = 150, 50
+    figure = figures.confusion_comparison(before, after, ("v1", "v2"))
+    first, second, difference = (cells(axes) for axes in figure.axes)
+    assert (first[0, 1][0], second[1, 2][0]) == ("10.0", "25.0")
+    shown = {place: text for place, (text, _) in difference.items() if text}
+    assert shown == {(0, 0): "+10.0", (0, 1): "-10.0", (1, 1): "-25.0", (1, 2): "+25.0"}
+    red, blue = 0, 2
+    for place, better in (((0, 0), True), ((0, 1), True), ((1, 1), False), ((1, 2), False)):
+        rgba = difference[place][1]
+        assert (rgba[blue] > rgba[red]) == better
+    assert "v2 minus v1" in figure.axes[2].get_title()
+    assert "blue is better" in figure.axes[2].get_title()
+
+
+# ---- images and embeddings ----
+
+
+def test_tsne_names_classes_and_counts_mistakes():
+    labels = np.repeat(np.arange(9), 3)  # no ankle boots
+    predicted = labels.copy()
+    predicted[[1, 5]] = 9
+    embedding = np.stack([labels * 10 + np.tile([-1, 0, 7], 9), -labels], axis=1).astype(float)
+    figure = figures.tsne(embedding, labels, predicted, title="v2")
+    *points, crosses = figure.axes[0].collections
+    np.testing.assert_array_equal(points[3].get_offsets(), embedding[labels == 3])
+    np.testing.assert_array_equal(crosses.get_offsets(), embedding[[1, 5]])
+    assert len({to_hex(each.get_facecolor()[0]) for each in points}) == 10
+    names = {text.get_text(): text.get_position() for text in figure.axes[0].texts}
+    assert names == {CLASSES[k]: (10 * k, -k) for k in range(9)}
+    assert "misclassified\n(2 of 27)" in words(figure.legends[0])
+
+
+def test_predictions_tell_right_from_wrong_without_colour():
+    images = np.arange(9, dtype=np.uint8)[:, None, None].repeat(28, 1).repeat(28, 2)
+    labels, predicted = np.full(9, 6), np.array([6] * 7 + [4, 6])
+    figure = figures.predictions(images, labels, predicted, np.linspace(0.2, 1, 9))
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert [axes.images[0].get_array()[0, 0] for axes in shown] == list(range(9))
+    assert shown[0].get_title() == "✓ Shirt 20%"
+    assert shown[7].get_title() == "✗ Coat 90%\ntrue: Shirt"
+    right, wrong = (shown[i].spines["left"] for i in (0, 7))
+    assert right.get_edgecolor() != wrong.get_edgecolor()
+    assert wrong.get_linewidth() > right.get_linewidth()
+    assert "8 of 9 correct" in figure.get_suptitle()
+
+
+def test_auxiliary_draws_each_heads_probabilities():
+    probabilities = {"first": np.eye(10)[2] * 0.6 + 0.04, "classifier": np.eye(10)[5] * 0.9 + 0.01}
+    figure = figures.auxiliary(np.zeros((28, 28), np.uint8), 5, probabilities)
+    picture, *panels = figure.axes
+    assert "true class: Sandal" in picture.get_title()
+    assert [axes.get_title() for axes in panels] == ["first\n✗ Pullover", "classifier\n✓ Sandal"]
+    for axes, values in zip(panels, probabilities.values(), strict=True):
+        (bars,) = axes.containers
+        np.testing.assert_allclose([bar.get_width() for bar in bars], values)
+        colours = [bar.get_facecolor() for bar in bars]
+        assert [colours.count(each) for each in colours].index(1) == values.argmax()
+    assert [label.get_text() for label in panels[0].get_yticklabels()] == list(CLASSES)
+    assert panels[0].yaxis_inverted()
+
+
+def test_augmentation_has_a_row_per_image():
+    originals = np.full((2, 28, 28), [[[10]], [[20]]], dtype=np.uint8)
+    augmented = originals[:, None] + np.arange(1, 4, dtype=np.uint8)[:, None, None]
+    figure = figures.augmentation(originals, augmented)
+    shown = np.array([axes.images[0].get_array()[0, 0] for axes in figure.axes]).reshape(2, 4)
+    assert shown.tolist() == [[10, 11, 12, 13], [20, 21, 22, 23]]
+    assert words(figure) == ["original", "augmented 1", "augmented 2", "augmented 3"]
+    assert {axes.images[0].get_clim() for axes in figure.axes} == {(0, 255)}
+
+
+# ---- all of them ----
+
+
+def test_nothing_is_cut_off_and_nothing_overlaps():
+    for figure in pictures():
+        assert_readable(figure)
+
+
+def test_global_state_stays_as_it_was(monkeypatch):
+    assert_global_state_stays(monkeypatch, figures, lambda: list(pictures()))

@@ -1,0 +1,141 @@
+import os
+import pty
+import sys
+import termios
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+import pyte
+
+from lenet_study.execution.reporter import Progress, Terminal
+from lenet_study.training.history import Epoch
+
+
+def epoch(number, seconds, **validation):
+    return Epoch(
+        epoch=number,
+        learning_rate=0.001,
+        train_loss=0.5,
+        train_accuracy=0.7512,
+        val_loss=validation.get("loss"),
+        val_accuracy=validation.get("accuracy"),
+        seconds=seconds,
+    )
+
+
+@contextmanager
+def terminal():
+    """A pseudo-terminal as stderr; calling it gives what was shown there.
+
+    No fixture: pytest sets stderr anew between a test's setup and its call.
+    """
+    reader, writer = pty.openpty()
+    termios.tcsetwinsize(writer, (24, 160))  # a new one has no columns at all
+    with os.fdopen(writer, "w") as screen, redirect_stderr(screen):
+
+        def shown():
+            screen.write("<end>")
+            screen.flush()
+            text = b""
+            while not text.endswith(b"<end>"):
+                text += os.read(reader, 4096)
+            return text.decode().removesuffix("<end>")
+
+        yield shown
+    os.close(reader)
+
+
+def test_without_a_terminal_every_epoch_is_a_line(capsys):
+    progress = Progress("v4 fold 3/5", 4)
+    progress(epoch(1, 2.0, loss=0.25, accuracy=0.8765))
+    progress(epoch(2, 4.0, loss=0.25, accuracy=0.9))
+    output, errors = capsys.readouterr()
+    first, second = output.splitlines()
+    for expected in ("v4 fold 3/5", "epoch 1/4", "0.500", "75.12%", "0.250", "87.65%", "2.0 s, 6 s left"):
+        assert expected in first
+    assert "epoch 2/4" in second
+    assert "90.00%" in second
+    assert "4.0 s, 6 s left" in second  # two epochs of the mean, 3 s
+    assert errors == ""
+
+
+def test_nothing_is_left_after_the_last_epoch(capsys):
+    Progress("v4", 1)(epoch(1, 2.0, loss=0.25, accuracy=0.9))
+    assert ", 0 s left" in capsys.readouterr().out
+
+
+def test_without_validation_only_training_is_shown(capsys):
+    Progress("v4 retrained", 3)(epoch(1, 2.0))
+    output = capsys.readouterr().out
+    assert "75.12%" in output
+    assert "val" not in output
+    assert "None" not in output
+
+
+def test_a_terminal_shows_a_bar(capsys):
+    with terminal() as shown:
+        progress = Progress("v4", 2)
+        progress(epoch(1, 2.0, loss=0.25, accuracy=0.8765))
+        progress(epoch(2, 2.0, loss=0.25, accuracy=0.9))
+        screen = shown()
+    for expected in ("v4", "0/2", "2/2", "100%", "train loss 0.500", "90.00%", "\r"):
+        assert expected in screen
+    assert screen.endswith("\r")  # gone: what is printed next starts at the beginning of a line
+    assert capsys.readouterr().out == ""
+
+
+def test_a_bar_works_without_validation():
+    with terminal() as shown:
+        Progress("v4 retrained", 1)(epoch(1, 2.0))
+        screen = shown()
+    assert "75.12%" in screen
+    assert "val" not in screen
+
+
+def test_trainings_side_by_side_have_a_bar_each_and_lines_stand_above(capsys):
+    with terminal() as shown:
+        reporter = Terminal()
+        for name in ("v3", "v4"):
+            reporter.started(name, f"run of {name}", 2)
+        reporter.epoch("v4", epoch(1, 2.0, loss=0.25, accuracy=0.8765))
+        reporter.say("v3 waits")
+        for number in (1, 2):
+            reporter.epoch("v3", epoch(number, 2.0, loss=0.25, accuracy=0.9))
+        reporter.epoch("v4", epoch(2, 2.0, loss=0.25, accuracy=0.9))
+        screen = shown()
+    for name in ("v3", "v4"):
+        assert f"{name}:   0%" in screen
+        assert f"{name}: 100%" in screen
+    assert capsys.readouterr().out == "v3 waits\n"
+
+
+def test_what_has_ended_leaves_nothing_on_the_screen():
+    with terminal() as shown, redirect_stdout(sys.stderr):
+        reporter = Terminal()
+        for name in ("v2", "v3", "v4"):
+            reporter.started(name, f"run of {name}", 2)
+        for number in (1, 2):
+            reporter.epoch("v3", epoch(number, 2.0, loss=0.25, accuracy=0.9))
+        reporter.say("v3: best epoch 1")
+        reporter.epoch("v2", epoch(1, 2.0, loss=0.25, accuracy=0.9))
+        reporter.ended("v2")
+        reporter.say("v2 pruned")
+        reporter.epoch("v4", epoch(1, 2.0, loss=0.25, accuracy=0.9))
+        seen = pyte.Screen(160, 24)
+        pyte.Stream(seen).feed(shown())
+    lines = [line.rstrip() for line in seen.display if line.strip()]
+    assert [line[:16] for line in lines] == ["v3: best epoch 1", "v2 pruned", "v4:  50%|███████"]
+
+
+def test_an_evaluation_that_ends_early_has_no_bar_to_close():
+    reporter = Terminal()
+    reporter.started("v4 on test", "run of v4", 0)
+    reporter.ended("v4 on test")
+
+
+def test_an_evaluation_has_no_bar(capsys):
+    with terminal() as shown:
+        reporter = Terminal()
+        reporter.started("v4 on test", "its run", 0)
+        reporter.say("accuracy 92 %")
+        assert "v4" not in shown()
+    assert capsys.readouterr().out == "accuracy 92 %\n"

@@ -1,0 +1,224 @@
+"""MLflow's web pages show the five models: the addresses that a study prints, in headless Chromium."""
+
+import shutil
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+from conftest import open_store
+from servers import free_port, serving
+
+from lenet_study.evidence.figures import charts as figures
+from lenet_study.recipes.recipe import chosen
+from lenet_study.recipes.variants import VARIANTS
+from lenet_study.tracking import run as tracking
+from lenet_study.training.hardware import Hardware
+from lenet_study.training.loop import Epoch, TrainingConfig
+from lenet_study.workflows.train import Job, describe, variant_tags
+
+webdriver = pytest.importorskip("selenium.webdriver")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMEDRIVER = shutil.which("chromedriver")
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM, reason="chromium is not on this machine (Debian: chromium)"),
+    pytest.mark.skipif(not CHROMEDRIVER, reason="chromedriver is not on this machine (chromium-driver)"),
+]
+
+EPOCHS = 5
+PER_EPOCH = ("train/accuracy", "train/loss", "val/accuracy", "val/loss")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",  # root, as in containers, has no sandbox
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1600,1200",
+)
+# What a first visit writes: the assistant's panel opens by itself and takes a quarter of the width.
+VISITED_BEFORE = {
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
+    "mlflow.assistant.panelOpen_v1": "false",
+}
+
+
+def history(variant):
+    """Later variants learn a little better; no two runs share a value."""
+    gain = list(VARIANTS).index(variant) / 50
+    return [
+        Epoch(
+            epoch=number,
+            learning_rate=0.001,
+            train_loss=0.7 / number**0.4 - gain,
+            train_accuracy=0.87 - 0.15 / number + gain,
+            val_loss=0.6 / number**0.4 - gain,
+            val_accuracy=0.89 - 0.13 / number + gain,
+            seconds=6.0,
+        )
+        for number in range(1, EPOCHS + 1)
+    ]
+
+
+def write_study():
+    """A study's runs, as the commands write them, without the training; and a fold, which is no model.
+
+    Returns:
+        The addresses of its pages, and the run ids by variant.
+    """
+    tracking.connect()
+    config, machine = TrainingConfig(epochs=EPOCHS), Hardware(device="cpu", threads=1)
+    runs = {}
+    with tracking.run("study", stage="study", params={"folds": 5}) as study:
+        study.set_tags({"study": study.id})
+        for variant in reversed(VARIANTS):  # as the study starts them
+            recipe = chosen(variant, "", config)
+            with tracking.run(
+                variant,
+                stage="train",
+                params=Job(stage="train", recipe=recipe, hardware=machine).parameters(),
+                tags=variant_tags(variant),
+                description=describe(recipe),
+                study=study.id,
+            ) as run:
+                for epoch in history(variant):
+                    run.log_epoch(epoch)
+                run.log_best(history(variant)[-1])
+            runs[variant] = run.id
+        with tracking.run(
+            "v4 fold 1/5", stage="fold", params={}, tags=variant_tags("v4"), study=study.id
+        ) as fold:
+            fold.log_epoch(history("v4")[0])
+    return tracking.study_addresses(study.experiment_id, study.id, [runs[name] for name in VARIANTS]), runs
+
+
+@contextmanager
+def user_interface(folder, uri):
+    """A real `mlflow ui` on a free port."""
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"]
+    environment = {
+        "MLFLOW_TRACKING_URI": uri,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # of no use here, and slow to start
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    with serving(command, f"{address}/health", folder, **environment):
+        yield address
+
+
+@contextmanager
+def chromium(folder):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={folder / 'profile'}"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+@pytest.fixture(scope="module")
+def study(initialised_database, tmp_path_factory):
+    """A written study behind a running UI: its addresses there and its run ids."""
+    folder = tmp_path_factory.mktemp("browser")
+    with open_store(initialised_database, folder):
+        addresses, runs = write_study()
+        with user_interface(folder, f"sqlite:///{folder}/mlflow.db") as address:
+            here = {name: url.replace(tracking.LOCAL_UI, address) for name, url in addresses.items()}
+            yield here, runs
+
+
+@pytest.fixture(scope="module")
+def driver(study, tmp_path_factory):
+    """A browser that has been on MLflow's pages before."""
+    with chromium(tmp_path_factory.mktemp("chromium")) as driver:
+        addresses, _ = study
+        driver.get(addresses["curves"].partition("#")[0] + "version")  # same origin, no application
+        for key, value in VISITED_BEFORE.items():
+            driver.execute_script("localStorage.setItem(arguments[0], arguments[1])", key, value)
+        yield driver
+
+
+# The charts drawn so far, by metric: for each trace its name, colour and number of points.
+CHARTS = """
+const charts = {};
+for (const card of document.querySelectorAll('[data-testid="experiment-view-compare-runs-card"]')) {
+  const plot = card.querySelector('.js-plotly-plot');
+  const title = card.querySelector('h4');
+  if (!plot || !plot._fullData || !title) continue;
+  const lines = [...plot.querySelectorAll('.scatterlayer path.js-line')];
+  charts[title.title] = {
+    drawn: lines.filter(line => line.getTotalLength() > 20).length,
+    colours: lines.map(line => line.style.stroke),
+    traces: plot._fullData.map(trace => [trace.name, trace.type, (trace.x || []).length]),
+  };
+}
+return charts;
+"""
+
+
+def wait(driver, condition, seconds=20):
+    """The first true value of the condition; a timeout shows the page's text."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition(driver)):
+        if time.monotonic() > deadline:
+            pytest.fail(f"not on the page within {seconds} s: {body(driver)}")
+        time.sleep(0.2)
+    return value
+
+
+def body(driver):
+    return driver.execute_script("return document.body ? document.body.innerText : ''")
+
+
+SHOW_SECTION = """
+for (const header of document.querySelectorAll('[data-testid="experiment-view-compare-runs-section-header"]'))
+  if (header.innerText.trim().split(/\\s/)[0] === arguments[0]) { header.scrollIntoView(); return true; }
+return false;
+"""
+
+
+def rgb(colour):
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgb({red}, {green}, {blue})"
+
+
+def test_the_curves_page_overlays_the_five_trainings(driver, study):
+    addresses, _ = study
+    driver.get(addresses["curves"])
+    wait(driver, lambda d: "5 matching runs" in body(d))
+    text = body(driver)
+    assert [line for line in text.splitlines() if line in VARIANTS][:5] == list(VARIANTS), text
+    assert "fold 1/5" not in text
+    assert "\nPrompts" not in text  # of the GenAI mode, which MLflow opens in by default
+    for section in ("train", "val"):
+        wait(driver, lambda d, section=section: d.execute_script(SHOW_SECTION, section))
+        metrics = [metric for metric in PER_EPOCH if metric.startswith(section)]
+        for metric in metrics:
+            wait(driver, lambda d, m=metric: d.execute_script(CHARTS).get(m, {}).get("drawn", 0) >= 5)
+            chart = driver.execute_script(CHARTS)[metric]
+            lines = [trace for trace in chart["traces"] if trace[2] == EPOCHS]
+            assert {name.split()[0] for name, _, _ in lines} == set(VARIANTS), chart
+            assert {rgb(figures.COLOURS[name]) for name in VARIANTS} <= set(chart["colours"]), chart
+
+
+def test_the_comparison_page_shows_the_five_trainings_side_by_side(driver, study):
+    addresses, runs = study
+    driver.get("about:blank")  # a new address behind the # alone does not load the page anew
+    driver.get(addresses["comparison"])
+    wait(driver, lambda d: "Comparing 5 Runs from 1 Experiment" in body(d) and "val/loss" in body(d))
+    text = body(driver)
+    rows = [line.split("\t") for line in text.splitlines()]
+    assert ["Run ID:", *(runs[name] for name in VARIANTS)] in rows
+    assert ["variant", *VARIANTS] in rows  # a parameter; also the tag of this name
+    assert ["epochs", *[str(EPOCHS)] * len(VARIANTS)] in rows
+    values = [str(round(history(variant)[-1].val_accuracy, 3)) for variant in VARIANTS]
+    assert "best/val_accuracy" in text
+    assert "\n".join(values) in text

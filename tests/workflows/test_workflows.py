@@ -1,0 +1,372 @@
+"""The whole study on toy images, in a real store: what each entry point computes and logs."""
+
+import json
+from types import SimpleNamespace
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import TRAINING_ARTIFACTS, add_training, open_store, toy_split
+
+from lenet_study.errors import JobError, UserError
+from lenet_study.evidence.figures import charts as figures
+from lenet_study.recipes import recipe as specs
+from lenet_study.recipes.variants import VARIANTS, parameters
+from lenet_study.tracking import registry
+from lenet_study.training import fashion_mnist as data
+from lenet_study.training.history import Epoch
+from lenet_study.workflows import evaluate, kfold, retrain, study, train
+
+CONFIG = {
+    "epochs": 2,
+    "batch_size": 16,
+    "learning_rate": 0.002,
+    "seed": 3,
+    "auxiliary": "probe",
+    "auxiliary_weight": 0.3,
+    "precision": "float32",
+}
+MACHINE = {"device": "cpu", "threads": 1, "data_dir": ""}
+ONE = {**MACHINE, "workers": 1}
+TRAIN, TEST = toy_split(200, seed=1), toy_split(60, seed=2)
+EVALUATION_ARTIFACTS = {
+    "per_class.csv",
+    "predictions.csv",
+    "confusion_matrix.png",
+    "predictions.png",
+    "auxiliary.png",
+    "tsne.png",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(initialised_database, tmp_path_factory):
+    """A finished study with two folds, and the test split's readers."""
+    folder = tmp_path_factory.mktemp("study")
+    readers: list[str] = []
+    with open_store(initialised_database, folder) as client, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "load_train", lambda folder: TRAIN)
+        patch.setattr(data, "load_test", lambda folder: readers.append("test") or TEST)
+        study.main(folds=2, **CONFIG, **ONE)
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        runs = client.search_runs(experiments, order_by=["attributes.start_time ASC"])
+        yield SimpleNamespace(
+            client=client, runs={run.info.run_name: run for run in runs}, readers=tuple(readers)
+        )
+
+
+def run_of(finished, stage, **tags):
+    (run,) = (
+        run
+        for run in finished.runs.values()
+        if run.data.tags["stage"] == stage and tags.items() <= run.data.tags.items()
+    )
+    return run
+
+
+def chosen_of(finished) -> str:
+    return run_of(finished, "retrain").data.tags["variant"]
+
+
+def latest_run(finished, name):
+    named = f"attributes.run_name = '{name}'"
+    return finished.client.search_runs(["1"], named, order_by=["attributes.start_time DESC"])[0]
+
+
+def artifacts(finished, run) -> set[str]:
+    return {file.path for file in finished.client.list_artifacts(run.info.run_id)}
+
+
+def table(finished, run, name) -> pd.DataFrame:
+    path = finished.client.download_artifacts(run.info.run_id, name)
+    return pd.read_csv(path)
+
+
+def test_every_run_is_finished_and_belongs_to_the_study(finished):
+    the_study = run_of(finished, "study")
+    chosen = chosen_of(finished)
+    assert set(finished.runs) == {
+        *VARIANTS,
+        "study",
+        f"{chosen} retrained",
+        f"{chosen} on test",
+        f"{chosen} retrained on test",
+        f"{chosen} 2-fold",
+        f"{chosen} fold 1/2",
+        f"{chosen} fold 2/2",
+    }
+    for run in finished.runs.values():
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["study"] == the_study.info.run_id
+
+
+def test_only_folds_are_nested(finished):
+    parent = run_of(finished, "kfold").info.run_id
+    for run in finished.runs.values():
+        expected = parent if run.data.tags["stage"] == "fold" else None
+        assert run.data.tags.get("mlflow.parentRunId") == expected
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_training_logs_parameters_metrics_pictures_and_colour(finished, variant):
+    run = finished.runs[variant]
+    given = {"variant": variant, "spec": "", **CONFIG, **MACHINE}
+    of_spec = {name: value for name, value in run.data.params.items() if name.startswith("spec.")}
+    assert run.data.params == {**{name: str(value) for name, value in given.items()}, **of_spec}
+    assert of_spec["spec.channels"] == str(VARIANTS[variant].channels)
+    assert of_spec["spec.augmentation.flip"] == "0.25"
+    assert run.data.metrics["parameters"] == parameters(VARIANTS[variant])
+    assert artifacts(finished, run) >= TRAINING_ARTIFACTS
+    history = table(finished, run, "history.csv")
+    for metric in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "learning_rate"):
+        logged = finished.client.get_metric_history(run.info.run_id, metric)
+        assert [point.step for point in logged] == [1, 2]
+        column = metric.replace("/", "_")
+        assert [point.value for point in logged] == pytest.approx(history[column].tolist(), abs=0)
+    best = history.loc[history.val_accuracy.idxmax()]
+    assert run.data.metrics["best/epoch"] == best.epoch
+    assert run.data.metrics["best/val_accuracy"] == best.val_accuracy
+    assert 0 < run.data.metrics["best/val_accuracy_augmented"] <= 1
+    assert run.data.tags["mlflow.runColor"] == figures.COLOURS[variant]
+
+
+def test_dataset_inputs_carry_the_full_digests(finished):
+    rows, held_out = data.split(TRAIN.labels, CONFIG["seed"])
+    inputs = finished.runs["v2"].inputs.dataset_inputs
+    digests = {tag.value for item in inputs for tag in item.tags if tag.key == "sha256"}
+    assert digests == {TRAIN.subset(rows).digest(), TRAIN.subset(held_out).digest()}
+
+
+def test_the_best_validation_accuracy_is_chosen(finished):
+    accuracies = {name: finished.runs[name].data.metrics["best/val_accuracy"] for name in VARIANTS}
+    assert chosen_of(finished) == max(VARIANTS, key=lambda name: accuracies[name])
+
+
+def test_the_test_split_is_read_by_evaluations_alone(finished):
+    assert finished.readers == ("test",) * 3  # before, beside the retrained, retrained
+
+
+@pytest.mark.parametrize("suffix", ["", " retrained"])
+def test_an_evaluation_logs_scores_pictures_and_tables(finished, suffix):
+    name = f"{chosen_of(finished)}{suffix}"
+    run = finished.runs[f"{name} on test"]
+    assert artifacts(finished, run) >= EVALUATION_ARTIFACTS
+    predictions = table(finished, run, "predictions.csv")
+    assert len(predictions) == len(TEST)
+    accuracy = (predictions.true == predictions.predicted).mean()
+    assert run.data.metrics["test/accuracy"] == pytest.approx(accuracy)
+    assert run.data.metrics["test/accuracy_low"] < accuracy < run.data.metrics["test/accuracy_high"] + 1e-9
+    assert run.data.tags["model.run_id"] == finished.runs[name].info.run_id
+    assert run.data.tags["weights.sha256"] == finished.runs[name].data.tags["weights.sha256"]
+
+
+def test_the_retrained_model_is_compared_with_the_one_before(finished):
+    chosen = chosen_of(finished)
+    assert "confusion_comparison.png" in artifacts(finished, finished.runs[f"{chosen} retrained on test"])
+    assert "confusion_comparison.png" not in artifacts(finished, finished.runs[f"{chosen} on test"])
+
+
+def test_retraining_sees_all_images_for_the_same_epochs_and_keeps_the_last(finished):
+    run = run_of(finished, "retrain")
+    assert run.data.tags["dataset.train.sha256"] == TRAIN.digest()
+    assert run.data.metrics["best/epoch"] == CONFIG["epochs"]
+    assert not any(name.startswith(("val/", "best/val")) for name in run.data.metrics)
+
+
+def test_k_fold_summarises_the_best_epochs(finished):
+    chosen, parent = chosen_of(finished), run_of(finished, "kfold")
+    folds = [finished.runs[f"{chosen} fold {number}/2"] for number in (1, 2)]
+    values = [fold.data.metrics["best/val_accuracy"] for fold in folds]
+    assert parent.data.metrics["kfold/val_accuracy_mean"] == pytest.approx(np.mean(values))
+    assert parent.data.metrics["kfold/val_accuracy_std"] == pytest.approx(np.std(values, ddof=1))
+    augmented = [fold.data.metrics["best/val_accuracy_augmented"] for fold in folds]
+    assert parent.data.metrics["kfold/val_accuracy_augmented_mean"] == pytest.approx(np.mean(augmented))
+    assert artifacts(finished, parent) >= {"folds.csv", "curves.png"}
+
+
+def test_fold_models_are_logged_but_not_registered(finished):
+    versions = finished.client.search_model_versions("name = 'fashion-mnist-lenet'")
+    registered = {version.run_id for version in versions}
+    trained = {run.info.run_id for run in finished.runs.values() if run.data.tags["stage"] == "train"}
+    assert registered == trained | {run_of(finished, "retrain").info.run_id}
+    for number in (1, 2):
+        fold = finished.runs[f"{chosen_of(finished)} fold {number}/2"]
+        assert registry.load_model(fold.info.run_id).weights_sha256 == fold.data.tags["weights.sha256"]
+
+
+def test_the_best_model_is_champion_and_says_why(finished):
+    champion = finished.client.get_model_version_by_alias("fashion-mnist-lenet", "champion")
+    assert champion.run_id == finished.runs[chosen_of(finished)].info.run_id
+    assert "validation accuracy" in champion.tags["promoted.reason"]
+
+
+def test_the_comparison_stands_beside_the_published_figures(finished):
+    run = run_of(finished, "study")
+    assert artifacts(finished, run) >= {"comparison.csv", "comparison.png", "seconds.csv", "candidates.csv"}
+    comparison = table(finished, run, "comparison.csv").set_index("training")
+    chosen = chosen_of(finished)
+    assert list(comparison.index) == [*VARIANTS, f"{chosen}-retrained", f"{chosen}-kfold-mean"]
+    assert comparison.val_accuracy_augmented_published["v4"] == 0.926
+    for variant in VARIANTS:
+        augmented = finished.runs[variant].data.metrics["best/val_accuracy_augmented"]
+        assert comparison.val_accuracy_augmented[variant] == pytest.approx(augmented)
+    evaluated = finished.runs[f"{chosen} on test"].data.metrics["test/accuracy"]
+    assert comparison.test_accuracy[chosen] == pytest.approx(evaluated)
+    jobs = table(finished, run, "seconds.csv")
+    assert len(jobs) == 5 + 1 + 2 + 2  # trainings, evaluation, retraining and its evaluation, folds
+    assert (jobs.seconds > 0).all()
+
+
+def test_the_study_names_the_addresses_of_its_five_trainings(finished):
+    tags = run_of(finished, "study").data.tags
+    assert run_of(finished, "study").info.run_id in tags["address.curves"]
+    for variant in VARIANTS:
+        assert finished.runs[variant].info.run_id in tags["address.comparison"]
+
+
+def test_every_training_command_repeats_its_weights_bit_for_bit(finished):
+    """Alone, each command gives the weights that it gave within the study."""
+    chosen = chosen_of(finished)
+    settings = {"variant": chosen, "spec": "", **CONFIG, **MACHINE}
+    train.main(**settings)
+    kfold.main(folds=2, workers=1, **settings)
+    retrain.main(**settings)
+    runs = finished.client.search_runs(["1"], f"tags.variant = '{chosen}'")
+    for stage in ("train", "fold", "retrain"):
+        of_stage = [run for run in runs if run.data.tags["stage"] == stage]
+        weights = {(run.info.run_name, run.data.tags["weights.sha256"]) for run in of_stage}
+        assert len(of_stage) == 2 * len(weights)
+
+
+def test_retraining_is_compared_with_the_best_training_of_the_variant(finished, capsys):
+    retrain.main(variant="v1", spec="", **CONFIG, **MACHINE)
+    assert "no finished training" not in capsys.readouterr().out
+    latest = latest_run(finished, "v1 retrained on test")
+    assert latest.data.tags["compared.run_id"] == finished.runs["v1"].info.run_id
+    assert "confusion_comparison.png" in artifacts(finished, latest)
+
+
+def test_retraining_without_a_former_training_says_so(finished, monkeypatch, capsys):
+    monkeypatch.setattr(registry, "best_training", lambda variant, stage: None)
+    retrain.main(variant="baseline", spec="", **CONFIG, **MACHINE)
+    assert "no finished training of baseline to compare with" in capsys.readouterr().out
+    latest = latest_run(finished, "baseline retrained on test")
+    assert "compared.run_id" not in latest.data.tags
+    assert "confusion_comparison.png" not in artifacts(finished, latest)
+
+
+def test_a_former_training_that_cannot_be_read_is_refused_before_retraining(finished, monkeypatch):
+    def refuse(reference):
+        raise UserError(f"model={reference} was changed")
+
+    monkeypatch.setattr(registry, "fetch", refuse)
+    before = len(finished.client.search_runs(["1"]))
+    with pytest.raises(UserError, match="was changed"):
+        retrain.main(variant="v1", spec="", **CONFIG, **MACHINE)
+    assert len(finished.client.search_runs(["1"])) == before
+
+
+def test_any_model_can_be_evaluated_from_its_file(finished, tmp_path):
+    run = finished.runs["baseline"]
+    folder = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/model", dst_path=str(tmp_path))
+    evaluate.main(model=f"{folder}/data/model.pth", seed=0, **MACHINE)
+    latest = latest_run(finished, "baseline on test")
+    assert latest.data.params["model"].endswith("model.pth")
+    assert latest.data.tags["weights.sha256"] == run.data.tags["weights.sha256"]
+    assert json.loads(registry.load_model(run.info.run_id).module.description)["variant"] == "baseline"
+
+
+@pytest.mark.usefixtures("toy_images")
+def test_a_study_whose_promotion_is_refused_keeps_its_report(store, monkeypatch):
+    add_training(store, "older", 1.0, registered=False, variant="baseline")
+    only(monkeypatch, "baseline")
+    with pytest.raises(UserError, match=r"older.* has no registered model"):
+        study.main(folds=2, **CONFIG, **ONE)
+    (run,) = store.search_runs(["1"], "tags.stage = 'study'")
+    assert run.info.status == "FAILED"
+    files = {file.path for file in store.list_artifacts(run.info.run_id)}
+    assert files >= {"comparison.csv", "comparison.png", "seconds.csv"}
+    assert "address.curves" in run.data.tags
+
+
+@pytest.fixture
+def toy_images(monkeypatch):
+    monkeypatch.setattr(data, "load_train", lambda folder: TRAIN)
+    monkeypatch.setattr(data, "load_test", lambda folder: TEST)
+
+
+def only(monkeypatch, *variants):
+    """A study of these variants."""
+
+    def fewer(config):
+        return {name: recipe for name, recipe in specs.of_variants(config).items() if name in variants}
+
+    monkeypatch.setattr(study, "of_variants", fewer)
+
+
+def failing(monkeypatch, *names):
+    """Trainings of these names end with an error before they start."""
+    images = train.Job.images
+
+    def refuse(job):
+        if job.name in names:
+            raise OSError(f"no space left for {job.name}")
+        return images(job)
+
+    monkeypatch.setattr(train.Job, "images", refuse)
+
+
+@pytest.mark.usefixtures("toy_images")
+def test_a_study_goes_on_without_what_failed(store, monkeypatch, capsys):
+    only(monkeypatch, "baseline", "v1")
+    failing(monkeypatch, "v1", "baseline retrained", "baseline fold 1/2")
+    study.main(folds=2, **CONFIG, **ONE)
+    output = capsys.readouterr().out
+    assert "v1 failed: no space left for v1" in output
+    assert "Failed: v1, 2-fold, baseline retrained;" in output.replace("fold 1, ", "")
+    (run,) = store.search_runs(["1"], "tags.stage = 'study'")
+    assert run.info.status == "FINISHED"
+    assert "no space left for v1" in run.data.tags["failed"]
+    (kfold_run,) = store.search_runs(["1"], "tags.stage = 'kfold'")
+    assert kfold_run.info.status == "FAILED"
+    path = store.download_artifacts(run.info.run_id, "comparison.csv")
+    assert list(pd.read_csv(path).training) == ["baseline"]
+
+
+@pytest.mark.usefixtures("toy_images")
+def test_a_study_without_any_training_fails(store, monkeypatch):
+    only(monkeypatch, "baseline")
+    failing(monkeypatch, "baseline")
+    with pytest.raises(JobError, match="None of the five"):
+        study.main(folds=2, **CONFIG, **ONE)
+    (run,) = store.search_runs(["1"])
+    assert run.info.status == "FAILED"
+
+
+@pytest.mark.usefixtures("toy_images")
+def test_a_cross_validation_says_over_how_many_folds_its_mean_is(store, monkeypatch, capsys):
+    failing(monkeypatch, "baseline fold 2/3")
+    kfold.main(variant="baseline", spec="", folds=3, **CONFIG, **ONE)
+    assert "over 2 folds" in capsys.readouterr().out
+    (run,) = store.search_runs(["1"], "tags.stage = 'kfold'")
+    assert run.data.metrics["kfold/folds"] == 2
+    folds = pd.read_csv(store.download_artifacts(run.info.run_id, "folds.csv"))
+    assert list(folds.fold) == ["fold 1", "fold 3"]
+
+
+def test_select_takes_the_first_on_a_tie():
+    def trained(accuracy):
+        epoch = Epoch(
+            epoch=1,
+            learning_rate=0.1,
+            train_loss=1.0,
+            train_accuracy=0.5,
+            val_loss=1.0,
+            val_accuracy=accuracy,
+            seconds=1.0,
+        )
+        return train.TrainingResult("a run", epoch, None, [epoch], None, 1.0)
+
+    options = {"baseline": trained(0.5), "v1": trained(0.7), "v2": trained(0.7)}
+    assert study.select(options) == "v1"
