@@ -5,7 +5,7 @@ import importlib
 import pytest
 import torch
 
-from lenet_study.training import torchvision_import as compat
+from bench import torchvision_import as compat
 
 
 def test_torchvision_works_and_imports_twice():
