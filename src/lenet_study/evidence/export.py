@@ -1,4 +1,4 @@
-"""TorchScript out, with the proof that it computes what was validated."""
+"""Export of a model, with the proof that the files compute what was validated."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ DEPRECATION = r"`torch\.jit\.\w+` is deprecated.*"  # TorchScript is what the st
 
 
 class ExportedLeNet(nn.Module):
-    """Takes float32 images in [0, 1], shape [N, 1, 28, 28], and normalises them itself.
+    """A model that takes float32 images in [0, 1], shape [N, 1, 28, 28], and normalises them itself.
 
     Args:
         model: A trained model.
-        normalisation: Of the images it was trained on.
-        description: What the file should tell of itself, such as variant and seed.
+        normalisation: Computed from the images it was trained on.
+        description: Written into the file, such as variant and seed.
     """
 
     def __init__(self, model: LeNet, normalisation: Normalisation, description: dict[str, object]) -> None:
@@ -37,23 +37,23 @@ class ExportedLeNet(nn.Module):
         self.description = json.dumps(description)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, 10]."""
+        """Return logits [N, 10]."""
         return self.model((images - self.mean) / self.std)
 
     @torch.jit.export
     def features(self, images: Tensor) -> Tensor:
-        """The penultimate layer's output [N, hidden units]."""
+        """Return the penultimate layer's output [N, hidden units]."""
         return self.model.features((images - self.mean) / self.std)
 
     @torch.jit.export
     def auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [N, 10] of both auxiliary heads."""
+        """Return logits [N, 10] of both auxiliary heads."""
         return self.model.auxiliary((images - self.mean) / self.std)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """How an exported file compares with the eager model on the same images."""
+    """Comparison of an exported file with the eager model on the same images."""
 
     max_abs_difference: float  # over all logits
     class_agreement: float  # fraction of images with the same predicted class
@@ -61,12 +61,12 @@ class Parity:
 
     @property
     def passed(self) -> bool:
-        """Same classes everywhere, and logits equal but for rounding."""
+        """Whether all classes are the same and the logits equal but for rounding."""
         return self.class_agreement == 1 and self.max_abs_difference <= PARITY_TOLERANCE
 
 
 def exportable(model: LeNet, normalisation: Normalisation, description: dict[str, object]) -> ExportedLeNet:
-    """A copy of ``model`` on the CPU, ready to be exported."""
+    """Return a copy of ``model`` on the CPU, ready to be exported."""
     trained = copy.deepcopy(model).cpu()
     trained.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return ExportedLeNet(trained, normalisation, description).eval()
@@ -111,7 +111,7 @@ def load_program(path: Path) -> nn.Module:
 
 
 def description_of(loaded: torch.jit.ScriptModule) -> dict[str, object]:
-    """What ``exportable`` was told to write into the file."""
+    """Return the description that ``exportable`` put into the file."""
     return dict(json.loads(loaded.description))
 
 
@@ -122,7 +122,7 @@ def parity(model: LeNet, normalisation: Normalisation, exported: nn.Module, imag
     Args:
         model: The eager model; set to evaluation mode.
         normalisation: Its normalisation.
-        exported: What was read back from a file.
+        exported: The same model, read back from a file.
         images: uint8 [N, 28, 28].
     """
     device = next(model.parameters()).device
@@ -136,12 +136,12 @@ def parity(model: LeNet, normalisation: Normalisation, exported: nn.Module, imag
 
 
 def as_input(images: Tensor) -> Tensor:
-    """uint8 [N, 28, 28] to what an exported model takes: float32 [N, 1, 28, 28] in [0, 1]."""
+    """Turn uint8 images [N, 28, 28] into an exported model's input: float32 [N, 1, 28, 28] in [0, 1]."""
     return images.unsqueeze(1).float().div_(255)
 
 
 def weights_digest(module: nn.Module) -> str:
-    """SHA-256 over names and bytes of all parameters and buffers, in order of their names."""
+    """Return the SHA-256 sum over names and bytes of all parameters and buffers, ordered by name."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(name.encode())
@@ -150,13 +150,13 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256 of the names and sums of all files in a folder."""
+    """Return the SHA-256 sum over names and sums of all files in a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     lines = [f"{file_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 sum of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

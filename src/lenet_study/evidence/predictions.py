@@ -1,4 +1,4 @@
-"""What a trained model does on images: predictions, scores, confusion, agreement, embedding."""
+"""Predictions of a trained model: scores, confusion, agreement, embedding."""
 
 from __future__ import annotations
 
@@ -56,28 +56,28 @@ class Predictions:
 
 @torch.no_grad()
 def predict(model: torch.jit.ScriptModule, split: Split, device: torch.device) -> Predictions:
-    """Run an exported model over all images in large batches; it must be on ``device``."""
+    """Run an exported model, which is on ``device``, over all images in large batches."""
     outputs: list[list[torch.Tensor]] = []
     for images in split.images.split(EVALUATION_BATCH):
         batch = as_input(images.to(device))
         outputs.append([model(batch), *model.auxiliary(batch), model.features(batch)])
-    logits, first, second, features = (torch.cat(part).cpu() for part in zip(*outputs, strict=True))
+    logits, first, second, features = (torch.cat(parts).cpu() for parts in zip(*outputs, strict=True))
     return Predictions(logits, first, second, features, split.labels)
 
 
 def interval(correct: int, total: int) -> tuple[float, float]:
-    """Wilson's 95 % confidence interval of an accuracy (Wilson 1927, JASA 22, 209-212)."""
+    """Return Wilson's 95 % confidence interval of an accuracy (Wilson 1927, JASA 22, 209-212)."""
     result = binomtest(correct, total).proportion_ci(confidence_level=0.95, method="wilson")
     return float(result.low), float(result.high)
 
 
 def confusion(predictions: Predictions) -> np.ndarray:
-    """Counts [10, 10]: rows are true classes, columns predicted ones."""
+    """Return numbers of images [10, 10]: rows are true classes, columns predicted ones."""
     return confusion_matrix(predictions.labels, predictions.predicted, labels=np.arange(len(CLASSES)))
 
 
 def per_class(predictions: Predictions) -> pd.DataFrame:
-    """Precision, recall, F1 and number of images of each class."""
+    """Return precision, recall, F1 and number of images of each class."""
     precision, recall, f1, support = precision_recall_fscore_support(
         predictions.labels,
         predictions.predicted,
@@ -99,10 +99,7 @@ class AuxiliaryScores:
 
 
 def auxiliary_scores(predictions: Predictions) -> AuxiliaryScores:
-    """Score the auxiliary heads.
-
-    The report averages the agreement over a few batches; this is over all images.
-    """
+    """Score the auxiliary heads over all images; the report averages the agreement over a few batches."""
     first, second = predictions.first.argmax(1), predictions.second.argmax(1)
 
     def fraction(matches: torch.Tensor) -> float:
@@ -116,7 +113,7 @@ def auxiliary_scores(predictions: Predictions) -> AuxiliaryScores:
 
 
 def table(predictions: Predictions) -> pd.DataFrame:
-    """One row per image, in file order: true and predicted class, its probability, both heads."""
+    """Return a row per image, in file order: true and predicted class, probabilities, both heads."""
     names = np.array(CLASSES)
     return pd.DataFrame(
         {
@@ -134,7 +131,7 @@ def table(predictions: Predictions) -> pd.DataFrame:
 
 
 def embedding(features: torch.Tensor, seed: int) -> np.ndarray:
-    """Two t-SNE coordinates per row of features: float32 [N, 2] (van der Maaten and Hinton 2008)."""
+    """Return two t-SNE coordinates per image: float32 [N, 2] (van der Maaten and Hinton 2008)."""
     perplexity = min(30.0, (len(features) - 1) / 3)  # sklearn's default, smaller for few images
     start = "pca" if (features != features[0]).any() else "random"  # PCA of equal rows is NaN
     tsne = TSNE(perplexity=perplexity, init=start, random_state=seed, n_jobs=torch.get_num_threads())

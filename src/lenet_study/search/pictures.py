@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentForma
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from lenet_study.evidence.figures.charts import CHANGED, PALETTE, styled
+from lenet_study.evidence.figures.style import CHANGED, PALETTE, styled
 
 FEWEST = 4  # complete trials that tell importances
 _GREY = "#8C8C8C"

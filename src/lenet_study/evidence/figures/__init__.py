@@ -2,17 +2,15 @@
 
 from matplotlib.figure import Figure
 
-from lenet_study.evidence.figures.charts import (
-    COLOURS,
-    augmentation,
+from lenet_study.evidence.figures.evaluation_charts import (
     auxiliary,
     confusion_comparison,
     confusion_matrix,
-    curves,
-    learning_rate,
     predictions,
     tsne,
 )
+from lenet_study.evidence.figures.style import COLOURS
+from lenet_study.evidence.figures.training_curves import augmentation, curves, learning_rate
 
 __all__ = [
     "COLOURS",

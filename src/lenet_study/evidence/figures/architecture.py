@@ -1,10 +1,13 @@
-"""The picture of a variant: its layers, shapes and parameters, and its learning rates."""
+"""The picture of a model: its layers, shapes and parameters, and its learning rates."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby, pairwise
 from math import prod, sqrt
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,12 +16,14 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lenet_study.evidence.figures.charts import CHANGED, steps, styled
+from lenet_study.evidence.figures.style import CHANGED, draw_steps, styled
 from lenet_study.recipes.recipe import Recipe, TrainingConfig
 from lenet_study.recipes.variants import VARIANTS, Variant
 from lenet_study.training.loop import learning_rate_at
 from lenet_study.training.model import SIDE, LeNet
 
+LEFT, PITCH, MIDDLE, HEIGHT = 1.75, 1.42, 3.0, 6.3  # inches, like all coordinates here
+GREY = "#777777"
 INK = {True: CHANGED, False: "black"}  # changed from the parent?
 OPERATIONS = {
     "Conv2d": "conv {0.kernel_size[0]}×{0.kernel_size[1]}, pad {0.padding[0]}",
@@ -43,8 +48,53 @@ class _Stage:
     parameters: list[int]  # of each operation that has any
 
 
+class _Box(NamedTuple):
+    """Where arrows meet a drawn stage."""
+
+    left: float
+    right: float
+    bottom: float
+
+
+@styled
+def draw(name: str, variant: Variant, variants: Mapping[str, Variant] = VARIANTS) -> Figure:
+    """Draw a model's layers, shapes and parameters; orange is what its parent does not have.
+
+    Args:
+        name: The model's name.
+        variant: The model.
+        variants: The table that holds its parent; nothing is orange if there is none.
+    """
+    parent = variants.get(variant.parent or "", variant)
+    stages, parent_stages = _stages(variant), _stages(parent)
+    heads = {stage.part: stage for stage in stages if stage.part in HEADS.values()}
+    trunk = [stage for stage in stages if stage.part not in heads]
+    width = LEFT + PITCH * (len(trunk) - 0.4)
+    figure = Figure((width, HEIGHT))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, HEIGHT))
+    axes.axis("off")
+    counts = [sum(sum(stage.parameters) for stage in model) for model in (stages, parent_stages)]
+    _write_captions(axes, name, variant, None if parent is variant else variant.parent, counts)
+    positions = [LEFT + PITCH * i for i in range(len(trunk))]
+    boxes = [
+        _draw_stage(axes, x, stage, former)
+        for x, stage, former in zip(positions, trunk, parent_stages, strict=False)  # which ends with heads
+    ]
+    for box, following in pairwise(boxes):
+        _draw_arrow(axes, (box.right, MIDDLE), (following.left, MIDDLE))
+    for part, group in groupby(zip(positions, trunk, boxes, strict=True), lambda item: item[1].part):
+        members = list(group)
+        (first, *_), (last, stage, box) = members[0], members[-1]
+        axes.plot((first - 0.6, last + 0.6), (5.1, 5.1), color=GREY, lw=1)
+        _write(axes, (first + last) / 2, 5.33, part, family="monospace")
+        if part in HEADS:
+            _draw_head(axes, (last, box.bottom), stage, heads[HEADS[part]])
+    _draw_schedule(figure, variant, changed=_schedule(variant) != _schedule(parent))
+    return figure
+
+
 def _stages(variant: Variant) -> list[_Stage]:
-    """What an image passes on its way through the model, by running one."""
+    """Return what an image passes on its way through the model, by running one."""
     stages = [_Stage("input", (1, SIDE, SIDE), ["image"], [])]
 
     def record(path: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -68,81 +118,47 @@ def _stages(variant: Variant) -> list[_Stage]:
     return stages
 
 
-@styled
-def draw(name: str, variant: Variant) -> Figure:
-    """A model's layers, shapes and parameters; orange is what its parent has not, if it has one."""
-    parent = variant.parent or name
-    parent_variant = VARIANTS[variant.parent] if variant.parent else variant
-    stages, parent_stages = _stages(variant), _stages(parent_variant)
-    heads = {stage.part: stage for stage in stages if stage.part in HEADS.values()}
-    trunk = [stage for stage in stages if stage.part not in heads]
-    left, pitch, middle = 1.75, 1.42, 3.0  # inches, like all coordinates here
-    width, height = left + pitch * (len(trunk) - 0.4), 6.3
-    figure = Figure((width, height))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
-    axes.axis("off")
-    write = partial(axes.text, ha="center", va="top")
-    style = {"arrowstyle": "-|>", "color": "black", "shrinkA": 0, "shrinkB": 0}
-    arrow = partial(axes.annotate, "", arrowprops=style)
-
-    headline, note = f"{name}: {variant.change}", ""
-    total, before = (sum(sum(s.parameters) for s in each) for each in (stages, parent_stages))
-    caption = f"{total:,} parameters"
-    if parent != name:
+def _write_captions(
+    axes: Axes, name: str, variant: Variant, parent: str | None, counts: Sequence[int]
+) -> None:
+    """Write headline, legend and names of rows; ``counts`` are parameters of the model and its parent."""
+    headline, caption, note = f"{name}: {variant.change}", f"{counts[0]:,} parameters", ""
+    if parent:
         headline = f"{name} = {parent}, but {variant.change}"
-        caption += f" ({parent}: {before:,})"
+        caption += f" ({parent}: {counts[1]:,})"
         note = f"Orange: changed from {parent}; further shapes and counts follow from that."
-    axes.text(0.3, 5.85, headline, size=14, weight="bold", color=INK[parent != name])
+    axes.text(0.3, 5.85, headline, size=14, weight="bold", color=INK[parent is not None])
     axes.text(0.3, 5.57, caption, size=11)
     scale = "Boxes: width shows channels, height and depth show pixels. Bars: height shows √units."
-    axes.text(0.3, 0.75, f"{scale}\n{note}", color="#777777", linespacing=1.5, va="top")
+    axes.text(0.3, 0.75, f"{scale}\n{note}", color=GREY, linespacing=1.5, va="top")
     for y, row in ((5.02, "layers"), (4.38, "output"), (4.16, "parameters")):
-        axes.text(0.3, y, row, color="#777777", va="top")
-
-    start = end = 0.0  # left ends of the arrow into a stage, and of the line above a part
-    for i, (stage, old) in enumerate(zip(trunk, parent_stages, strict=False)):
-        x = left + pitch * i
-        wider = bool(stage.parameters) and stage.shape[0] != old.shape[0]
-        new = [operation not in old.operations for operation in stage.operations]
-        for line, operation in enumerate(stage.operations):
-            write(x, 5.02 - 0.19 * line, operation, color=INK[new[line]])
-        shape = "×".join(f"{size:,}" for size in stage.shape) + f" (was {old.shape[0]})" * wider
-        write(x, 4.38, shape, weight="bold", color=INK[wider])
-        write(x, 4.16, " + ".join(f"{count:,}" for count in stage.parameters) or "–")
-        x0, x1, y0 = _solid(axes, x, middle, stage, wider or any(new))
-        if i:
-            arrow((x0, middle), (start, middle))
-        start = x1
-        end = x if stage.part != trunk[i - 1].part else end
-        last = stage is trunk[-1] or stage.part != trunk[i + 1].part
-        if last:
-            axes.plot((end - 0.6, x + 0.6), (5.1, 5.1), color="#777777", lw=1)
-            write((end + x) / 2, 5.33, stage.part, family="monospace")
-        if last and stage.part in HEADS:
-            head = heads[HEADS[stage.part]]
-            arrow((x, 1.56), (x, y0))
-            _solid(axes, x, 1.44, head)
-            sizes = f"{prod(stage.shape):,} → {head.shape[0]} logits"
-            text = f"{head.part}\n{head.operations[0]}, {sizes}\n{head.parameters[0]:,} parameters"
-            axes.text(x + 0.2, 1.44, text, va="center", linespacing=1.4)
-
-    halving = variant.halve_learning_rate_every
-    ink = INK[halving != parent_variant.halve_learning_rate_every]
-    inset = figure.add_axes((1 - 3.2 / width, 0.55 / height, 2.8 / width, 0.9 / height))
-    recipe = Recipe(name=name, variant=variant, config=TrainingConfig(learning_rate=1))
-    rates = [learning_rate_at(epoch, recipe) for epoch in range(1, recipe.config.epochs + 1)]
-    steps(inset, 1, rates, ink)
-    schedule = f"halved every {halving} epochs" if halving else "constant"
-    schedule = "annealed along a half cosine" if variant.cosine_annealing else schedule
-    inset.set_title(f"learning rate: {schedule}", color=ink, size=9)
-    inset.set(xlabel="epoch", ylim=(0, 1.15), yticks=(0, 0.5, 1), yticklabels=("0", "½", "initial"))
-    return figure
+        axes.text(0.3, y, row, color=GREY, va="top")
 
 
-def _solid(
-    axes: Axes, x: float, y: float, stage: _Stage, changed: bool = False
-) -> tuple[float, float, float]:
-    """A box of feature maps, or a bar of units, around (x, y); gives its left, right and bottom."""
+def _draw_stage(axes: Axes, x: float, stage: _Stage, former: _Stage) -> _Box:
+    """Draw a stage of the trunk and what is to be known of it; ``former`` is the parent's."""
+    resized = bool(stage.parameters) and stage.shape[0] != former.shape[0]
+    is_new = [operation not in former.operations for operation in stage.operations]
+    for line, operation in enumerate(stage.operations):
+        _write(axes, x, 5.02 - 0.19 * line, operation, color=INK[is_new[line]])
+    shape = "×".join(f"{size:,}" for size in stage.shape) + f" (was {former.shape[0]})" * resized
+    _write(axes, x, 4.38, shape, weight="bold", color=INK[resized])
+    _write(axes, x, 4.16, " + ".join(f"{count:,}" for count in stage.parameters) or "–")
+    return _draw_solid(axes, x, MIDDLE, stage, resized or any(is_new))
+
+
+def _draw_head(axes: Axes, start: tuple[float, float], stage: _Stage, head: _Stage) -> None:
+    """Draw an auxiliary head below the stage whose output it takes."""
+    x, y = start[0], 1.44
+    _draw_arrow(axes, start, (x, y + 0.12))
+    _draw_solid(axes, x, y, head)
+    sizes = f"{prod(stage.shape):,} → {head.shape[0]} logits"
+    text = f"{head.part}\n{head.operations[0]}, {sizes}\n{head.parameters[0]:,} parameters"
+    axes.text(x + 0.2, y, text, va="center", linespacing=1.4)
+
+
+def _draw_solid(axes: Axes, x: float, y: float, stage: _Stage, changed: bool = False) -> _Box:
+    """Draw a box of feature maps, or a bar of units, around (x, y)."""
     w, h, d = 0.14, 0.042 * sqrt(stage.shape[0]), 0.0
     if len(stage.shape) == 3:
         w, h, d = max(0.04, 0.012 * stage.shape[0]), 0.042 * stage.shape[1], 0.015 * stage.shape[2]
@@ -153,4 +169,32 @@ def _solid(
     faces = np.array((front, top, side)) + origin
     edge = CHANGED if changed else "#3B4B5C"
     axes.add_collection(PolyCollection(faces, facecolors=shades, edgecolors=edge, lw=0.8))
-    return origin[0] - 0.04, origin[0] + w + d + 0.04, origin[1] - 0.04
+    return _Box(left=origin[0] - 0.04, right=origin[0] + w + d + 0.04, bottom=origin[1] - 0.04)
+
+
+def _draw_schedule(figure: Figure, variant: Variant, changed: bool) -> None:
+    """Draw the learning rates of a training, as shares of the initial one."""
+    width, ink = figure.get_figwidth(), INK[changed]
+    inset = figure.add_axes((1 - 3.2 / width, 0.55 / HEIGHT, 2.8 / width, 0.9 / HEIGHT))
+    recipe = Recipe(name="", variant=variant, config=TrainingConfig(learning_rate=1))
+    rates = [learning_rate_at(epoch, recipe) for epoch in range(1, recipe.config.epochs + 1)]
+    draw_steps(inset, 1, rates, ink)
+    inset.set_title(f"learning rate: {_schedule(variant)}", color=ink, size=9)
+    inset.set(xlabel="epoch", ylim=(0, 1.15), yticks=(0, 0.5, 1), yticklabels=("0", "½", "initial"))
+
+
+def _schedule(variant: Variant) -> str:
+    """Return in words how the learning rate falls."""
+    if variant.cosine_annealing:
+        return "annealed along a half cosine"
+    halving = variant.halve_learning_rate_every
+    return f"halved every {halving} epochs" if halving else "constant"
+
+
+def _write(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
+    axes.text(x, y, text, ha="center", va="top", **style)
+
+
+def _draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    style = {"arrowstyle": "-|>", "color": "black", "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", end, start, arrowprops=style)
