@@ -15,14 +15,15 @@ SEED_LIMIT = 2**32  # exclusive; NumPy's limit
 Seed = Annotated[int, Interval(ge=0, lt=SEED_LIMIT), "Seed of all that is random."]
 Auxiliary = Literal["probe", "untrained", "joint"]
 Precision = Annotated[
-    Literal["float32", "bfloat16"], "Of a training step; bfloat16 is faster where the processor knows it."
+    Literal["float32", "bfloat16"],
+    "Precision of a training step; bfloat16 is faster where the processor knows it.",
 ]
 PER_RUN = ("seed", "precision")  # chosen anew for each run: no part of a recipe file or a fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How a model is trained; the defaults are the report's."""
+    """Choices of a training beside the model; the defaults are the report's."""
 
     __pydantic_config__: ClassVar = STRICT
     epochs: Annotated[int, Ge(1), "Passes over the training images."] = 15
@@ -31,15 +32,15 @@ class TrainingConfig:
     seed: Seed = 0
     auxiliary: Annotated[
         Auxiliary,
-        "What trains the auxiliary heads: their own loss on detached activations, nothing, "
-        "or a loss that also reaches the trunk.",
+        "Training of the auxiliary heads: by their own loss on detached activations, not at all, "
+        "or by a loss that also reaches the trunk.",
     ] = "probe"
     auxiliary_weight: Annotated[float, Gt(0), "Weight of each auxiliary loss when joint."] = 0.3
     precision: Precision = "float32"
 
     @property
     def of_recipe(self) -> dict[str, object]:
-        """The fields that a recipe file holds: all but those chosen for each run."""
+        """Fields that a recipe file holds: all but those chosen for each run."""
         return {name: value for name, value in asdict(self).items() if name not in PER_RUN}
 
 

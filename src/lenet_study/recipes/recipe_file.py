@@ -39,12 +39,12 @@ def dumps(recipe: Recipe) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
-def read(path: str, given: TrainingConfig) -> Recipe:
+def read(path: str, config: TrainingConfig) -> Recipe:
     """Read a recipe file.
 
     Args:
         path: The file.
-        given: The configuration of the command line. Its seed and precision are taken; a field that the file
+        config: The configuration of the command line. Its seed and precision are taken; a field that the file
             decides may have its default or the file's value there.
 
     Raises:
@@ -58,14 +58,14 @@ def read(path: str, given: TrainingConfig) -> Recipe:
         raise UserError(f"{where} cannot be read ({reason}): name the recipe.json of a run") from error
     recipe = loads(text, where)
     default = TrainingConfig().of_recipe
-    for name, value in given.of_recipe.items():
+    for name, value in config.of_recipe.items():
         decided = getattr(recipe.config, name)
         if value not in (decided, default[name]):
             raise UserError(
                 f"{name}={value} contradicts {where}, which says {decided}: leave {name} out, or change "
                 "the file"
             )
-    return replace(recipe, config=replace(recipe.config, seed=given.seed, precision=given.precision))
+    return replace(recipe, config=replace(recipe.config, seed=config.seed, precision=config.precision))
 
 
 def loads(text: str, where: str) -> Recipe:
@@ -78,22 +78,13 @@ def loads(text: str, where: str) -> Recipe:
     Raises:
         UserError: A field is missing, unknown or out of range.
     """
-    import pydantic  # noqa: PLC0415 -- 0.1 s, which help and refused values do not need
-
     try:
         content: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is no JSON ({error}): name the recipe.json of a run") from error
     if isinstance(content, dict):
         content = {_OLD_KEYS.get(key, key): value for key, value in content.items()}
-    try:
-        # As JSON once more: pydantic takes a list for a tuple from JSON, and refuses it from Python.
-        recipe = pydantic.TypeAdapter(Recipe).validate_json(json.dumps(content))
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the content"
-        value = "" if first["type"] == "missing" else f"={first['input']!r}"
-        raise UserError(f"{where}: {field}{value} is refused ({first['msg']}): mend the file") from error
+    recipe = _validate(content, where)
     if chosen_anew := [name for name in PER_RUN if name in content.get("config", {})]:
         raise UserError(
             f"{where}: config.{chosen_anew[0]} is no part of a recipe: name it on the command line instead"
@@ -109,3 +100,17 @@ def loads(text: str, where: str) -> Recipe:
             f"{where}: name={recipe.name} is that of a variant with other fields: change the name"
         )
     return replace(recipe, variant=VARIANTS[recipe.name])
+
+
+def _validate(content: Any, where: str) -> Recipe:
+    """Return the recipe that parsed JSON describes; a ``UserError`` names the first wrong field."""
+    import pydantic  # noqa: PLC0415 -- 0.1 s, which help and refused values do not need
+
+    try:
+        # As JSON once more: pydantic takes a list for a tuple from JSON, and refuses it from Python.
+        return pydantic.TypeAdapter(Recipe).validate_json(json.dumps(content))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the content"
+        value = "" if first["type"] == "missing" else f"={first['input']!r}"
+        raise UserError(f"{where}: {field}{value} is refused ({first['msg']}): mend the file") from error

@@ -7,7 +7,7 @@ table then covers it. A searched model is another ``Variant``, without a row in 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Interval
 
@@ -15,12 +15,12 @@ Optimizer = Literal["adam", "adamw", "sgd"]
 Share = Annotated[float, Interval(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
 Width = Annotated[int, Interval(ge=1, le=4096)]  # channels or units of a layer
-STRICT = {"strict": True, "extra": "forbid", "allow_inf_nan": False}  # pydantic's, for recipe files
+STRICT = {"strict": True, "extra": "forbid", "allow_inf_nan": False}  # of pydantic, for recipe files
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How strongly training images are varied; the defaults are the report's."""
+    """Strengths of the changes to training images; the defaults are the report's."""
 
     __pydantic_config__: ClassVar = STRICT
     flip: Annotated[Share, "Probability of mirroring left and right."] = 0.25
@@ -33,7 +33,7 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """What tells one model from another."""
+    """A model: all that tells it from another."""
 
     __pydantic_config__: ClassVar = STRICT
     change: Annotated[str, "One sentence: what differs from the parent."]
@@ -47,33 +47,31 @@ class Variant:
     cosine_annealing: Annotated[bool, "Whether the learning rate falls along a half cosine to zero."] = False
     dropout: Annotated[ShareBelowOne, "Probability of dropping an input of a classifier's layer."] = 0.0
     optimizer: Annotated[Optimizer, "Adam, AdamW, or SGD with a Nesterov momentum of 0.9."] = "adam"
-    weight_decay: Annotated[Share, "The optimizer's, on all weights."] = 0.0
+    weight_decay: Annotated[Share, "Weight decay of the optimizer, on all weights."] = 0.0
     label_smoothing: Annotated[ShareBelowOne, "Share of the target spread over all classes."] = 0.0
-    augmentation: Annotated[Augmentation, "Of the training images."] = Augmentation()
+    augmentation: Annotated[Augmentation, "Changes to the training images."] = Augmentation()
 
 
-_BASELINE = Variant(
-    change="LeNet-5 with ReLU and max-pooling",
-    channels=(6, 16),
-    hidden_units=(120, 84),
-    batch_norm=False,
-    halve_learning_rate_every=None,
-)
-_V1 = replace(
-    _BASELINE,
-    parent="baseline",
-    change="the learning rate is halved every 5 epochs",
-    halve_learning_rate_every=5,
-)
-_V2 = replace(
-    _V1, parent="v1", change="32 and 64 convolution channels instead of 6 and 16", channels=(32, 64)
-)
-_V3 = replace(
-    _V2, parent="v2", change="200 and 140 hidden units instead of 120 and 84", hidden_units=(200, 140)
-)
-_V4 = replace(_V3, parent="v3", change="batch norm after every convolution and hidden layer", batch_norm=True)
+def _derive(parent: str, change: str, **fields: Any) -> Variant:
+    """Return the variant ``parent`` with one change; ``fields`` are those of ``Variant``."""
+    return replace(VARIANTS[parent], parent=parent, change=change, **fields)
 
-VARIANTS = {"baseline": _BASELINE, "v1": _V1, "v2": _V2, "v3": _V3, "v4": _V4}
+
+VARIANTS = {
+    "baseline": Variant(
+        change="LeNet-5 with ReLU and max-pooling",
+        channels=(6, 16),
+        hidden_units=(120, 84),
+        batch_norm=False,
+        halve_learning_rate_every=None,
+    )
+}
+VARIANTS["v1"] = _derive(
+    "baseline", "the learning rate is halved every 5 epochs", halve_learning_rate_every=5
+)
+VARIANTS["v2"] = _derive("v1", "32 and 64 convolution channels instead of 6 and 16", channels=(32, 64))
+VARIANTS["v3"] = _derive("v2", "200 and 140 hidden units instead of 120 and 84", hidden_units=(200, 140))
+VARIANTS["v4"] = _derive("v3", "batch norm after every convolution and hidden layer", batch_norm=True)
 
 
 def parameter_count(variant: Variant) -> int:
