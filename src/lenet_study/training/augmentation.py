@@ -23,7 +23,7 @@ AS_PUBLISHED = Augmentation()
 
 @dataclass(frozen=True)
 class Draws:
-    """What each of N images drew: bool [N], or factors float32 [N]."""
+    """Random choices for N images: bool [N], or factors float32 [N]."""
 
     flip: Tensor
     brightness: Tensor
@@ -52,7 +52,7 @@ def augment(images: Tensor, generator: torch.Generator, strength: Augmentation =
     Args:
         images: uint8 [N, 28, 28].
         generator: Source of the draws; on the images' device.
-        strength: How much of each.
+        strength: Probabilities and sizes of the changes.
 
     Returns:
         uint8 [N, 28, 28], a new tensor.
@@ -71,7 +71,7 @@ def augment(images: Tensor, generator: torch.Generator, strength: Augmentation =
 
 def apply(images: Tensor, draws: Draws) -> Tensor:
     """Apply drawn choices to uint8 images [N, 28, 28], in the report's order."""
-    images = torch.where(_each(draws.flip), images.flip(-1), images)
+    images = torch.where(_per_image(draws.flip), images.flip(-1), images)
     images = _jitter(images, draws)
     images = _where(draws.autocontrast, autocontrast, images)
     return _where(draws.solarize, solarize, images)
@@ -79,15 +79,15 @@ def apply(images: Tensor, draws: Draws) -> Tensor:
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
     """Multiply by ``factor`` [N]: towards black below 1."""
-    return (images * _each(factor)).clamp_(0, 255).to(torch.uint8)
+    return (images * _per_image(factor)).clamp_(0, 255).to(torch.uint8)
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with each image's mean grey level by ``factor`` [N]: towards the mean below 1."""
     pixels = images[0].numel()
     total = images.sum((-2, -1), dtype=torch.int32)
-    mean = _each((2 * total + pixels).div(2 * pixels, rounding_mode="floor").float())
-    return (images - mean).mul_(_each(factor)).add_(mean).clamp_(0, 255).to(torch.uint8)
+    mean = _per_image((2 * total + pixels).div(2 * pixels, rounding_mode="floor").float())
+    return (images - mean).mul_(_per_image(factor)).add_(mean).clamp_(0, 255).to(torch.uint8)
 
 
 def autocontrast(images: Tensor) -> Tensor:
@@ -122,8 +122,8 @@ def erase(images: Tensor, uniform: Tensor) -> Tensor:
 
     Args:
         images: uint8 [N, 28, 28].
-        uniform: Of each rectangle its area, its ratio of height to width, and its place from the top and
-            from the left, as numbers [4, N] in [0, 1).
+        uniform: Numbers [4, N] in [0, 1) that decide a rectangle's area, its ratio of height to width, and
+            its distance from the top and from the left.
     """
     height, width = images.shape[-2:]
     area = height * width * (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * uniform[0])
@@ -135,29 +135,32 @@ def erase(images: Tensor, uniform: Tensor) -> Tensor:
     left = (uniform[3] * (width - wide + 1)).floor()
     rows = torch.arange(height, device=images.device)[:, None]
     columns = torch.arange(width, device=images.device)[None, :]
-    inside = (rows >= _each(top)) & (rows < _each(top + tall))
-    inside = inside & (columns >= _each(left)) & (columns < _each(left + wide))
+    inside = (rows >= _per_image(top)) & (rows < _per_image(top + tall))
+    inside = inside & (columns >= _per_image(left)) & (columns < _per_image(left + wide))
     return images.masked_fill(inside, 0)
 
 
 def _jitter(images: Tensor, draws: Draws) -> Tensor:
+    """Change brightness and contrast, each image in its own order."""
     result = torch.empty_like(images)
     for first, steps in (
         (draws.contrast_first, (contrast, brightness)),
         (~draws.contrast_first, (brightness, contrast)),
     ):
         rows = first.nonzero().squeeze(1)
-        part = images[rows]
+        changed = images[rows]
         for step in steps:
-            part = step(part, getattr(draws, step.__name__)[rows]) if len(rows) else part
-        result[rows] = part
+            changed = step(changed, getattr(draws, step.__name__)[rows]) if len(rows) else changed
+        result[rows] = changed
     return result
 
 
 def _where(chosen: Tensor, step: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Apply a step to the chosen images [N] alone."""
     rows = chosen.nonzero().squeeze(1)
     return images.index_copy(0, rows, step(images[rows])) if len(rows) else images
 
 
-def _each(values: Tensor) -> Tensor:
+def _per_image(values: Tensor) -> Tensor:
+    """Shape values [N] so that they act on images [N, 28, 28]."""
     return values[:, None, None]

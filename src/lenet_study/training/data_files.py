@@ -13,8 +13,9 @@ import shutil
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +31,7 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
-ORIGIN = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"  # its authors'; the sums make it safe
+ORIGIN = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"  # the authors'; sums make it safe
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 ENVIRONMENT_VARIABLE = "LENET_STUDY_DATA"
@@ -39,37 +40,47 @@ IMAGE_HEADER, LABEL_HEADER = 16, 8  # bytes before the content: https://yann.lec
 DataDir = Annotated[str, "Folder of the data; else the environment's LENET_STUDY_DATA, else ./data."]
 
 
-def download(folder: Path, names: list[str]) -> None:
-    """Download files from the data set's authors into a folder."""
+def download(
+    folder: Path, names: Iterable[str], origin: str = ORIGIN, timeout: float = DOWNLOAD_TIMEOUT
+) -> None:
+    """Download files into a folder.
+
+    Args:
+        folder: Where they are put, uncompressed.
+        names: The files; the origin has each as ``NAME.gz``.
+        origin: Address of their folder.
+        timeout: Seconds to wait for an answer.
+    """
     import urllib.request  # noqa: PLC0415 -- 14 ms, a quarter of what help takes
+    from http.client import HTTPException  # noqa: PLC0415
 
     for name in names:
-        with urllib.request.urlopen(f"{ORIGIN}/{name}.gz", timeout=DOWNLOAD_TIMEOUT) as answer:
-            (folder / name).write_bytes(gzip.decompress(answer.read()))
+        try:
+            with urllib.request.urlopen(f"{origin}/{name}.gz", timeout=timeout) as answer:
+                (folder / name).write_bytes(gzip.decompress(answer.read()))
+        except HTTPException as error:  # such as a connection lost half-way, which is no OSError
+            raise OSError(repr(error)) from error
 
 
 def fetch_debian_package(folder: Path, names: list[str]) -> None:
-    """Download Debian's package and unpack it into a folder; package lists of our own need no root."""
+    """Download Debian's package and unpack it into a folder; needs no root."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise OSError("not a Debian machine")
     with tempfile.TemporaryDirectory() as temporary:
-        lists = Path(temporary, "lists")
-        (lists / "partial").mkdir(parents=True)
-        Path(temporary).chmod(0o755)  # apt fetches as its own user when it can
-        own_lists = (
-            f"-oDir::State::Lists={lists}",
-            f"-oDir::Cache={temporary}",
-            "-oAPT::Sandbox::User=root",
-        )
-        for options in ((), own_lists):
-            if options:
-                _run("apt-get", "-qq", *options, "update", cwd=temporary)
-            try:
-                _run("apt-get", "-qq", *options, "download", DEBIAN_PACKAGE, cwd=temporary)
-                break
-            except subprocess.CalledProcessError:
-                if options:
-                    raise
+        apt = partial(_run, "apt-get", "-qq", cwd=temporary)
+        try:
+            apt("download", DEBIAN_PACKAGE)
+        except subprocess.CalledProcessError:  # this machine's package lists are missing or too old
+            lists = Path(temporary, "lists")
+            (lists / "partial").mkdir(parents=True)
+            Path(temporary).chmod(0o755)  # apt fetches as its own user when it can
+            options = (
+                f"-oDir::State::Lists={lists}",
+                f"-oDir::Cache={temporary}",
+                "-oAPT::Sandbox::User=root",
+            )
+            apt(*options, "update")
+            apt(*options, "download", DEBIAN_PACKAGE)
         (package,) = Path(temporary).glob("*.deb")
         _run("dpkg-deb", "-x", str(package), temporary, cwd=temporary)
         for name in names:
@@ -133,42 +144,18 @@ class DataFiles:
             UserError: Every source failed.
             StoreError: The disk is full.
         """
-        for place in self._places():
-            if all(_find(place, name) for name in self.sha256):
-                return str(place)
+        for folder in self._folders():
+            if all(_find(folder, name) for name in self.sha256):
+                return str(folder)
         missing = [name for name in self.sha256 if not self._path(name)]
-        if not missing:
-            return f"{self.folder} and {self.debian_folder}"
-        self._make_folder(missing)
-        failures = []
-        for source, fetch in self.sources.items():
-            try:
-                print(f"Fetching Fashion-MNIST (30 MB) into {self.folder} with {source}", flush=True)
-                # Moved whole: an interrupted download leaves nothing that looks like data.
-                with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as partial:
-                    fetch(Path(partial), list(self.sha256))
-                    for name in self.sha256:
-                        Path(partial, name).replace(self.folder / name)
-                return f"{self.folder} (fetched with {source})"
-            except (OSError, EOFError, zlib.error, subprocess.SubprocessError) as error:
-                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                    raise StoreError(
-                        f"The disk of {self.folder} is full: make room for Fashion-MNIST (100 MB), or name "
-                        f"another folder with data_dir or {ENVIRONMENT_VARIABLE}"
-                    ) from error
-                failures.append(f"{source}: {_one_line(error)}")
-        raise UserError(
-            f"Fashion-MNIST is missing ({', '.join(missing)} not in {self.folder}) and could not be fetched "
-            f"({'; '.join(failures)}): put the four files there, or name their folder with data_dir or "
-            f"{ENVIRONMENT_VARIABLE}, or `apt-get install {DEBIAN_PACKAGE}`"
-        )
+        return self._fetch(missing) if missing else f"{self.folder} and {self.debian_folder}"
 
     def verify(self) -> str:
         """Check the sums of all files; fetch them first if need be. Returns and raises as ``ensure``."""
-        place = self.ensure()
+        where = self.ensure()
         for name in self.sha256:
             self._read(name)
-        return place
+        return where
 
     def _load(self, prefix: str) -> Split:
         import numpy as np  # noqa: PLC0415 -- as torch: not needed to read the declaration
@@ -184,15 +171,38 @@ class DataFiles:
             torch.from_numpy(labels.astype(np.int64)),
         )
 
-    def _places(self) -> tuple[Path, ...]:
-        return (
-            self.folder,
-            self.folder / "FashionMNIST" / "raw",
-            self.debian_folder,
-        )  # the second: torchvision's
+    def _folders(self) -> tuple[Path, ...]:
+        raw = self.folder / "FashionMNIST" / "raw"  # where torchvision puts them
+        return (self.folder, raw, self.debian_folder)
 
     def _path(self, name: str) -> Path | None:
-        return next((path for place in self._places() if (path := _find(place, name))), None)
+        return next((path for folder in self._folders() if (path := _find(folder, name))), None)
+
+    def _fetch(self, missing: Sequence[str]) -> str:
+        """Fetch all files from the first source that has them; return where they are, in words."""
+        self._make_folder(missing)
+        failures = []
+        for source, fetch in self.sources.items():
+            print(f"Fetching Fashion-MNIST (30 MB) into {self.folder} with {source}", flush=True)
+            try:
+                # Moved when all are there: an interrupted download leaves nothing that looks like data.
+                with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as temporary:
+                    fetch(Path(temporary), list(self.sha256))
+                    for name in self.sha256:
+                        Path(temporary, name).replace(self.folder / name)
+                return f"{self.folder} (fetched with {source})"
+            except (OSError, EOFError, zlib.error, subprocess.SubprocessError) as error:
+                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                    raise StoreError(
+                        f"The disk of {self.folder} is full: make room for Fashion-MNIST (100 MB), or name "
+                        f"another folder with data_dir or {ENVIRONMENT_VARIABLE}"
+                    ) from error
+                failures.append(f"{source}: {_one_line(error)}")
+        raise UserError(
+            f"Fashion-MNIST is missing ({', '.join(missing)} not in {self.folder}) and could not be fetched "
+            f"({'; '.join(failures)}): put the four files there, or name their folder with data_dir or "
+            f"{ENVIRONMENT_VARIABLE}, or `apt-get install {DEBIAN_PACKAGE}`"
+        )
 
     def _read(self, name: str) -> bytes:
         path = self._path(name)
@@ -209,7 +219,7 @@ class DataFiles:
             )
         return content
 
-    def _make_folder(self, missing: list[str]) -> None:
+    def _make_folder(self, missing: Sequence[str]) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
@@ -222,8 +232,8 @@ class DataFiles:
             ) from error
 
 
-def _find(place: Path, name: str) -> Path | None:
-    candidates = (place / name, place / f"{name}.gz")
+def _find(folder: Path, name: str) -> Path | None:
+    candidates = (folder / name, folder / f"{name}.gz")
     return next((path for path in candidates if path.is_file()), None)
 
 

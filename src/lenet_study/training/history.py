@@ -1,4 +1,4 @@
-"""What an epoch gave."""
+"""The record of an epoch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """What one epoch gave. Losses and accuracies are means over images."""
+    """Figures of one epoch; losses and accuracies are means over images."""
 
     epoch: int  # counts from 1
     learning_rate: float

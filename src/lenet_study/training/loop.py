@@ -20,7 +20,7 @@ from lenet_study.training.history import Epoch
 from lenet_study.training.model import LeNet
 from lenet_study.training.optimizer_step import Step, make_optimizer, make_step, set_learning_rate
 
-AUGMENTATION_CHUNK = 2000  # images: large enough to hide call overhead, small enough for the cache
+AUGMENTATION_CHUNK = 2000  # images at once: enough to hide call overhead, few enough for the cache
 EVALUATION_BATCH = 100  # images: what a convolution makes of them stays in the cache
 Batches = Iterable[tuple[Tensor, Tensor]]
 OnEpoch = Callable[[Epoch], str | None]
@@ -50,7 +50,7 @@ class LoopState:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What ``fit`` found out."""
+    """Result of ``fit``."""
 
     best: Epoch  # highest validation accuracy, the earliest on a tie
     history: tuple[Epoch, ...]
@@ -88,29 +88,41 @@ def fit(
 
     stopped = None
     while len(state.history) < config.epochs and not stopped:
-        start, number = perf_counter(), len(state.history) + 1
-        learning_rate = learning_rate_at(number, recipe)
-        set_learning_rate(optimizer, learning_rate)
-        if variant.dropout:  # it draws from torch's own generator
-            torch.manual_seed(epoch_seed(config.seed, number))
-        batches = training_batches(train, normalisation, recipe, number)
-        train_loss, train_accuracy = run_epoch(model, batches, step)
-        val_loss, val_accuracy = evaluate(model, validation, normalisation) if validation else (None, None)
-        epoch = Epoch(
-            epoch=number,
-            learning_rate=learning_rate,
-            train_loss=train_loss,
-            train_accuracy=train_accuracy,
-            val_loss=val_loss,
-            val_accuracy=val_accuracy,
-            seconds=perf_counter() - start,
-        )
+        epoch = _next_epoch(state, step, train, validation, normalisation, recipe)
         state.add(epoch)
         stopped = on_epoch(epoch)
     assert state.best is not None
     model.load_state_dict(state.best_weights)
     model.eval()
     return FitResult(state.best, tuple(state.history), normalisation, stopped or "")
+
+
+def _next_epoch(
+    state: LoopState,
+    step: Step,
+    train: Split,
+    validation: Split | None,
+    normalisation: Normalisation,
+    recipe: Recipe,
+) -> Epoch:
+    """Train and validate once over all images."""
+    start, number = perf_counter(), len(state.history) + 1
+    learning_rate = learning_rate_at(number, recipe)
+    set_learning_rate(state.optimizer, learning_rate)
+    if recipe.variant.dropout:  # it draws from torch's own generator
+        torch.manual_seed(epoch_seed(recipe.config.seed, number))
+    batches = training_batches(train, normalisation, recipe, number)
+    train_loss, train_accuracy = run_epoch(state.model, batches, step)
+    val_loss, val_accuracy = evaluate(state.model, validation, normalisation) if validation else (None, None)
+    return Epoch(
+        epoch=number,
+        learning_rate=learning_rate,
+        train_loss=train_loss,
+        train_accuracy=train_accuracy,
+        val_loss=val_loss,
+        val_accuracy=val_accuracy,
+        seconds=perf_counter() - start,
+    )
 
 
 def learning_rate_at(epoch: int, recipe: Recipe) -> float:
@@ -127,7 +139,7 @@ def learning_rate_at(epoch: int, recipe: Recipe) -> float:
 
 
 def run_epoch(model: LeNet, batches: Batches, step: Step | None = None) -> tuple[float, float]:
-    """Make one pass over ``batches``: training with an optimiser's step, validation without.
+    """Make one pass over ``batches``: training with an optimizer's step, validation without.
 
     Returns:
         Mean cross-entropy (nats) and accuracy (0..1) of the classifier over all images.
@@ -163,17 +175,20 @@ def evaluate(model: LeNet, split: Split, normalisation: Normalisation) -> tuple[
 
 
 def training_batches(
-    train: Split, normalisation: Normalisation, recipe: Recipe, epoch: int
+    train: Split,
+    normalisation: Normalisation,
+    recipe: Recipe,
+    epoch: int,
+    chunk: int = AUGMENTATION_CHUNK,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield shuffled, augmented, normalised batches; they depend on recipe, seed and epoch alone."""
     seed, batch_size = recipe.config.seed, recipe.config.batch_size
     generator = epoch_generator(seed, epoch, train.images.device)
     order = torch.randperm(len(train), generator=generator, device=train.images.device)
-    chunk = max(1, AUGMENTATION_CHUNK // batch_size) * batch_size
-    for rows in order.split(chunk):
+    for rows in order.split(max(1, chunk // batch_size) * batch_size):
         images = augmentation.augment(train.images[rows], generator, recipe.variant.augmentation)
-        part = Split(images, train.labels[rows])
-        for images, labels in _batches(part, normalisation, batch_size):
+        augmented = Split(images, train.labels[rows])
+        for images, labels in _batches(augmented, normalisation, batch_size):
             # Batch norm has no variance over a last batch of one image; the order differs each epoch.
             if len(labels) > 1:
                 yield images, labels

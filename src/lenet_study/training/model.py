@@ -26,7 +26,7 @@ SIDE = 28  # pixels: height and width of an image
 
 
 class LeNet(nn.Module):
-    """One class for all variants; the variant decides widths and batch norm.
+    """The network of all variants; the variant decides widths and batch norm.
 
     Args:
         variant: Its widths, batch norm and dropout.
@@ -78,11 +78,11 @@ class LeNet(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, 10] of normalised images [N, 1, 28, 28]."""
+        """Return logits [N, 10] of normalised images [N, 1, 28, 28]."""
         return self.classifier(self.second_wave(self.first_wave(images)))
 
     def features(self, images: Tensor) -> Tensor:
-        """The penultimate layer's output [N, hidden_units[1]], after its ReLU."""
+        """Return the penultimate layer's output [N, hidden_units[1]], after its ReLU."""
         values = self.second_wave(self.first_wave(images))
         for position, layer in enumerate(self.classifier):
             if position < len(self.classifier) - 1:  # TorchScript cannot slice a Sequential
@@ -90,7 +90,7 @@ class LeNet(nn.Module):
         return values
 
     def heads(self, images: Tensor, detach: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits [N, 10] of the classifier and of both auxiliary heads, in one pass.
+        """Return logits [N, 10] of the classifier and of both auxiliary heads, in one pass.
 
         Args:
             images: Normalised images [N, 1, 28, 28].
@@ -104,13 +104,13 @@ class LeNet(nn.Module):
         return logits, self.aux_output1(first.flatten(1)), self.aux_output2(second.flatten(1))
 
     def auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [N, 10] of the auxiliary heads after the first and the second wave."""
+        """Return logits [N, 10] of the auxiliary heads after the first and the second wave."""
         _, first, second = self.heads(images)
         return first, second
 
 
 def summary(variant: Variant) -> str:
-    """The report's table of layers: shapes, parameters, totals, mult-adds and sizes for one image."""
+    """Return the report's table of layers: shapes, parameters, totals, mult-adds and sizes for one image."""
     model = LeNet(variant, seed=0)
     # The report counts the auxiliary heads' multiplications, so the traced pass must run them.
     model.forward = lambda images: model.heads(images)[0]  # type: ignore[method-assign]

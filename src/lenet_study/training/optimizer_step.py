@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def make_step(loss_fn: LossAndLogits, model: nn.Module, optimizer: torch.optim.Optimizer) -> Step:
-    """Build the step that descends a loss.
+    """Build the step that descends a loss; it is captured if the model is on a GPU.
 
     Args:
         loss_fn: Loss and logits [N, 10] of images and labels.
@@ -54,6 +55,12 @@ def make_step(loss_fn: LossAndLogits, model: nn.Module, optimizer: torch.optim.O
     Returns:
         A function of images and labels that makes one step and returns the logits from before it.
     """
+    step = written_step(loss_fn, optimizer)
+    return CapturedStep(step, model, optimizer) if next(model.parameters()).is_cuda else step
+
+
+def written_step(loss_fn: LossAndLogits, optimizer: torch.optim.Optimizer) -> Step:
+    """Build the step of ``make_step`` without a capture."""
 
     def step(images: Tensor, labels: Tensor) -> Tensor:
         loss, logits = loss_fn(images, labels)
@@ -62,25 +69,34 @@ def make_step(loss_fn: LossAndLogits, model: nn.Module, optimizer: torch.optim.O
         optimizer.step()
         return logits.detach()
 
-    return _Captured(step, model, optimizer) if next(model.parameters()).is_cuda else step
+    return step
 
 
-class _Captured:
-    """The step as a CUDA graph: one launch instead of some hundred. Captured at the first batch.
+class CapturedStep:
+    """A step as a CUDA graph: one launch instead of some hundred. It is captured at the first batch.
 
     Batches of another size than the first are stepped as written.
+
+    Args:
+        step: What to capture.
+        model: The model that it trains.
+        optimizer: The optimizer that it uses.
+        cuda: Whose streams and graphs to use.
     """
 
-    def __init__(self, step: Step, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, step: Step, model: nn.Module, optimizer: torch.optim.Optimizer, cuda: Any = torch.cuda
+    ) -> None:
         self._step = step
         self._model = model
         self._optimizer = optimizer
+        self._cuda = cuda
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Make one step; return the logits from before it."""
         if self._graph is None:
-            self._capture(images, labels)
-        assert self._graph is not None
+            self._graph = self._capture(images, labels)
         if len(labels) != len(self._labels):
             return self._step(images, labels)
         self._images.copy_(images)
@@ -88,21 +104,22 @@ class _Captured:
         self._graph.replay()
         return self._logits.clone()  # the next replay writes over them
 
-    def _capture(self, images: Tensor, labels: Tensor) -> None:
+    def _capture(self, images: Tensor, labels: Tensor) -> torch.cuda.CUDAGraph:
         self._images, self._labels = images.clone(), labels.clone()
         weights = {name: value.clone() for name, value in self._model.state_dict().items()}
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        stream = self._cuda.Stream()
+        stream.wait_stream(self._cuda.current_stream())
+        with self._cuda.stream(stream):
             for _ in range(WARM_UP):
                 self._step(self._images, self._labels)
-        torch.cuda.current_stream().wait_stream(stream)
-        # As if the warm-up had not been, in the same memory: what is captured refers to it.
+        self._cuda.current_stream().wait_stream(stream)
+        # The warm-up is undone in place: the capture refers to the same memory.
         self._model.load_state_dict(weights)
         for state in self._optimizer.state.values():
             for value in state.values():
                 value.zero_()
         self._optimizer.zero_grad()
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        graph: torch.cuda.CUDAGraph = self._cuda.CUDAGraph()
+        with self._cuda.graph(graph):
             self._logits = self._step(self._images, self._labels)
+        return graph
