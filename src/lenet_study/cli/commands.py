@@ -6,8 +6,9 @@ workflow is imported when its command is called: torch and MLflow take seconds, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
@@ -17,19 +18,31 @@ from lenet_study.search.config import SearchConfig
 from lenet_study.training.data_files import DataDir, DataFiles
 from lenet_study.training.hardware import Hardware, Workers
 
+if TYPE_CHECKING:
+    from lenet_study.execution.reporter import Reporter
+    from lenet_study.workflows.train import TrainingJob
+
+Command = Callable[..., None]
 Folds = Annotated[int, Ge(2), "Parts of the k-fold cross-validation."]
 Model = Annotated[str, "A run id, a models:/ address, or the path of a TorchScript file."]
 CHAMPION = "models:/fashion-mnist-lenet@champion"
+COMMANDS: dict[str, Command] = {}  # of the command line
+ENTRY_POINTS: dict[str, Command] = {}  # those of both MLproject files, too
 
 
-def data(data_dir: DataDir = "") -> None:
-    """Find or fetch Fashion-MNIST, and verify it."""
-    from lenet_study.execution.reporter import Terminal
-    from lenet_study.workflows.data import verify_data
-
-    verify_data(DataFiles.at(data_dir), Terminal())
+def command(function: Command) -> Command:
+    """Declare a function a command."""
+    COMMANDS[function.__name__] = function
+    return function
 
 
+def entry_point(function: Command) -> Command:
+    """Declare a function a command and an entry point of the project."""
+    ENTRY_POINTS[function.__name__] = function
+    return command(function)
+
+
+@entry_point
 def study(
     config: TrainingConfig,
     hardware: Hardware,
@@ -38,24 +51,21 @@ def study(
     data_dir: DataDir = "",
 ) -> None:
     """Run the whole study."""
-    from lenet_study.execution.reporter import Terminal
     from lenet_study.workflows.study import study as run_study
 
     files = DataFiles.at(data_dir)
-    run_study(config, folds=folds, hardware=hardware, workers=workers, data=files, reporter=Terminal())
+    run_study(config, folds=folds, hardware=hardware, workers=workers, data=files, reporter=_terminal())
 
 
+@entry_point
 def train(choice: RecipeChoice, config: TrainingConfig, hardware: Hardware, data_dir: DataDir = "") -> None:
     """Train one model and register it."""
-    from lenet_study.execution.reporter import Terminal
-    from lenet_study.workflows.train import TrainingJob
     from lenet_study.workflows.train import train as run_training
 
-    recipe, files = choice.load(config), DataFiles.at(data_dir)
-    job = TrainingJob(recipe=recipe, hardware=hardware, data=files, recipe_file=choice.recipe)
-    run_training(job, Terminal())
+    run_training(_training_job(choice, config, hardware, data_dir), _terminal())
 
 
+@entry_point
 def kfold(
     choice: RecipeChoice,
     config: TrainingConfig,
@@ -65,66 +75,74 @@ def kfold(
     data_dir: DataDir = "",
 ) -> None:
     """Cross-validate one model."""
-    from lenet_study.execution.reporter import Terminal
     from lenet_study.workflows.kfold import kfold_side_by_side
-    from lenet_study.workflows.train import TrainingJob
 
-    recipe, files = choice.load(config), DataFiles.at(data_dir)
-    job = TrainingJob(recipe=recipe, hardware=hardware, data=files, recipe_file=choice.recipe, folds=folds)
-    kfold_side_by_side(job, workers, Terminal())
+    kfold_side_by_side(_training_job(choice, config, hardware, data_dir, folds), workers, _terminal())
 
 
+@entry_point
 def retrain(choice: RecipeChoice, config: TrainingConfig, hardware: Hardware, data_dir: DataDir = "") -> None:
     """Train one model on training and validation images, then evaluate it."""
-    from lenet_study.execution.reporter import Terminal
     from lenet_study.workflows.retrain import retrain as run_retraining
-    from lenet_study.workflows.train import TrainingJob
 
-    recipe, files = choice.load(config), DataFiles.at(data_dir)
-    job = TrainingJob(recipe=recipe, hardware=hardware, data=files, recipe_file=choice.recipe)
-    run_retraining(job, Terminal())
+    run_retraining(_training_job(choice, config, hardware, data_dir), _terminal())
 
 
+@entry_point
 def evaluate(hardware: Hardware, model: Model = CHAMPION, seed: Seed = 0, data_dir: DataDir = "") -> None:
     """Evaluate any model on the test split."""
-    from lenet_study.execution.reporter import Terminal
     from lenet_study.workflows.evaluate import EvaluationJob
     from lenet_study.workflows.evaluate import evaluate as run_evaluation
 
     job = EvaluationJob(model=model, seed=seed, hardware=hardware, data=DataFiles.at(data_dir))
-    run_evaluation(job, Terminal())
+    run_evaluation(job, _terminal())
 
 
+@entry_point
 def promote(
     rollback: Annotated[bool, "Give the alias back to the former champion."] = False,
 ) -> None:
     """Make the best training's model the champion."""
-    from lenet_study.execution.reporter import Terminal
     from lenet_study.workflows.promote import promote as run_promotion
 
-    run_promotion(rollback=rollback, reporter=Terminal())
+    run_promotion(rollback=rollback, reporter=_terminal())
 
 
+@entry_point
 def search(config: SearchConfig, hardware: Hardware, workers: Workers = 0, data_dir: DataDir = "") -> None:
     """Search beyond the variants with Optuna, within a budget of parameters."""
-    from lenet_study.execution.reporter import Terminal
     from lenet_study.search.driver import search as run_search
 
-    run_search(config, hardware, workers, DataFiles.at(data_dir), Terminal())
+    run_search(config, hardware, workers, DataFiles.at(data_dir), _terminal())
 
 
+@entry_point
+def data(data_dir: DataDir = "") -> None:
+    """Find or fetch Fashion-MNIST, and verify it."""
+    from lenet_study.workflows.data import verify_data
+
+    verify_data(DataFiles.at(data_dir), _terminal())
+
+
+@command  # called by `make image-serve`
 def fetch(to: Annotated[str, "Folder to make."], model: Model = CHAMPION) -> None:
     """Copy a logged model's files, checked against the sum that its run logged."""
-    from lenet_study.execution.reporter import Terminal
     from lenet_study.workflows.fetch import fetch_model
 
-    fetch_model(model, Path(to), Terminal())
+    fetch_model(model, Path(to), _terminal())
 
 
-ENTRY_POINTS = {
-    command.__name__: command for command in (study, train, kfold, retrain, evaluate, promote, search, data)
-}
-COMMANDS = {
-    **ENTRY_POINTS,
-    "fetch": fetch,
-}  # which `make image-serve` calls
+def _training_job(
+    choice: RecipeChoice, config: TrainingConfig, hardware: Hardware, data_dir: str, folds: int = 0
+) -> TrainingJob:
+    """Return the training that the parameters describe."""
+    from lenet_study.workflows.train import TrainingJob
+
+    recipe, files = choice.load(config), DataFiles.at(data_dir)
+    return TrainingJob(recipe=recipe, hardware=hardware, data=files, recipe_file=choice.recipe, folds=folds)
+
+
+def _terminal() -> Reporter:
+    from lenet_study.execution.reporter import Terminal
+
+    return Terminal()

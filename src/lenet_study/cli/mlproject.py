@@ -19,7 +19,7 @@ docker_env:
   image: lenet-study  # `make image`
   # MLflow hands the command to bash: options.py prints the options that MLflow's own lack.
   volumes: ["$(python3 options.py)"]
-  # As the host knows it: MLflow would name a place in the container at which there is less.
+  # The host's own address: MLflow would mount the database alone, elsewhere in the container.
   environment: [[MLFLOW_TRACKING_URI, $MLFLOW_TRACKING_URI]]"""
 # `mlflow run` makes an environment of the requirements alone, which clones share: it has no lenet_study.
 PREFIX = "PYTHONPATH=src python -m lenet_study "
@@ -43,9 +43,9 @@ def mlproject(
 def _entry_point(name: str, prefix: str, parameters: Mapping[str, Parameter]) -> str:
     anchor = f" &{name}" if name == DEFAULT else ""
     declared = "".join(
-        f"      {parameter.name}: {{type: {_kind(parameter)}, default: {json.dumps(parameter.default)}}}\n"
-        for parameter in parameters.values()
+        f"      {parameter.name}: {_declared(parameter)}\n" for parameter in parameters.values()
     )
+    # A flag stays with its value: textwrap breaks lines at spaces alone.
     options = " ".join(f"{parameter.flag}\0{{{parameter.name}}}" for parameter in parameters.values())
     command = textwrap.fill(f"{prefix}{name} {options}", 100, break_on_hyphens=False).replace("\0", " ")
     return (
@@ -54,9 +54,11 @@ def _entry_point(name: str, prefix: str, parameters: Mapping[str, Parameter]) ->
     )
 
 
-def _kind(parameter: Parameter) -> str:
+def _declared(parameter: Parameter) -> str:
+    """Return a parameter's declaration as YAML; MLflow checks no type, the command line does."""
     number = isinstance(parameter.default, int | float) and not isinstance(parameter.default, bool)
-    return "float" if number else "string"
+    default = "" if parameter.default is None else f", default: {json.dumps(parameter.default)}"
+    return f"{{type: {'float' if number else 'string'}{default}}}"
 
 
 def write(root: Path) -> None:

@@ -10,8 +10,8 @@ import inspect
 import math
 import re
 import typing
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal, TypeGuard
 
 import annotated_types
@@ -56,26 +56,27 @@ class Pattern(click.ParamType[str]):
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter: its name in MLflow, its click type, its default and its meaning."""
+    """One parameter of a command."""
 
-    name: str
+    name: str  # in MLflow
     type: click.ParamType[Any]
-    default: str | int | float | bool
+    default: str | int | float | bool | None  # None: it has to be given
     meaning: str
 
     @property
     def flag(self) -> str:
-        """Its name on the command line."""
+        """Name on the command line."""
         return "--" + self.name.replace("_", "-")
 
     def option(self) -> click.Option:
         """Build the click option of this parameter."""
+        default = {"required": True} if self.default is None else {"default": self.default}
         return click.Option(
             [self.flag, self.name],
             type=self.type,
-            default=self.default,
-            show_default=self.default != "",
             help=self.meaning,
+            show_default=self.default != "",
+            **default,
         )
 
 
@@ -86,9 +87,11 @@ def parameters_of(command: Callable[..., None]) -> dict[str, Parameter]:
     for argument in inspect.signature(command).parameters.values():
         hint = hints[argument.name]
         if _is_declaration(hint):
-            parameters |= {parameter.name: parameter for parameter in _fields(hint)}
+            types = typing.get_type_hints(hint, include_extras=True)
+            declared = [_parameter(field.name, types[field.name], field.default) for field in fields(hint)]
         else:
-            parameters[argument.name] = _parameter(argument.name, hint, argument.default)
+            declared = [_parameter(argument.name, hint, argument.default)]
+        parameters |= {parameter.name: parameter for parameter in declared}
     return parameters
 
 
@@ -109,17 +112,13 @@ def _is_declaration(hint: Any) -> TypeGuard[type[Any]]:
     return isinstance(hint, type) and is_dataclass(hint)
 
 
-def _fields(declaration: type[Any]) -> Iterator[Parameter]:
-    hints = typing.get_type_hints(declaration, include_extras=True)
-    for field in fields(declaration):
-        yield _parameter(field.name, hints[field.name], field.default)
-
-
 def _parameter(name: str, hint: Any, default: Any) -> Parameter:
     """Read one declaration; the last text among its annotations is its meaning."""
     annotations = list(getattr(hint, "__metadata__", ()))
     kind = hint.__origin__ if annotations else hint
     meanings = [annotation for annotation in annotations if isinstance(annotation, str)]
+    if default in (inspect.Parameter.empty, MISSING):
+        default = None
     return Parameter(name, _click_type(kind, annotations), default, meanings[-1] if meanings else "")
 
 
