@@ -15,37 +15,42 @@ COMMA := ,
 ALLOWED = $(or $(HOSTS),127.0.0.1:$(PORT)$(COMMA)localhost:$(PORT))
 STACK_NAME ?= lenet-study
 STACK = PORT=$(PORT) SECRETS="$(SECRETS)" HOSTS="$(ALLOWED)" $(COMPOSE) --file docker/compose.yaml --project-name $(STACK_NAME)
-SERVER = PYTHONPATH=src python -m lenet_study.server
+SERVER = python -m lenet_study.server
 PREPARE = $(SERVER) prepare --secrets "$(SECRETS)" --port "$(PORT)" --hosts "$(ALLOWED)" --artifacts "$(ARTIFACTS)"
 RUNNING = $(DOCKER) ps --quiet --filter label=com.docker.compose.project=$(STACK_NAME) --filter publish=$(PORT)
 
-.PHONY: help setup data study train test test-docker debian check bench ui lock clean clean-store \
+.PHONY: help setup data study train test test-docker debian check bench ui mlproject docs lock clean clean-store \
   wheels image image-cuda image-serve server server-stop server-local trainer
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-setup: .venv/.requirements src/lenet_study.egg-info ## make the virtual environment from requirements.txt
+setup: .venv/.project ## make the virtual environment: what requirements.txt lists, and the project
 
 .venv/.requirements: requirements.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --requirement requirements.txt
 	@touch $@
 
-src/lenet_study.egg-info: pyproject.toml | .venv/.requirements # tells `mlflow server` of our app
-	.venv/bin/python -c "from setuptools import setup; setup()" -q egg_info
+INSTALL = -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
 
-$(DEV): .venv/.requirements requirements-dev.txt
+# Not listed in requirements.txt: MLflow shares an environment between clones with the same list.
+.venv/.project: pyproject.toml .venv/.requirements
+	.venv/bin/python $(INSTALL)
+	@touch $@
+
+$(DEV): .venv/.project requirements-dev.txt
 	.venv/bin/python -m pip install --quiet --requirement requirements-dev.txt
 	@touch $@
 
-$(BENCH): requirements.txt requirements-bench.txt
+$(BENCH): requirements.txt requirements-bench.txt pyproject.toml
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --requirement requirements.txt --requirement requirements-bench.txt
+	.venv-bench/bin/python $(INSTALL)
 	@touch $@
 
 data: setup ## find or fetch Fashion-MNIST, and verify it
-	PYTHONPATH=src python -m lenet_study data
+	python -m lenet_study data
 
 study: setup ## run the whole study; EPOCHS=1 makes a quick pass
 	$(RUN) -e study -P epochs=$(EPOCHS)
@@ -56,11 +61,11 @@ train: setup ## train one model: VARIANT=v2 EPOCHS=15
 ui: setup ## open MLflow's UI on http://127.0.0.1:5000
 	mlflow ui
 
-test: setup check debian ## lint, types, all tests but those of Docker
-	PYTHONPATH=src python -m pytest -m "not docker"
+test: setup check debian ## lint, types, all tests but those of Docker, and what of src they reach
+	python -m pytest -m "not docker" --cov --cov-report=term:skip-covered
 
 test-docker: setup $(DEV) ## the tests of Docker; starts a daemon and makes base images where that is needed
-	PYTHONPATH=src python -m pytest -m docker
+	python -m pytest -m docker
 
 debian: # what only tests need; those that need it skip, and say so, where it cannot be installed
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null && \
@@ -69,13 +74,14 @@ debian: # what only tests need; those that need it skip, and say so, where it ca
 	    DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes chromium chromium-driver postgresql >/dev/null; } || \
 	  echo "Chromium, its driver or PostgreSQL is missing: their tests are skipped."
 
-check: $(DEV) ## lint, format and types
+check: $(DEV) ## lint, format, types, and who imports whom
 	ruff check .
 	ruff format --check .
 	mypy
+	python -m pytest --quiet --noconftest tests/project/test_rooms.py
 
 bench: setup $(BENCH) ## measure speed and memory; BENCH_OPTIONS="--help" tells how to measure less
-	PYTHONPATH=src python -m bench $(BENCH_OPTIONS)
+	python -m bench $(BENCH_OPTIONS)
 
 INDEX = $(shell printf %s "$(TORCH_INDEX)" | tr -c a-zA-Z0-9 -)
 
@@ -101,7 +107,7 @@ image-cuda: docker/wheels/.cuda$(INDEX) ## build the image lenet-study-cuda
 	$(BUILD) --target cuda --tag lenet-study-cuda .
 
 image-serve: wheels setup ## build the image lenet-study-serve, with the registry's champion inside
-	PYTHONPATH=src python -m lenet_study.server fetch --to docker/model
+	python -m lenet_study fetch --to docker/model
 	$(BUILD) --target serve --tag lenet-study-serve .
 
 server: setup ## start a team's server in Docker, on http://127.0.0.1:5000; PORT=another
@@ -124,11 +130,20 @@ server-local: setup ## the same server without Docker: in PostgreSQL if that is 
 	@$(PREPARE)
 	@$(SERVER) serve --secrets "$(SECRETS)" --port $(PORT) --hosts "$(ALLOWED)" --artifacts "$(ARTIFACTS)"
 
+mlproject: setup ## write MLproject and docker/MLproject from the commands' declarations
+	python -m lenet_study.cli.mlproject .
+
+docs: setup ## write docs/runs.md from the schema
+	python -m lenet_study.tracking.runs_page > docs/runs.md
+
+# Newer releases: LOCK_OPTIONS=--upgrade. uv does not read pip's settings, which may say where torch's CPU builds are.
 lock: $(DEV) ## pin everything that the requirements*.in files need
+	export UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}"; \
 	for name in requirements requirements-serve requirements-dev requirements-bench; do \
-	  uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
-	    --python-version 3.11.7 --output-file $$name.txt $$name.in && sed -i 's/+cpu$$//' $$name.txt; \
+	  uv pip compile $(LOCK_OPTIONS) --quiet --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+	    --python-version 3.11.7 --output-file $$name.txt $$name.in && sed -i 's/+cpu$$//' $$name.txt || exit; \
 	done
+	@! grep -H '^nvidia-' requirements*.txt || { echo "uv found no CPU build of torch: set UV_FIND_LINKS"; false; }
 
 clean: ## delete the virtual environment and caches
 	rm -rf .venv .venv-bench .pytest_cache .ruff_cache .mypy_cache .hypothesis
