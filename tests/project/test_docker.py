@@ -22,8 +22,8 @@ from servers import free_port, wait_until_said
 
 from lenet_study.recipes.variants import VARIANTS
 from lenet_study.tracking import registry
-from lenet_study.training import fashion_mnist as data
-from lenet_study.training.dataset import Normalisation
+from lenet_study.training.data_files import DataFiles
+from lenet_study.training.dataset import Normalisation, split
 from lenet_study.training.model import LeNet
 
 pytestmark = pytest.mark.docker
@@ -44,16 +44,16 @@ DAEMONS = []  # that these tests have started
 
 
 def sh(command: str, **options) -> str:
-    """Run a command line; what it writes."""
-    done = subprocess.run(
+    """Run a command line; return what it writes."""
+    result = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         **options,
     )
-    assert done.returncode == 0, f"{command}\n{done.stdout}"
-    return done.stdout
+    assert result.returncode == 0, f"{command}\n{result.stdout}"
+    return result.stdout
 
 
 def works(command: str) -> bool:
@@ -101,11 +101,11 @@ def docker(tmp_path_factory):
             pytest.skip(reason)
         if own.exists():
             (folder / "docker").symlink_to(own)
-        kept = [tag for tag in TAGS if sh(f"docker images --quiet {tag}")]
-        for tag in kept:
+        users_own = [tag for tag in TAGS if sh(f"docker images --quiet {tag}")]
+        for tag in users_own:
             sh(f"docker tag {tag}:latest {tag}:kept")
         yield
-        for tag in kept:  # the user's
+        for tag in users_own:
             sh(f"docker tag {tag}:kept {tag}:latest; docker rmi {tag}:kept")
     for daemon in DAEMONS:
         daemon.terminate()
@@ -192,8 +192,8 @@ def image(project):
 @pytest.fixture(scope="module")
 def stack(project, image):
     """The stack, as `make server` starts it; this process's MLflow is logged in there."""
-    said = project.run(COMMANDS["A server for a team"])
-    assert f"MLflow is on {project.address} for user admin" in said
+    output = project.run(COMMANDS["A server for a team"])
+    assert f"MLflow is on {project.address} for user admin" in output
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
             patch.delenv(name)
@@ -207,8 +207,8 @@ def stack(project, image):
 @pytest.fixture(scope="module")
 def ran(project, stack):
     """The run of `mlflow run docker`."""
-    said = project.run(COMMANDS["Runs in a container"])  # this and the trainer's
-    assert said.count(f"baseline in MLflow's UI: {project.address}/#/") == 2
+    output = project.run(COMMANDS["Runs in a container"])  # this and the trainer's
+    assert output.count(f"baseline in MLflow's UI: {project.address}/#/") == 2
     return runs()[-1]
 
 
@@ -223,10 +223,10 @@ def container_of(service: str) -> str:
     of_stack = f"--filter label=com.docker.compose.project={STACK}"
     labels = f"{of_stack} --filter label=com.docker.compose.service={service}"
     deadline = time.monotonic() + 120
-    while not (found := sh(f"docker ps --quiet {labels} --filter health=healthy").strip()):
+    while not (container := sh(f"docker ps --quiet {labels} --filter health=healthy").strip()):
         assert time.monotonic() < deadline, sh("docker ps --all")
         time.sleep(1)
-    return found
+    return container
 
 
 def inside(container: str, command: str) -> str:
@@ -247,13 +247,13 @@ def test_the_image_is_labelled_small_and_without_tools(image):
         "/data:",
         "/searches:",
     ]
-    places = "/opt /app /data /artifacts /home"
-    wanted = '-name "*.whl" -o -name "*ubyte*" -o -name "*.db"'
-    assert sh(f"{bare} 'find {places} {wanted}'") == ""
+    folders = "/opt /app /data /artifacts /home"
+    leftovers = '-name "*.whl" -o -name "*ubyte*" -o -name "*.db"'
+    assert sh(f"{bare} 'find {folders} {leftovers}'") == ""
 
 
 def test_the_image_has_the_pinned_packages(image):
-    code = "from lenet_study import environment; print(environment.freeze())"
+    code = "from lenet_study.tracking.provenance import freeze; print(freeze())"
     listed = sh(f"docker run --rm --entrypoint python lenet-study -c '{code}'")
     installed = dict(line.split("==") for line in listed.split())
     pins = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text().split())
@@ -275,8 +275,8 @@ def test_containers_are_not_root_and_can_do_little(stack):
         status = inside(container, "cat /proc/1/status")
         assert re.search(r"CapEff:\s*0+$", status, re.MULTILINE)
         assert re.search(r"NoNewPrivs:\s*1$", status, re.MULTILINE)
-        published = [each for ports in details["NetworkSettings"]["Ports"].values() for each in ports or ()]
-        assert [each["HostIp"] for each in published] == (["127.0.0.1"] if name == "server" else [])
+        published = [port for ports in details["NetworkSettings"]["Ports"].values() for port in ports or ()]
+        assert [port["HostIp"] for port in published] == (["127.0.0.1"] if name == "server" else [])
 
 
 def test_the_stack_is_closed(stack, tmp_path):
@@ -292,17 +292,16 @@ def test_a_run_in_a_container_is_whole_on_the_server(ran, image):
     assert {"train/loss", "val/accuracy", "best/val_accuracy"} <= ran.data.metrics.keys()
     client = mlflow.MlflowClient()
     names = {file.path for file in client.list_artifacts(ran.info.run_id)}
-    assert {"curves.png", "architecture.png", "model_summary.txt", "environment.txt", "spec.json"} <= names
+    assert {"curves.png", "architecture.png", "model_summary.txt", "environment.txt", "recipe.json"} <= names
     assert ran.info.artifact_uri.startswith("mlflow-artifacts:/")
-    fetched = registry.load_model(ran.info.run_id)
-    assert fetched.weights_sha256 == ran.data.tags["weights.sha256"]
+    loaded = registry.load_model(ran.info.run_id)
+    assert loaded.weights_sha256 == ran.data.tags["weights.sha256"]
     assert registry.version_of(ran.info.run_id).version
 
 
 def test_the_weights_are_those_of_the_same_run_outside(ran, project, tmp_path):
     command = [sys.executable, "-m", "lenet_study", "train", "--variant", "baseline", "--epochs", "1"]
-    environment = {**project.variables, "PYTHONPATH": str(ROOT / "src")}
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    subprocess.run(command, cwd=tmp_path, env=project.variables, check=True, capture_output=True)
     outside = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (run,) = outside.search_runs([outside.get_experiment_by_name("fashion-mnist-lenet").experiment_id])
     assert run.data.tags["weights.sha256"] == ran.data.tags["weights.sha256"]
@@ -319,7 +318,7 @@ def test_the_stack_s_trainer_fetches_the_data_and_logs_the_same_weights(ran, ima
 
 
 def test_a_search_beside_the_server_keeps_its_trials(ran, project):
-    command = "search --trials 1 --max-epochs 1 --confirm-seeds 0 --study-name short"
+    command = "search --trials 1 --max-epochs 1 --confirm-seeds 0 --search-name short"
     project.run(f'make trainer ARGUMENTS="{command}"')
     assert "goes on after 1 trial" in project.run(f'make trainer ARGUMENTS="{command}"')
     assert [run.info.status for run in runs() if run.data.tags["stage"] == "trial"] == ["FINISHED"]
@@ -344,7 +343,7 @@ def test_make_server_changes_nothing_where_the_server_runs_or_another_program_do
 def test_the_stack_lets_no_path_out_of_the_artifacts(ran, stack):
     before = inside(container_of("server"), "ls -AR /tmp/server/private /app /home")
     inside(container_of("server"), f"echo {attacks.CANARY}-content > /tmp/{attacks.CANARY}")
-    tried = attacks.reads_nothing_outside(stack.client, ran.info.run_id, "spec.json", [stack.password])
+    tried = attacks.reads_nothing_outside(stack.client, ran.info.run_id, "recipe.json", [stack.password])
     assert tried > 1000
     assert inside(container_of("server"), "ls -AR /tmp/server/private /app /home") == before
     assert registry.load_model(ran.info.run_id).weights_sha256 == ran.data.tags["weights.sha256"]
@@ -355,7 +354,7 @@ def served(ran, project):
     """What the champion in its image answers to real images, which the page's last command ends."""
     *first, last = COMMANDS["The champion behind HTTP"].strip().splitlines()
     project.run("\n".join(first))
-    images = data.load_test(Path(DATA)).images[:16]
+    images = DataFiles.at(DATA).test().images[:16]
     pixels = (images.float() / 255).unsqueeze(1)
     answer = requests.post(f"{project.champion}/invocations", json={"inputs": pixels.tolist()}, timeout=60)
     details = json.loads(sh(f"docker inspect {CHAMPION}"))[0]
@@ -368,11 +367,11 @@ def served(ran, project):
 def test_the_champion_is_served_with_the_eager_model_s_logits(served):
     assert served.details["HostConfig"]["ReadonlyRootfs"]
     assert served.user != 0
-    fetched = registry.load_model("models:/fashion-mnist-lenet@champion")
+    loaded = registry.load_model("models:/fashion-mnist-lenet@champion")
     eager = LeNet(VARIANTS["baseline"], seed=0)
-    eager.load_state_dict(fetched.module.model.state_dict())
-    train = data.load_train(Path(DATA))
-    rows, _ = data.split(train.labels, 0)
+    eager.load_state_dict(loaded.module.model.state_dict())
+    train = DataFiles.at(DATA).train()
+    rows, _ = split(train.labels, 0)
     normalise = Normalisation.of(train.subset(rows).images)
     with torch.no_grad():
         expected = eager.eval()(normalise(served.images)).numpy()

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import anyio.to_thread
 from mlflow.server import auth
 from mlflow.server.security_utils import get_allowed_hosts_from_env
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -28,7 +28,7 @@ class Guard:
     """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
-        self._app = app
+        self.app = app
         self._hosts = frozenset(hosts)
         self._origins = {f"{scheme}://{host}" for scheme in ("http", "https") for host in self._hosts}
 
@@ -38,7 +38,7 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         refusal = await self._refusal(Request(scope)) if scope["type"] == "http" else None
-        await (refusal or self._app)(scope, receive, send)
+        await (refusal or self.app)(scope, receive, send)
 
     async def _refusal(self, request: Request) -> PlainTextResponse | None:
         headers = request.headers
@@ -46,7 +46,7 @@ class Guard:
             return PlainTextResponse("This server has another name: see its --hosts.\n", 403)
         if any(origin not in self._origins for origin in headers.getlist("origin")):
             return PlainTextResponse("Requests of other pages are refused.\n", 403)
-        user = await anyio.to_thread.run_sync(auth._authenticate_fastapi_request, request)
+        user = await run_in_threadpool(auth._authenticate_fastapi_request, request)
         if user is None:
             challenge = {"WWW-Authenticate": 'Basic realm="MLflow"'}
             return PlainTextResponse("A user's name and password are wanted.\n", 401, challenge)

@@ -30,6 +30,8 @@ def fetch_model(
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     loaded = load_model(model, keep=partial)
+    if not partial.exists():
+        raise UserError(f"model={model} is no logged model: name a run's id or a models:/ address")
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
     reporter.message(f"{loaded.name}: weights {loaded.weights_sha256[:12]}, in {folder}")

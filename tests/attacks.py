@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from lenet_study.server import __main__ as server
+from lenet_study.server.secrets import prepare_secrets
+from lenet_study.server.settings import ServerSettings
 
 HOSTILE_HOSTS = [
     "",
@@ -103,37 +104,39 @@ class Client:
 _ROUTES = """
 import json
 from mlflow.server import app
-from lenet_study.server import middleware as guard
-guarded = guard.create_app()._app
-native = [each for route in guarded.routes[:-1] for each in route.effective_route_contexts()]
-known = [(method, rule.rule) for rule in app.url_map.iter_rules() for method in rule.methods]
-known += [(method, route.path) for route in native for method in route.methods]
-print(json.dumps(known))
+from lenet_study.server.middleware import create_app
+guarded = create_app().app
+native = [context for route in guarded.routes[:-1] for context in route.effective_route_contexts()]
+routes = [(method, rule.rule) for rule in app.url_map.iter_rules() for method in rule.methods]
+routes += [(method, route.path) for route in native for method in route.methods]
+print(json.dumps(routes))
 """
 
 
 def routes(folder: Path) -> list[tuple[str, str]]:
     """Every method and path that the server knows, placeholders filled in, from an app of its own."""
-    server.main(["prepare", "--secrets", str(folder / "secrets")], standalone_mode=False)
-    variables = server.settings(folder / "secrets", folder, f"sqlite:///{folder}/users.db")
-    variables |= {"MLFLOW_SERVER_ALLOWED_HOSTS": "here", "_MLFLOW_SGI_NAME": "uvicorn"}
-    environment = {**os.environ, **variables, "PYTHONPATH": str(Path(server.__file__).parents[1])}
-    done = subprocess.run(
-        [sys.executable, "-c", _ROUTES], env=environment, stdout=subprocess.PIPE, check=True
+    settings = ServerSettings(secrets=folder / "secrets", state=folder, hosts="here")
+    prepare_secrets(settings.secrets, settings.port)
+    variables = settings.write_environment(f"sqlite:///{folder}/users.db")
+    result = subprocess.run(
+        [sys.executable, "-c", _ROUTES],
+        env={**os.environ, **variables, "_MLFLOW_SGI_NAME": "uvicorn"},
+        stdout=subprocess.PIPE,
+        check=True,
     )
-    known = {(method, re.sub(r"<[^>]*>|{[^}]*}", "1", path)) for method, path in json.loads(done.stdout)}
-    wanted = ("/signup", "/health", "/version", "/v1/traces", "/api/2.0/mlflow/users/create")
-    wanted += ("/ajax-api/3.0/mlflow/assistant/message", "/api/2.0/mlflow-artifacts/artifacts/1")
-    assert {*wanted} <= {path for _, path in known}
+    rules = {(method, re.sub(r"<[^>]*>|{[^}]*}", "1", path)) for method, path in json.loads(result.stdout)}
+    important = ("/signup", "/health", "/version", "/v1/traces", "/api/2.0/mlflow/users/create")
+    important += ("/ajax-api/3.0/mlflow/assistant/message", "/api/2.0/mlflow-artifacts/artifacts/1")
+    assert {*important} <= {path for _, path in rules}
     extra = ("/", "/nosuch", "/static-files/index.html", "/favicon.ico")
-    return sorted(known | {("GET", path) for path in extra})
+    return sorted(rules | {("GET", path) for path in extra})
 
 
 def refuses_all_without_password(client: Client, folder: Path) -> int:
     """Every route answers 401 without credentials and with wrong ones; gives how many were asked."""
     wrong = base64.b64encode(b"admin:password1234").decode()
-    known = routes(folder)
-    for number, (method, path) in enumerate(known):
+    every_route = routes(folder)
+    for number, (method, path) in enumerate(every_route):
         for headers in ({}, {"Authorization": f"Basic {wrong}"}, {"Authorization": "Bearer x"}):
             if headers and path not in ("/", "/health", "/version") and number % 10:
                 continue  # checking a password takes a tenth of a second
@@ -141,7 +144,7 @@ def refuses_all_without_password(client: Client, folder: Path) -> int:
             assert status == 401, (method, path, headers, status)
     status, _ = client.send("GET", "/ajax-api/3.0/mlflow/assistant/config", client.login)
     assert status == 403  # it would run commands for any user
-    return len(known)
+    return len(every_route)
 
 
 def refuses_hosts_and_origins(client: Client) -> None:
@@ -164,8 +167,8 @@ def reads_nothing_outside(client: Client, run_id: str, artifact: str, secrets: l
     ``artifact`` is a file of the run that can be read, so that the routes are shown to read at all.
     """
     for template in (_READS[0], _READS[1], _READS[3]):
-        place = artifact if "run_id" in template else f"1/{run_id}/artifacts/{artifact}"
-        status, body = client.send("GET", template.replace("{run}", run_id).format(place), client.login)
+        file = artifact if "run_id" in template else f"1/{run_id}/artifacts/{artifact}"
+        status, body = client.send("GET", template.replace("{run}", run_id).format(file), client.login)
         assert (status, bool(body)) == (200, True), template
     leaks = [CANARY.encode() + b"-content", b"root:x:0:0", *(secret.encode() for secret in secrets)]
     tried = 0
