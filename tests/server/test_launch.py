@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from servers import free_port
+from servers import folder_for_all, free_port
 
 from lenet_study.errors import StoreError, UserError
 from lenet_study.server.__main__ import run
@@ -32,24 +32,24 @@ with private_server(pathlib.Path(sys.argv[1])):
 
 
 @pytest.mark.skipif(not list(INSTALLED.glob("*/bin/initdb")), reason="PostgreSQL is not installed")
-def test_a_database_of_ones_own_keeps_what_it_has(tmp_path):
-    for folder in (*tmp_path.parents[:2], tmp_path):
-        folder.chmod(0o755)
+def test_a_database_of_ones_own_keeps_what_it_has():
     from sqlalchemy import create_engine, text
 
-    for expected in ([], [(1,)], [(1,), (1,)]):
-        if len(expected) == 2:
-            subprocess.run([sys.executable, "-c", LEFT_RUNNING, tmp_path / "postgres"])
-            assert (tmp_path / "postgres" / "data" / "postmaster.pid").exists()
-        with private_server(tmp_path / "postgres") as address:
-            assert "listen" not in address
-            engine = create_engine(address)
-            with engine.begin() as connection:
-                connection.execute(text("CREATE TABLE IF NOT EXISTS kept (number integer)"))
-                assert [tuple(row) for row in connection.execute(text("SELECT * FROM kept"))] == expected
-                connection.execute(text("INSERT INTO kept VALUES (1)"))
-            engine.dispose()
-    assert not (tmp_path / "postgres" / "data" / "postmaster.pid").exists()
+    with folder_for_all() as parent:
+        folder = parent / "postgres"
+        for expected in ([], [(1,)], [(1,), (1,)]):
+            if len(expected) == 2:
+                subprocess.run([sys.executable, "-c", LEFT_RUNNING, folder])
+                assert (folder / "data" / "postmaster.pid").exists()
+            with private_server(folder) as address:
+                assert "listen" not in address
+                engine = create_engine(address)
+                with engine.begin() as connection:
+                    connection.execute(text("CREATE TABLE IF NOT EXISTS kept (number integer)"))
+                    assert [tuple(row) for row in connection.execute(text("SELECT * FROM kept"))] == expected
+                    connection.execute(text("INSERT INTO kept VALUES (1)"))
+                engine.dispose()
+        assert not (folder / "data" / "postmaster.pid").exists()
 
 
 def databases_of(state: Path, **options) -> tuple[list[Path], str]:

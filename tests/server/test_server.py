@@ -15,7 +15,7 @@ import mlflow
 import psutil
 import pytest
 from moto.server import ThreadedMotoServer
-from servers import free_port, wait_until_said
+from servers import folder_for_all, free_port, wait_until_said
 
 from lenet_study.server.secrets import ADMIN, prepare_secrets, read_secret
 from lenet_study.server.settings import ServerSettings
@@ -45,11 +45,13 @@ def running(folder: Path, port: int, *options: str):
 
 
 @pytest.fixture(scope="module")
-def team(tmp_path_factory):
-    """A server with a run in it, started a second time."""
-    folder = tmp_path_factory.mktemp("team")
-    for path in (*folder.parents[:2], folder):
-        path.chmod(0o755)  # for postgres
+def team():
+    """A server with a run in it, started a second time; PostgreSQL runs as a user of its own."""
+    with folder_for_all() as folder, pytest.MonkeyPatch.context() as patch:
+        yield from restarted(folder, patch)
+
+
+def restarted(folder: Path, patch: pytest.MonkeyPatch):
     (folder / attacks.CANARY).write_text(f"{attacks.CANARY}-content")
     (folder / "state").mkdir()
     (folder / "state" / attacks.CANARY).write_text(f"{attacks.CANARY}-content")
@@ -58,19 +60,18 @@ def team(tmp_path_factory):
     secrets = folder / "secrets"
     prepare_secrets(secrets, port)
     password = read_secret(secrets, "admin_password")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
-            patch.delenv(name)
-        patch.setenv("MLFLOW_TRACKING_URI", address)
-        patch.setenv("MLFLOW_TRACKING_USERNAME", ADMIN)
-        patch.setenv("MLFLOW_TRACKING_PASSWORD", password)
-        with running(folder, port), open_run("first", stage="train", params={"epochs": 1}) as run:
-            run.log_text("kept", "note.txt")
-        with running(folder, port) as processes:
-            client = attacks.Client(address, password)
-            yield SimpleNamespace(
-                folder=folder, client=client, run_id=run.id, processes=processes, password=password
-            )
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        patch.delenv(name)
+    patch.setenv("MLFLOW_TRACKING_URI", address)
+    patch.setenv("MLFLOW_TRACKING_USERNAME", ADMIN)
+    patch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+    with running(folder, port), open_run("first", stage="train", params={"epochs": 1}) as run:
+        run.log_text("kept", "note.txt")
+    with running(folder, port) as processes:
+        client = attacks.Client(address, password)
+        yield SimpleNamespace(
+            folder=folder, client=client, run_id=run.id, processes=processes, password=password
+        )
 
 
 @pytest.mark.server
