@@ -1,35 +1,34 @@
 """The whole study on toy images, in a real store: what each entry point computes and logs."""
 
 import json
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TRAINING_ARTIFACTS, add_training, open_store, toy_split
+from conftest import TRAINING_ARTIFACTS, Recorder, add_training, open_store
 
 from lenet_study.errors import JobError, UserError
-from lenet_study.evidence.figures import charts as figures
-from lenet_study.recipes import recipe as specs
-from lenet_study.recipes.variants import VARIANTS, parameters
+from lenet_study.evidence import figures
+from lenet_study.execution.inline import InlineExecutor
+from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
+from lenet_study.recipes.variants import VARIANTS, parameter_count
 from lenet_study.tracking import registry
-from lenet_study.training import fashion_mnist as data
+from lenet_study.training import dataset
+from lenet_study.training.data_files import DataFiles
+from lenet_study.training.hardware import Hardware
 from lenet_study.training.history import Epoch
-from lenet_study.workflows import evaluate, kfold, retrain, study, train
+from lenet_study.workflows.evaluate import EvaluationJob, evaluate
+from lenet_study.workflows.kfold import kfold, kfold_side_by_side
+from lenet_study.workflows.retrain import RetrainingJob, retrain
+from lenet_study.workflows.study import select, study
+from lenet_study.workflows.train import TrainingJob, TrainingResult, train
 
-CONFIG = {
-    "epochs": 2,
-    "batch_size": 16,
-    "learning_rate": 0.002,
-    "seed": 3,
-    "auxiliary": "probe",
-    "auxiliary_weight": 0.3,
-    "precision": "float32",
-}
-MACHINE = {"device": "cpu", "threads": 1, "data_dir": ""}
-ONE = {**MACHINE, "workers": 1}
-TRAIN, TEST = toy_split(200, seed=1), toy_split(60, seed=2)
+CONFIG = TrainingConfig(epochs=2, batch_size=16, learning_rate=0.002, seed=3)
+RECIPES = variant_recipes(CONFIG)
+CPU = Hardware(device="cpu")
 EVALUATION_ARTIFACTS = {
     "per_class.csv",
     "predictions.csv",
@@ -40,19 +39,30 @@ EVALUATION_ARTIFACTS = {
 }
 
 
+class CountingFiles(DataFiles):
+    """Tells how often the test split was read."""
+
+    reads = 0
+
+    def test(self):
+        CountingFiles.reads += 1
+        return super().test()
+
+
 @pytest.fixture(scope="module")
-def finished(initialised_database, tmp_path_factory):
-    """A finished study with two folds, and the test split's readers."""
+def finished(initialised_database, tmp_path_factory, toy_files):
+    """A finished study with two folds, and how often it read the test split."""
     folder = tmp_path_factory.mktemp("study")
-    readers: list[str] = []
-    with open_store(initialised_database, folder) as client, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "load_train", lambda folder: TRAIN)
-        patch.setattr(data, "load_test", lambda folder: readers.append("test") or TEST)
-        study.main(folds=2, **CONFIG, **ONE)
+    files = CountingFiles(**vars(toy_files))
+    with open_store(initialised_database, folder) as client:
+        study(CONFIG, folds=2, hardware=CPU, workers=1, data=files)
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         runs = client.search_runs(experiments, order_by=["attributes.start_time ASC"])
         yield SimpleNamespace(
-            client=client, runs={run.info.run_name: run for run in runs}, readers=tuple(readers)
+            client=client,
+            runs={run.info.run_name: run for run in runs},
+            test_reads=CountingFiles.reads,
+            job=TrainingJob(recipe=RECIPES["baseline"], hardware=CPU, data=toy_files),
         )
 
 
@@ -111,12 +121,13 @@ def test_only_folds_are_nested(finished):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_training_logs_parameters_metrics_pictures_and_colour(finished, variant):
     run = finished.runs[variant]
-    given = {"variant": variant, "spec": "", **CONFIG, **MACHINE}
-    of_spec = {name: value for name, value in run.data.params.items() if name.startswith("spec.")}
-    assert run.data.params == {**{name: str(value) for name, value in given.items()}, **of_spec}
-    assert of_spec["spec.channels"] == str(VARIANTS[variant].channels)
-    assert of_spec["spec.augmentation.flip"] == "0.25"
-    assert run.data.metrics["parameters"] == parameters(VARIANTS[variant])
+    chosen = {"variant": variant, "recipe": "", "data_dir": str(finished.job.data.folder)}
+    expected = {**chosen, **asdict(CONFIG), **asdict(CPU)}
+    of_model = {name: value for name, value in run.data.params.items() if name.startswith("variant.")}
+    assert run.data.params == {**{name: str(value) for name, value in expected.items()}, **of_model}
+    assert of_model["variant.channels"] == str(VARIANTS[variant].channels)
+    assert of_model["variant.augmentation.flip"] == "0.25"
+    assert run.data.metrics["parameter_count"] == parameter_count(VARIANTS[variant])
     assert artifacts(finished, run) >= TRAINING_ARTIFACTS
     history = table(finished, run, "history.csv")
     for metric in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "learning_rate"):
@@ -132,10 +143,11 @@ def test_a_training_logs_parameters_metrics_pictures_and_colour(finished, varian
 
 
 def test_dataset_inputs_carry_the_full_digests(finished):
-    rows, held_out = data.split(TRAIN.labels, CONFIG["seed"])
+    train_split = finished.job.data.train()
+    rows, held_out = dataset.split(train_split.labels, CONFIG.seed)
     inputs = finished.runs["v2"].inputs.dataset_inputs
     digests = {tag.value for item in inputs for tag in item.tags if tag.key == "sha256"}
-    assert digests == {TRAIN.subset(rows).digest(), TRAIN.subset(held_out).digest()}
+    assert digests == {train_split.subset(rows).digest(), train_split.subset(held_out).digest()}
 
 
 def test_the_best_validation_accuracy_is_chosen(finished):
@@ -144,7 +156,7 @@ def test_the_best_validation_accuracy_is_chosen(finished):
 
 
 def test_the_test_split_is_read_by_evaluations_alone(finished):
-    assert finished.readers == ("test",) * 3  # before, beside the retrained, retrained
+    assert finished.test_reads == 3  # before, beside the retrained, retrained
 
 
 @pytest.mark.parametrize("suffix", ["", " retrained"])
@@ -153,7 +165,7 @@ def test_an_evaluation_logs_scores_pictures_and_tables(finished, suffix):
     run = finished.runs[f"{name} on test"]
     assert artifacts(finished, run) >= EVALUATION_ARTIFACTS
     predictions = table(finished, run, "predictions.csv")
-    assert len(predictions) == len(TEST)
+    assert len(predictions) == len(finished.job.data.test())
     accuracy = (predictions.true == predictions.predicted).mean()
     assert run.data.metrics["test/accuracy"] == pytest.approx(accuracy)
     assert run.data.metrics["test/accuracy_low"] < accuracy < run.data.metrics["test/accuracy_high"] + 1e-9
@@ -169,8 +181,8 @@ def test_the_retrained_model_is_compared_with_the_one_before(finished):
 
 def test_retraining_sees_all_images_for_the_same_epochs_and_keeps_the_last(finished):
     run = run_of(finished, "retrain")
-    assert run.data.tags["dataset.train.sha256"] == TRAIN.digest()
-    assert run.data.metrics["best/epoch"] == CONFIG["epochs"]
+    assert run.data.tags["dataset.train.sha256"] == finished.job.data.train().digest()
+    assert run.data.metrics["best/epoch"] == CONFIG.epochs
     assert not any(name.startswith(("val/", "best/val")) for name in run.data.metrics)
 
 
@@ -214,24 +226,24 @@ def test_the_comparison_stands_beside_the_published_figures(finished):
     evaluated = finished.runs[f"{chosen} on test"].data.metrics["test/accuracy"]
     assert comparison.test_accuracy[chosen] == pytest.approx(evaluated)
     jobs = table(finished, run, "seconds.csv")
-    assert len(jobs) == 5 + 1 + 2 + 2  # trainings, evaluation, retraining and its evaluation, folds
+    assert len(jobs) == len(VARIANTS) + 1 + 2 + 2  # retraining has its own evaluation
     assert (jobs.seconds > 0).all()
 
 
-def test_the_study_names_the_addresses_of_its_five_trainings(finished):
+def test_the_study_names_the_addresses_of_its_trainings(finished):
     tags = run_of(finished, "study").data.tags
     assert run_of(finished, "study").info.run_id in tags["address.curves"]
     for variant in VARIANTS:
         assert finished.runs[variant].info.run_id in tags["address.comparison"]
 
 
-def test_every_training_command_repeats_its_weights_bit_for_bit(finished):
-    """Alone, each command gives the weights that it gave within the study."""
+def test_every_training_workflow_repeats_its_weights_bit_for_bit(finished):
+    """Alone, each workflow gives the weights that it gave within the study."""
     chosen = chosen_of(finished)
-    settings = {"variant": chosen, "spec": "", **CONFIG, **MACHINE}
-    train.main(**settings)
-    kfold.main(folds=2, workers=1, **settings)
-    retrain.main(**settings)
+    job = replace(finished.job, recipe=RECIPES[chosen])
+    train(job)
+    kfold_side_by_side(replace(job, folds=2), workers=1)
+    retrain(job)
     runs = finished.client.search_runs(["1"], f"tags.variant = '{chosen}'")
     for stage in ("train", "fold", "retrain"):
         of_stage = [run for run in runs if run.data.tags["stage"] == stage]
@@ -239,50 +251,83 @@ def test_every_training_command_repeats_its_weights_bit_for_bit(finished):
         assert len(of_stage) == 2 * len(weights)
 
 
-def test_retraining_is_compared_with_the_best_training_of_the_variant(finished, capsys):
-    retrain.main(variant="v1", spec="", **CONFIG, **MACHINE)
-    assert "no finished training" not in capsys.readouterr().out
+def test_retraining_is_compared_with_the_best_training_of_the_variant(finished):
+    recorder = Recorder()
+    retrain(replace(finished.job, recipe=RECIPES["v1"]), recorder)
+    assert "no finished training" not in recorder.text
     latest = latest_run(finished, "v1 retrained on test")
     assert latest.data.tags["compared.run_id"] == finished.runs["v1"].info.run_id
     assert "confusion_comparison.png" in artifacts(finished, latest)
 
 
-def test_retraining_without_a_former_training_says_so(finished, monkeypatch, capsys):
-    monkeypatch.setattr(registry, "best_training", lambda variant, stage: None)
-    retrain.main(variant="baseline", spec="", **CONFIG, **MACHINE)
-    assert "no finished training of baseline to compare with" in capsys.readouterr().out
-    latest = latest_run(finished, "baseline retrained on test")
+def test_retraining_without_a_former_training_says_so(store, toy_files):
+    recorder = Recorder()
+    retrain(TrainingJob(recipe=RECIPES["baseline"], hardware=CPU, data=toy_files), recorder)
+    assert "no finished training of baseline to compare with" in recorder.text
+    (latest,) = store.search_runs(["1"], "tags.stage = 'evaluate'")
+    assert latest.info.run_name == "baseline retrained on test"
     assert "compared.run_id" not in latest.data.tags
-    assert "confusion_comparison.png" not in artifacts(finished, latest)
+    assert "confusion_comparison.png" not in {file.path for file in store.list_artifacts(latest.info.run_id)}
 
 
-def test_a_former_training_that_cannot_be_read_is_refused_before_retraining(finished, monkeypatch):
-    def refuse(reference):
-        raise UserError(f"model={reference} was changed")
-
-    monkeypatch.setattr(registry, "fetch", refuse)
+def test_a_former_training_that_cannot_be_read_is_refused_before_retraining(finished, tmp_path):
+    damaged = tmp_path / "model.pth"
+    damaged.write_bytes(b"no model")
     before = len(finished.client.search_runs(["1"]))
-    with pytest.raises(UserError, match="was changed"):
-        retrain.main(variant="v1", spec="", **CONFIG, **MACHINE)
+    with pytest.raises(UserError, match="not a TorchScript file"):
+        InlineExecutor(Recorder()).submit(RetrainingJob(training=finished.job, former=str(damaged))).result()
     assert len(finished.client.search_runs(["1"])) == before
 
 
 def test_any_model_can_be_evaluated_from_its_file(finished, tmp_path):
     run = finished.runs["baseline"]
     folder = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/model", dst_path=str(tmp_path))
-    evaluate.main(model=f"{folder}/data/model.pth", seed=0, **MACHINE)
+    evaluate(EvaluationJob(model=f"{folder}/data/model.pth", hardware=CPU, data=finished.job.data))
     latest = latest_run(finished, "baseline on test")
     assert latest.data.params["model"].endswith("model.pth")
     assert latest.data.tags["weights.sha256"] == run.data.tags["weights.sha256"]
     assert json.loads(registry.load_model(run.info.run_id).module.description)["variant"] == "baseline"
 
 
-@pytest.mark.usefixtures("toy_images")
-def test_a_study_whose_promotion_is_refused_keeps_its_report(store, monkeypatch):
+class Failing(InlineExecutor):
+    """Trainings of these names end with an error before they start."""
+
+    def __init__(self, reporter, *names):
+        super().__init__(reporter)
+        self._names = names
+
+    def submit(self, job, monitor=None):
+        training = replace(job.training, stage="retrain") if isinstance(job, RetrainingJob) else job
+        if isinstance(training, TrainingJob) and training.name in self._names:
+            job = Refused(f"no space left for {training.name}")
+        return super().submit(job)
+
+
+class Refused:
+    def __init__(self, reason):
+        self._reason = reason
+
+    def run(self, reporter, monitor):
+        raise OSError(self._reason)
+
+
+def quick_study(files, *failing, variants=("baseline",), recorder=None):
+    """A study of few variants, some jobs of which fail."""
+    return study(
+        CONFIG,
+        folds=2,
+        hardware=CPU,
+        data=files,
+        variants=variants,
+        reporter=recorder or Recorder(),
+        make_executor=lambda workers, reporter: Failing(reporter, *failing),
+    )
+
+
+def test_a_study_whose_promotion_is_refused_keeps_its_report(store, toy_files):
     add_training(store, "older", 1.0, registered=False, variant="baseline")
-    only(monkeypatch, "baseline")
     with pytest.raises(UserError, match=r"older.* has no registered model"):
-        study.main(folds=2, **CONFIG, **ONE)
+        quick_study(toy_files)
     (run,) = store.search_runs(["1"], "tags.stage = 'study'")
     assert run.info.status == "FAILED"
     files = {file.path for file in store.list_artifacts(run.info.run_id)}
@@ -290,41 +335,11 @@ def test_a_study_whose_promotion_is_refused_keeps_its_report(store, monkeypatch)
     assert "address.curves" in run.data.tags
 
 
-@pytest.fixture
-def toy_images(monkeypatch):
-    monkeypatch.setattr(data, "load_train", lambda folder: TRAIN)
-    monkeypatch.setattr(data, "load_test", lambda folder: TEST)
-
-
-def only(monkeypatch, *variants):
-    """A study of these variants."""
-
-    def fewer(config):
-        return {name: recipe for name, recipe in specs.of_variants(config).items() if name in variants}
-
-    monkeypatch.setattr(study, "of_variants", fewer)
-
-
-def failing(monkeypatch, *names):
-    """Trainings of these names end with an error before they start."""
-    images = train.Job.images
-
-    def refuse(job):
-        if job.name in names:
-            raise OSError(f"no space left for {job.name}")
-        return images(job)
-
-    monkeypatch.setattr(train.Job, "images", refuse)
-
-
-@pytest.mark.usefixtures("toy_images")
-def test_a_study_goes_on_without_what_failed(store, monkeypatch, capsys):
-    only(monkeypatch, "baseline", "v1")
-    failing(monkeypatch, "v1", "baseline retrained", "baseline fold 1/2")
-    study.main(folds=2, **CONFIG, **ONE)
-    output = capsys.readouterr().out
-    assert "v1 failed: no space left for v1" in output
-    assert "Failed: v1, 2-fold, baseline retrained;" in output.replace("fold 1, ", "")
+def test_a_study_goes_on_without_what_failed(store, toy_files):
+    recorder, failing = Recorder(), ("v1", "baseline retrained", "baseline fold 1/2")
+    quick_study(toy_files, *failing, variants=("baseline", "v1"), recorder=recorder)
+    assert "v1 failed: no space left for v1" in recorder.text
+    assert "Failed: v1, 2-fold, baseline retrained;" in recorder.text.replace("fold 1, ", "")
     (run,) = store.search_runs(["1"], "tags.stage = 'study'")
     assert run.info.status == "FINISHED"
     assert "no space left for v1" in run.data.tags["failed"]
@@ -334,25 +349,48 @@ def test_a_study_goes_on_without_what_failed(store, monkeypatch, capsys):
     assert list(pd.read_csv(path).training) == ["baseline"]
 
 
-@pytest.mark.usefixtures("toy_images")
-def test_a_study_without_any_training_fails(store, monkeypatch):
-    only(monkeypatch, "baseline")
-    failing(monkeypatch, "baseline")
-    with pytest.raises(JobError, match="None of the five"):
-        study.main(folds=2, **CONFIG, **ONE)
+def test_a_study_without_any_training_fails(store, toy_files):
+    with pytest.raises(JobError, match="None of the variants"):
+        quick_study(toy_files, "baseline")
     (run,) = store.search_runs(["1"])
     assert run.info.status == "FAILED"
 
 
-@pytest.mark.usefixtures("toy_images")
-def test_a_cross_validation_says_over_how_many_folds_its_mean_is(store, monkeypatch, capsys):
-    failing(monkeypatch, "baseline fold 2/3")
-    kfold.main(variant="baseline", spec="", folds=3, **CONFIG, **ONE)
-    assert "over 2 folds" in capsys.readouterr().out
+def test_a_cross_validation_says_over_how_many_folds_its_mean_is(store, toy_files):
+    recorder = Recorder()
+    job = TrainingJob(recipe=RECIPES["baseline"], hardware=CPU, data=toy_files, folds=3)
+    kfold(job, Failing(recorder, "baseline fold 2/3"))
+    assert "over 2 folds" in recorder.text
     (run,) = store.search_runs(["1"], "tags.stage = 'kfold'")
     assert run.data.metrics["kfold/folds"] == 2
     folds = pd.read_csv(store.download_artifacts(run.info.run_id, "folds.csv"))
     assert list(folds.fold) == ["fold 1", "fold 3"]
+
+
+class Critic:
+    """Ends a training after its first epoch."""
+
+    def on_run_start(self, run_id):
+        pass
+
+    def on_epoch_end(self, epoch):
+        return f"others are better than {epoch.val_accuracy:.0%}"
+
+
+def test_a_pruned_training_is_killed_says_why_and_keeps_its_history(store, toy_files):
+    recorder = Recorder()
+    job = TrainingJob(recipe=RECIPES["baseline"], stage="trial", hardware=CPU, data=toy_files)
+    result = train(job, recorder, Critic())
+    (run,) = store.search_runs(["1"])
+    assert run.info.status == "KILLED"
+    assert run.data.tags["pruned"] == result.pruned
+    assert "others are better" in result.pruned
+    assert result.model is None
+    assert not run.outputs.model_outputs
+    assert len(result.history) == 1
+    assert run.data.metrics["best/epoch"] == 1
+    assert "history.csv" in {file.path for file in store.list_artifacts(run.info.run_id)}
+    assert [event[0] for event in recorder.events] == ["on_run_start", "on_epoch_end", "on_run_end"]
 
 
 def test_select_takes_the_first_on_a_tie():
@@ -366,7 +404,7 @@ def test_select_takes_the_first_on_a_tie():
             val_accuracy=accuracy,
             seconds=1.0,
         )
-        return train.TrainingResult("a run", epoch, None, [epoch], None, 1.0)
+        return TrainingResult("a run", epoch, [epoch], None, 1.0, None)
 
     options = {"baseline": trained(0.5), "v1": trained(0.7), "v2": trained(0.7)}
-    assert study.select(options) == "v1"
+    assert select(options) == "v1"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lenet_study.tracking.schema import STAGES, File, Metric, Tag, names
 
 _HEAD = """\
@@ -31,7 +33,7 @@ def page() -> str:
     return "\n".join(sections)
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
     """Return rows as a Markdown table; the first is its head."""
     head, *body = (f"| {' | '.join(row)} |" for row in rows)
     rule = "|---" * len(rows[0]) + "|"

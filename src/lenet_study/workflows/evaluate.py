@@ -82,7 +82,7 @@ def evaluate(
     test = job.data.test()
     name = f"{model.name} on test"
     with _open_evaluation_run(job, name, model, device) as run:
-        reporter.on_run_start(name, run.id, epochs=0)
+        reporter.on_run_start(name, run.id, 0)
         run.log_dataset(test, "test")
         predicted = predictions.predict(model.module.to(device), test, device)
         reporter.message(f"{name}: {_log_scores(run, predicted)}")

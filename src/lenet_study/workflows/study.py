@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -14,7 +14,7 @@ from lenet_study.evidence import figures
 from lenet_study.evidence.published import published_models
 from lenet_study.execution.executor import Executor
 from lenet_study.execution.reporter import Reporter, Silent
-from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
+from lenet_study.recipes.recipe import Recipe, TrainingConfig, variant_recipes
 from lenet_study.recipes.variants import VARIANTS
 from lenet_study.tracking import links
 from lenet_study.tracking.run import Run, open_run
@@ -28,6 +28,16 @@ from lenet_study.workflows.local_executor import local_executor
 from lenet_study.workflows.promote import promote_best
 from lenet_study.workflows.retrain import RetrainingJob
 from lenet_study.workflows.train import TrainingJob, TrainingResult
+
+_COMPARED = [
+    "best_epoch",
+    "train_accuracy",
+    "val_accuracy",
+    "val_accuracy_augmented",
+    "val_loss",
+    "test_accuracy",
+    "test_loss",
+]
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,9 @@ def study(
     hardware: Hardware = Hardware(),
     workers: int = 0,
     data: DataFiles | None = None,
+    variants: Collection[str] = tuple(VARIANTS),
     reporter: Reporter = Silent(),
+    make_executor: Callable[[int, Reporter], Executor] = local_executor,
 ) -> StudyResult:
     """Run the whole study; its trainings are runs of their own, tagged with the study's id.
 
@@ -58,7 +70,9 @@ def study(
         hardware: Where each training computes.
         workers: Trainings side by side; 0 takes as many as the cores allow.
         data: The images.
+        variants: Which to train.
         reporter: Hears how it goes.
+        make_executor: Makes what runs so many trainings at a time.
 
     Raises:
         UserError: A class has fewer images than there are folds.
@@ -71,12 +85,13 @@ def study(
     workers, share = divide_cores(hardware, workers)
     share.prepare()
     dataset.folds(data.train().labels, folds, config.seed)  # refuses too many before there is a run
-    description = f"{len(VARIANTS)} variants, selection, evaluation."
+    recipes = {name: recipe for name, recipe in variant_recipes(config).items() if name in variants}
+    description = f"{len(recipes)} variants, selection, evaluation."
     with open_run("study", stage="study", params=params, description=description) as run:
         run.set_tags({Tag.STUDY: run.id, Tag.THREADS: share.threads, Tag.WORKERS: workers})
         make_job = partial(TrainingJob, hardware=share, data=data, study=run.id)
-        with local_executor(workers, reporter) as executor:
-            result = run_jobs(executor, config, make_job, folds, params)
+        with make_executor(workers, reporter) as executor:
+            result = run_jobs(executor, recipes, make_job, folds, params)
         _log(run, result, perf_counter() - start, reporter)
         if executor.failed:
             run.set_tags({Tag.FAILED: "; ".join(f"{name}: {why}" for name, why in executor.failed.items())})
@@ -89,7 +104,7 @@ def study(
 
 def run_jobs(
     executor: Executor,
-    config: TrainingConfig,
+    recipes: Mapping[str, Recipe],
     make_job: partial[TrainingJob],
     folds: int,
     params: Mapping[str, object],
@@ -98,7 +113,7 @@ def run_jobs(
 
     Args:
         executor: Where the jobs run.
-        config: How to train.
+        recipes: What to train, by variant.
         make_job: What all trainings have in common.
         folds: Parts of the cross-validation.
         params: The study's params.
@@ -107,8 +122,7 @@ def run_jobs(
         JobError: None of the variants could be trained.
     """
     # The largest first: the small ones then fill the gaps.
-    recipes = variant_recipes(config)
-    submitted = {name: executor.submit(make_job(recipe=recipes[name])) for name in reversed(recipes)}
+    submitted = {name: executor.submit(make_job(recipe=recipes[name])) for name in reversed(list(recipes))}
     trained = executor.results({name: submitted[name] for name in recipes})
     if not trained:
         raise JobError("None of the variants could be trained")
@@ -118,7 +132,7 @@ def run_jobs(
     job = make_job(recipe=recipes[selected])
     former = trained[selected].run_id
     evaluation = EvaluationJob(
-        model=former, seed=config.seed, hardware=job.hardware, data=job.data, study=job.study
+        model=former, seed=job.recipe.config.seed, hardware=job.hardware, data=job.data, study=job.study
     )
     evaluated = {f"{selected} on test": executor.submit(evaluation)}
     retraining = RetrainingJob(training=job, former=former)
@@ -161,7 +175,8 @@ def comparison(result: StudyResult) -> pd.DataFrame:
     if result.folds:
         averaged = ["train_accuracy", "val_accuracy", "val_accuracy_augmented", "val_loss"]
         rows[f"{result.selected}-kfold-mean"] = best_epochs(result.folds)[averaged].mean().to_dict()
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("training").reset_index()
+    table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=_COMPARED)  # also if some failed
+    table = table.rename_axis("training").reset_index()
     published = published_models()[["training", "val_accuracy", "test_accuracy"]]
     published = published.rename(columns={"val_accuracy": "val_accuracy_augmented"})  # as it was measured
     return table.merge(published, on="training", how="left", suffixes=("", "_published"))
