@@ -1,6 +1,7 @@
 """Fixtures shared by the tests."""
 
 import hashlib
+import multiprocessing
 import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,6 +62,39 @@ def write_data_files(folder: Path, train: Split, test: Split) -> DataFiles:
 def toy_files(tmp_path_factory) -> DataFiles:
     """200 training and 60 test images in a folder, for the workflows."""
     return write_data_files(tmp_path_factory.mktemp("data"), toy_split(200, seed=1), toy_split(60, seed=2))
+
+
+def process_context():
+    """What starts processes in which torch and MLflow are imported already, as those of jobs are."""
+    from lenet_study.workflows.local_executor import PRELOADED
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    return context
+
+
+class Recorder:
+    """A reporter that keeps what jobs report, as tuples that begin with the method's name."""
+
+    def __init__(self):
+        self.events = []
+
+    def on_run_start(self, *content):
+        self.events.append(("on_run_start", *content))
+
+    def on_epoch_end(self, *content):
+        self.events.append(("on_epoch_end", *content))
+
+    def on_run_end(self, *content):
+        self.events.append(("on_run_end", *content))
+
+    def message(self, line):
+        self.events.append(("message", line))
+
+    @property
+    def text(self) -> str:
+        """All lines for the user."""
+        return "\n".join(event[1] for event in self.events if event[0] == "message")
 
 
 TRAINING_ARTIFACTS = {

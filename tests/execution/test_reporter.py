@@ -46,8 +46,8 @@ def terminal():
 
 def test_without_a_terminal_every_epoch_is_a_line(capsys):
     progress = Progress("v4 fold 3/5", 4)
-    progress(epoch(1, 2.0, loss=0.25, accuracy=0.8765))
-    progress(epoch(2, 4.0, loss=0.25, accuracy=0.9))
+    progress.show(epoch(1, 2.0, loss=0.25, accuracy=0.8765))
+    progress.show(epoch(2, 4.0, loss=0.25, accuracy=0.9))
     output, errors = capsys.readouterr()
     first, second = output.splitlines()
     for expected in ("v4 fold 3/5", "epoch 1/4", "0.500", "75.12%", "0.250", "87.65%", "2.0 s, 6 s left"):
@@ -59,12 +59,12 @@ def test_without_a_terminal_every_epoch_is_a_line(capsys):
 
 
 def test_nothing_is_left_after_the_last_epoch(capsys):
-    Progress("v4", 1)(epoch(1, 2.0, loss=0.25, accuracy=0.9))
+    Progress("v4", 1).show(epoch(1, 2.0, loss=0.25, accuracy=0.9))
     assert ", 0 s left" in capsys.readouterr().out
 
 
 def test_without_validation_only_training_is_shown(capsys):
-    Progress("v4 retrained", 3)(epoch(1, 2.0))
+    Progress("v4 retrained", 3).show(epoch(1, 2.0))
     output = capsys.readouterr().out
     assert "75.12%" in output
     assert "val" not in output
@@ -74,8 +74,8 @@ def test_without_validation_only_training_is_shown(capsys):
 def test_a_terminal_shows_a_bar(capsys):
     with terminal() as shown:
         progress = Progress("v4", 2)
-        progress(epoch(1, 2.0, loss=0.25, accuracy=0.8765))
-        progress(epoch(2, 2.0, loss=0.25, accuracy=0.9))
+        progress.show(epoch(1, 2.0, loss=0.25, accuracy=0.8765))
+        progress.show(epoch(2, 2.0, loss=0.25, accuracy=0.9))
         screen = shown()
     for expected in ("v4", "0/2", "2/2", "100%", "train loss 0.500", "90.00%", "\r"):
         assert expected in screen
@@ -85,7 +85,7 @@ def test_a_terminal_shows_a_bar(capsys):
 
 def test_a_bar_works_without_validation():
     with terminal() as shown:
-        Progress("v4 retrained", 1)(epoch(1, 2.0))
+        Progress("v4 retrained", 1).show(epoch(1, 2.0))
         screen = shown()
     assert "75.12%" in screen
     assert "val" not in screen
@@ -95,12 +95,12 @@ def test_trainings_side_by_side_have_a_bar_each_and_lines_stand_above(capsys):
     with terminal() as shown:
         reporter = Terminal()
         for name in ("v3", "v4"):
-            reporter.started(name, f"run of {name}", 2)
-        reporter.epoch("v4", epoch(1, 2.0, loss=0.25, accuracy=0.8765))
-        reporter.say("v3 waits")
+            reporter.on_run_start(name, f"run of {name}", 2)
+        reporter.on_epoch_end("v4", epoch(1, 2.0, loss=0.25, accuracy=0.8765))
+        reporter.message("v3 waits")
         for number in (1, 2):
-            reporter.epoch("v3", epoch(number, 2.0, loss=0.25, accuracy=0.9))
-        reporter.epoch("v4", epoch(2, 2.0, loss=0.25, accuracy=0.9))
+            reporter.on_epoch_end("v3", epoch(number, 2.0, loss=0.25, accuracy=0.9))
+        reporter.on_epoch_end("v4", epoch(2, 2.0, loss=0.25, accuracy=0.9))
         screen = shown()
     for name in ("v3", "v4"):
         assert f"{name}:   0%" in screen
@@ -112,14 +112,14 @@ def test_what_has_ended_leaves_nothing_on_the_screen():
     with terminal() as shown, redirect_stdout(sys.stderr):
         reporter = Terminal()
         for name in ("v2", "v3", "v4"):
-            reporter.started(name, f"run of {name}", 2)
+            reporter.on_run_start(name, f"run of {name}", 2)
         for number in (1, 2):
-            reporter.epoch("v3", epoch(number, 2.0, loss=0.25, accuracy=0.9))
-        reporter.say("v3: best epoch 1")
-        reporter.epoch("v2", epoch(1, 2.0, loss=0.25, accuracy=0.9))
-        reporter.ended("v2")
-        reporter.say("v2 pruned")
-        reporter.epoch("v4", epoch(1, 2.0, loss=0.25, accuracy=0.9))
+            reporter.on_epoch_end("v3", epoch(number, 2.0, loss=0.25, accuracy=0.9))
+        reporter.message("v3: best epoch 1")
+        reporter.on_epoch_end("v2", epoch(1, 2.0, loss=0.25, accuracy=0.9))
+        reporter.on_run_end("v2")
+        reporter.message("v2 pruned")
+        reporter.on_epoch_end("v4", epoch(1, 2.0, loss=0.25, accuracy=0.9))
         seen = pyte.Screen(160, 24)
         pyte.Stream(seen).feed(shown())
     lines = [line.rstrip() for line in seen.display if line.strip()]
@@ -128,14 +128,14 @@ def test_what_has_ended_leaves_nothing_on_the_screen():
 
 def test_an_evaluation_that_ends_early_has_no_bar_to_close():
     reporter = Terminal()
-    reporter.started("v4 on test", "run of v4", 0)
-    reporter.ended("v4 on test")
+    reporter.on_run_start("v4 on test", "run of v4", 0)
+    reporter.on_run_end("v4 on test")
 
 
 def test_an_evaluation_has_no_bar(capsys):
     with terminal() as shown:
         reporter = Terminal()
-        reporter.started("v4 on test", "its run", 0)
-        reporter.say("accuracy 92 %")
+        reporter.on_run_start("v4 on test", "its run", 0)
+        reporter.message("accuracy 92 %")
         assert "v4" not in shown()
     assert capsys.readouterr().out == "accuracy 92 %\n"

@@ -1,25 +1,23 @@
+"""An open run: how it ends, what it is tagged with, and all ways to write to it."""
+
 import csv
-import http.server
 import os
-import socket
-import subprocess
 import sys
-import textwrap
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import parse_qs, urlsplit
 
 import mlflow
 import pandas as pd
 import pytest
-from conftest import toy_split
+from conftest import process_context, toy_split
 from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 
-from lenet_study.errors import StoreError, UserError
-from lenet_study.tracking import run as tracking
+from lenet_study.__main__ import main
+from lenet_study.errors import StoreError
+from lenet_study.tracking.provenance import COMMIT
+from lenet_study.tracking.run import open_run
 from lenet_study.training.history import Epoch
 
 EPOCH = Epoch(
@@ -34,21 +32,7 @@ EPOCH = Epoch(
 
 
 def opened(name="toy", stage="train", params=None, **options):
-    return tracking.run(name, stage=stage, params=params or {}, **options)
-
-
-def python(script, folder, **environment):
-    """A process with its own store in ``folder``."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    source = str(Path(tracking.__file__).parents[1])
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        cwd=folder,
-        env={**env, "PYTHONPATH": source, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return open_run(name, stage=stage, params=params or {}, **options)
 
 
 def test_a_run_that_ends_well_is_finished(store):
@@ -85,27 +69,54 @@ def test_a_run_is_killed_with_its_surrounding_run(store):
     assert {store.get_run(run.id).info.status for run in (outer, inner)} == {"KILLED"}
 
 
+def rest_in_a_run(address, folder):
+    """A process of the command line, whose command opens a run and sleeps."""
+    os.environ["MLFLOW_TRACKING_URI"] = address
+    with (folder / "log").open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+
+    def command(files, reporter):
+        with opened() as run:
+            (folder / "run_id").write_text(run.id)
+            time.sleep(60)
+
+    sys.modules["lenet_study.workflows.data"] = SimpleNamespace(verify_data=command)
+    sys.exit(main(["data"]))
+
+
 def test_sigterm_leaves_a_killed_run_and_exit_code_143(store, tmp_path):
-    script = """
-        import sys, time, types
-        from lenet_study.tracking import run as tracking
-        from lenet_study.__main__ import main
-
-        def command(**values):
-            with tracking.run("toy", stage="train", params={}) as run:
-                print(run.id, flush=True)
-                time.sleep(60)
-
-        sys.modules["lenet_study.workflows.data"] = types.SimpleNamespace(main=command)
-        sys.exit(main(["data"]))
-    """
-    process = python(script, tmp_path, MLFLOW_TRACKING_URI=os.environ["MLFLOW_TRACKING_URI"])
-    run_id = process.stdout.readline().strip()
+    arguments = os.environ["MLFLOW_TRACKING_URI"], tmp_path
+    process = process_context().Process(target=rest_in_a_run, args=arguments)
+    process.start()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run_id").is_file() or not (tmp_path / "run_id").read_text():
+        assert process.is_alive(), (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     process.terminate()
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143, errors
-    assert store.get_run(run_id).info.status == "KILLED"
-    assert "Traceback" not in errors
+    process.join(60)
+    log = (tmp_path / "log").read_text()
+    assert process.exitcode == 143, log
+    assert store.get_run((tmp_path / "run_id").read_text()).info.status == "KILLED"
+    assert "Traceback" not in log
+
+
+def test_a_pruned_run_is_killed_and_says_why(store):
+    with opened() as run:
+        run.prune("others are better")
+        run.log_metrics({"best/epoch": 1.0})
+    stored = store.get_run(run.id)
+    assert (stored.info.status, stored.data.tags["pruned"]) == ("KILLED", "others are better")
+    assert "error" not in stored.data.tags
+    assert stored.data.metrics == {"best/epoch": 1.0}
+
+
+def test_a_pruned_run_that_fails_is_failed(store):
+    with pytest.raises(ValueError, match="disk"), opened() as run:
+        run.prune("others are better")
+        raise ValueError("disk")
+    assert store.get_run(run.id).info.status == "FAILED"
 
 
 def test_the_first_run_of_a_process_is_the_one_that_mlflow_run_made(store, monkeypatch):
@@ -160,32 +171,11 @@ def test_a_run_has_no_tags_that_were_not_given(store):
     assert not {"study", "mlflow.note.content", "mlflow.parentRunId"} & store.get_run(run.id).data.tags.keys()
 
 
-def test_git_tags_tell_the_commit_and_whether_files_differ_from_it(tmp_path, monkeypatch):
-    def git(*arguments):
-        identity = ("-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false")
-        command = ["git", *identity, *arguments]
-        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-
-    monkeypatch.setattr(tracking, "__file__", str(tmp_path / "src" / "lenet_study" / "tracking" / "run.py"))
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert tracking._git_tags() == {}
-    git("init", "-q")
-    assert tracking._git_tags() == {}  # no commit yet
-    git("commit", "-q", "--allow-empty", "-m", "first")
-    commit = git("rev-parse", "HEAD").strip()
-    assert tracking._git_tags() == {"git.commit": commit, "git.dirty": "false"}
-    (tmp_path / "new.py").touch()
-    assert tracking._git_tags() == {"git.commit": commit, "git.dirty": "true"}
-    monkeypatch.setenv("PATH", "")
-    assert tracking._git_tags() == {}
-
-
 def test_a_run_carries_its_git_tags(store, monkeypatch):
-    tags = {"git.commit": "0123abc", "git.dirty": "true"}
-    monkeypatch.setattr(tracking, "_git_tags", lambda: tags)
+    monkeypatch.setenv(COMMIT, "0123abc-dirty")
     with opened() as run:
         pass
-    assert tags.items() <= store.get_run(run.id).data.tags.items()
+    assert {"git.commit": "0123abc", "git.dirty": "true"}.items() <= store.get_run(run.id).data.tags.items()
 
 
 def test_only_a_given_parent_nests_a_run(store, monkeypatch):
@@ -218,19 +208,6 @@ def test_a_run_joins_the_experiment_of_its_study_that_another_process_opened(sto
         assert run.experiment_id == elsewhere
 
 
-def test_failing_a_run_leaves_finished_ones_alone(store):
-    experiment = store.create_experiment("e")
-    finished, dead = (store.create_run(experiment).info.run_id for _ in range(2))
-    store.set_terminated(finished, "FINISHED")
-    for run_id in (finished, dead):
-        tracking.fail(run_id, "its process died")
-    stored = store.get_run(dead)
-    assert (stored.info.status, stored.data.tags["error"]) == ("FAILED", "its process died")
-    stored = store.get_run(finished)
-    assert stored.info.status == "FINISHED"
-    assert "error" not in stored.data.tags
-
-
 def test_an_experiment_id_in_the_environment_wins(store, monkeypatch):
     experiment_id = store.create_experiment("by id")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment_id)
@@ -255,42 +232,6 @@ def test_somebody_else_s_experiment_keeps_its_tags(store, monkeypatch):
     with opened():
         pass
     assert theirs.items() <= store.get_experiment(experiment_id).tags.items()
-
-
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "postgresql://ml:S3cret@127.0.0.1:1/mlflow",
-        "postgresql://127.0.0.1:1/mlflow?user=ml&password=S3cret",
-        "https://ml:S3cret@mlflow.example.org/base",
-    ],
-)
-def test_a_password_is_never_shown(store, monkeypatch, uri):
-    monkeypatch.setattr(tracking.mlflow, "get_tracking_uri", lambda: uri)
-    shown = [tracking.how_to_look(), *tracking.study_addresses("1", "abc", ["r"]).values()]
-    with pytest.raises(StoreError) as failed, tracking.store_errors():
-        raise MlflowException(f"no connection to {uri}")
-    shown.append(str(failed.value))
-    assert "S3cret" not in "".join(shown)
-    assert uri.rpartition("@")[2].partition("&")[0] in str(failed.value)
-
-
-@pytest.mark.parametrize(
-    ("message", "said"),
-    [
-        (
-            "(sqlite3.OperationalError) database or disk is full [SQL: UPDATE runs]",
-            "is full: make room there",
-        ),
-        (
-            "API request failed with error code 401 != 200. Response body: ''",
-            "refuses this user and password",
-        ),
-    ],
-)
-def test_a_failure_that_the_user_can_cure_says_how(store, message, said):
-    with pytest.raises(StoreError, match=said), tracking.store_errors():
-        raise MlflowException(message)
 
 
 def test_an_epoch_is_logged_at_its_step(store):
@@ -380,190 +321,3 @@ def test_an_unknown_experiment_in_the_environment_is_a_store_error(store, monkey
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "777")
     with pytest.raises(StoreError, match="777"), opened():
         pass
-
-
-def test_processes_that_open_a_fresh_store_at_once_all_succeed(tmp_path):
-    script = """
-        import multiprocessing, os, sys
-        from lenet_study.tracking import run as tracking
-
-        def work(number, together):
-            together.wait()
-            tracking.connect()
-            with tracking.run(f"toy {number}", stage="train", params={"seed": number}):
-                pass
-
-        processes = multiprocessing.get_context("fork")
-        together = processes.Barrier(4)
-        workers = [processes.Process(target=work, args=(n, together)) for n in range(4)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        print([worker.exitcode for worker in workers])
-    """
-    address = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    output, errors = python(script, tmp_path, MLFLOW_TRACKING_URI=address).communicate(timeout=120)
-    assert output.strip() == "[0, 0, 0, 0]", errors
-    client = mlflow.MlflowClient(address)
-    (experiment,) = client.search_experiments(filter_string="name = 'fashion-mnist-lenet'")
-    runs = client.search_runs([experiment.experiment_id])
-    assert sorted(run.info.run_name for run in runs) == ["toy 0", "toy 1", "toy 2", "toy 3"]
-
-
-@pytest.fixture
-def silent_server():
-    """Accepts connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
-@pytest.fixture
-def healthy_server():
-    """Answers what an MLflow server answers to a health check, and nothing else."""
-
-    class Health(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200 if self.path == "/health" else 404)
-            self.end_headers()
-
-        def log_message(self, *arguments):
-            pass
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Health)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_server_that_is_not_there_is_named_with_the_cure(store, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"http://127.0.0.1:{server.getsockname()[1]}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    start = time.perf_counter()
-    with pytest.raises(StoreError, match=rf"{address} does not answer .*start it .*or unset MLFLOW"):
-        tracking.connect()
-    assert time.perf_counter() - start < 15
-
-
-def test_a_server_that_never_answers_is_given_up(store, monkeypatch, silent_server):
-    get = tracking.requests.get
-    timeouts = []
-
-    def hasty(address, timeout):
-        timeouts.append(timeout)
-        return get(address, timeout=0.2)
-
-    monkeypatch.setattr(tracking.requests, "get", hasty)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", silent_server)
-    with pytest.raises(StoreError, match=f"{silent_server} does not answer .*Timeout"):
-        tracking.connect()
-    assert sum(timeouts) < 15  # seconds
-
-
-@pytest.mark.parametrize("ending", ["", "/"])
-def test_a_server_that_answers_is_accepted(store, monkeypatch, healthy_server, ending):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", healthy_server + ending)
-    tracking.connect()
-
-
-@pytest.mark.parametrize("status", [401, 403])
-def test_a_server_that_wants_a_password_is_left_to_mlflow(store, monkeypatch, status):
-    answer = SimpleNamespace(status_code=status)
-    monkeypatch.setattr(tracking.requests, "get", lambda address, timeout: answer)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    tracking.connect()
-
-
-def test_some_other_web_server_is_refused(store, monkeypatch, healthy_server):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{healthy_server}/elsewhere")
-    with pytest.raises(StoreError, match="does not answer"):
-        tracking.connect()
-
-
-def test_a_folder_that_cannot_be_written_to_is_refused(store, monkeypatch, tmp_path):
-    monkeypatch.setattr(tracking.os, "access", lambda path, mode: path != tmp_path)
-    with pytest.raises(UserError, match=r"mlflow\.db cannot be written to: work in another folder"):
-        tracking.connect()
-
-
-def test_a_store_in_no_folder_is_refused(store, monkeypatch, tmp_path):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/nowhere/mlflow.db")
-    with pytest.raises(UserError, match=r"nowhere/mlflow\.db is in no existing folder"):
-        tracking.connect()
-    assert not (tmp_path / "nowhere").exists()
-
-
-@pytest.mark.parametrize("address", ["./mlruns", "file:///tmp/mlruns", "nosuch://host", "sqlite:///text.db"])
-def test_a_store_that_cannot_be_used_is_one_sentence(store, monkeypatch, tmp_path, address):
-    (tmp_path / "text.db").write_text("This is no database. " * 100)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    with pytest.raises((StoreError, UserError)) as caught:
-        tracking.connect()
-    assert address in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_initialising_an_existing_store_keeps_its_runs(store):
-    with opened() as run:
-        pass
-    tracking.connect()
-    assert store.get_run(run.id).info.status == "FINISHED"
-
-
-@pytest.mark.parametrize(
-    ("store_address", "base"),
-    [("sqlite:////x/mlflow.db", "http://127.0.0.1:5000"), ("https://host/ml/", "https://host/ml")],
-)
-def test_addresses_of_the_ui(monkeypatch, store_address, base):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_address)
-    run = tracking.Run.__new__(tracking.Run)
-    run.id, run.experiment_id = "r1", "7"
-    assert tracking.run_address(run) == f"{base}/#/experiments/7/runs/r1?workflowType=machine_learning"
-
-    addresses = tracking.study_addresses("7", "s1", ["r1", "r2"])
-    assert addresses.keys() == {"curves", "comparison"}
-    path, _, query = urlsplit(addresses["curves"]).fragment.partition("?")
-    assert addresses["curves"].startswith(f"{base}/#/")
-    assert path == "/experiments/7/runs"
-    assert parse_qs(query) == {
-        "searchFilter": ["tags.study = 's1' and tags.stage = 'train'"],
-        "orderByKey": ["tags.`variant`"],
-        "orderByAsc": ["true"],
-        "compareRunsMode": ["CHART"],
-        "workflowType": ["machine_learning"],
-    }
-    path, _, query = urlsplit(addresses["comparison"]).fragment.partition("?")
-    assert addresses["comparison"].startswith(f"{base}/#/")
-    assert path == "/compare-runs"
-    assert parse_qs(query) == {
-        "runs": ['["r1","r2"]'],
-        "experiments": ['["7"]'],
-        "workflowType": ["machine_learning"],
-    }
-    assert not [address for address in addresses.values() if " " in address]
-
-
-def test_addresses_may_be_others_than_the_run_s_own_way_to_the_server(monkeypatch):
-    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://server:5000")
-    monkeypatch.setenv("LENET_STUDY_UI", "http://127.0.0.1:7000")
-    run = SimpleNamespace(id="r1", experiment_id="7")
-    assert tracking.run_address(run).startswith("http://127.0.0.1:7000/#/experiments/7/runs/r1")
-
-
-def test_how_to_look(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    assert "`mlflow ui`" in tracking.how_to_look()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////elsewhere/x.db")
-    assert "`mlflow ui --backend-store-uri sqlite:////elsewhere/x.db`" in tracking.how_to_look()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://host")
-    assert "start" not in tracking.how_to_look()
-
-
-def test_a_bare_mlflow_ui_shows_the_default_store(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "mlflow.db").touch()
-    assert "`mlflow ui`" in tracking.how_to_look()

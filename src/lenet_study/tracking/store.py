@@ -23,14 +23,17 @@ from lenet_study.tracking.schema import Tag
 
 NAME = "fashion-mnist-lenet"  # of the experiment and of the registered model
 StoredRun: TypeAlias = MLflowRun
-_HEALTH_TIMEOUT = 10  # seconds
+HEALTH_TIMEOUT = 10.0  # seconds
 _NOTE = "mlflow.note.content"
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # pages for models, not prompts
 _ABOUT = {_NOTE: "LeNet-5 variants on Fashion-MNIST: each is its parent plus one change."}
 
 
-def connect() -> None:
+def connect(timeout: float = HEALTH_TIMEOUT) -> None:
     """Make sure that the store answers and its tables exist.
+
+    Args:
+        timeout: Seconds that a server may take to answer.
 
     Raises:
         StoreError: The server or its store cannot be reached.
@@ -44,7 +47,7 @@ def connect() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
     uri = mlflow.get_tracking_uri().rstrip("/")
     if uri.startswith("http"):
-        _ask_server(uri)
+        _ask_server(uri, timeout)
     elif uri.startswith("sqlite:///"):
         _open_file(uri)
     else:
@@ -55,11 +58,11 @@ def connect() -> None:
             raise StoreError(f"MLFLOW_TRACKING_URI={redact(uri)} needs a package: {error}") from error
 
 
-def _ask_server(uri: str) -> None:
+def _ask_server(uri: str, timeout: float) -> None:
     """Ask the server's health first: MLflow itself would try for minutes to reach one that is away."""
     try:
         with suppress(requests.exceptions.SSLError):  # it answers; MLflow knows its certificate,
-            answer = requests.get(f"{uri}/health", timeout=_HEALTH_TIMEOUT)
+            answer = requests.get(f"{uri}/health", timeout=timeout)
             if answer.status_code not in (401, 403):  # and the password or token that it wants
                 answer.raise_for_status()
     except requests.RequestException as error:

@@ -1,0 +1,224 @@
+"""The store: opened once, its failures as sentences, servers that answer or do not."""
+
+import http.server
+import os
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import mlflow
+import pytest
+from conftest import process_context
+from mlflow.exceptions import MlflowException
+
+from lenet_study.errors import StoreError, UserError
+from lenet_study.tracking import links
+from lenet_study.tracking.run import open_run
+from lenet_study.tracking.store import HEALTH_TIMEOUT, connect, fail, record_refusal, runs_with, store_errors
+
+
+def test_failing_a_run_leaves_finished_ones_alone(store):
+    experiment = store.create_experiment("e")
+    finished, dead = (store.create_run(experiment).info.run_id for _ in range(2))
+    store.set_terminated(finished, "FINISHED")
+    for run_id in (finished, dead):
+        fail(run_id, "its process died")
+    stored = store.get_run(dead)
+    assert (stored.info.status, stored.data.tags["error"]) == ("FAILED", "its process died")
+    stored = store.get_run(finished)
+    assert stored.info.status == "FINISHED"
+    assert "error" not in stored.data.tags
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql://ml:S3cret@127.0.0.1:1/mlflow",
+        "postgresql://127.0.0.1:1/mlflow?user=ml&password=S3cret",
+        "https://ml:S3cret@mlflow.example.org/base",
+    ],
+)
+def test_a_password_is_never_shown(store, monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    shown = [links.how_to_look(), *links.study_addresses("1", "abc", ["r"]).values()]
+    with pytest.raises(StoreError) as failed, store_errors():
+        raise MlflowException(f"no connection to {uri}")
+    shown.append(str(failed.value))
+    assert "S3cret" not in "".join(shown)
+    assert uri.rpartition("@")[2].partition("&")[0] in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            "(sqlite3.OperationalError) database or disk is full [SQL: UPDATE runs]",
+            "is full: make room there",
+        ),
+        (
+            "API request failed with error code 401 != 200. Response body: ''",
+            "refuses this user and password",
+        ),
+    ],
+)
+def test_a_failure_that_the_user_can_cure_says_how(store, message, said):
+    with pytest.raises(StoreError, match=said), store_errors():
+        raise MlflowException(message)
+
+
+def open_a_run(number, together, address):
+    os.environ["MLFLOW_TRACKING_URI"] = address
+    together.wait()
+    connect()
+    with open_run(f"toy {number}", stage="train", params={"seed": number}):
+        pass
+
+
+def test_processes_that_open_a_fresh_store_at_once_all_succeed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    address = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    together = process_context().Barrier(4)
+    processes = [
+        process_context().Process(target=open_a_run, args=(number, together, address)) for number in range(4)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0, 0, 0]
+    client = mlflow.MlflowClient(address)
+    (experiment,) = client.search_experiments(filter_string="name = 'fashion-mnist-lenet'")
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.info.run_name for run in runs) == ["toy 0", "toy 1", "toy 2", "toy 3"]
+
+
+@pytest.fixture
+def silent_server():
+    """Accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@contextmanager
+def health_server(status):
+    """Answers a health check with a status, and all else as not found."""
+
+    class Health(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status if self.path == "/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Health)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def healthy_server():
+    """Answers what an MLflow server answers to a health check, and nothing else."""
+    with health_server(200) as address:
+        yield address
+
+
+def test_a_server_that_is_not_there_is_named_with_the_cure(store, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    start = time.perf_counter()
+    with pytest.raises(StoreError, match=rf"{address} does not answer .*start it .*or unset MLFLOW"):
+        connect()
+    assert time.perf_counter() - start < 15
+
+
+def test_a_server_that_never_answers_is_given_up(store, monkeypatch, silent_server):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", silent_server)
+    start = time.perf_counter()
+    with pytest.raises(StoreError, match=f"{silent_server} does not answer .*Timeout"):
+        connect(timeout=0.2)
+    assert time.perf_counter() - start < 15
+    assert HEALTH_TIMEOUT < 15  # seconds
+
+
+@pytest.mark.parametrize("ending", ["", "/"])
+def test_a_server_that_answers_is_accepted(store, monkeypatch, healthy_server, ending):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", healthy_server + ending)
+    connect()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_wants_a_password_is_left_to_mlflow(store, monkeypatch, status):
+    with health_server(status) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        connect()
+
+
+def test_a_server_that_is_broken_is_refused(store, monkeypatch):
+    with health_server(500) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with pytest.raises(StoreError, match="does not answer"):
+            connect()
+
+
+def test_some_other_web_server_is_refused(store, monkeypatch, healthy_server):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{healthy_server}/elsewhere")
+    with pytest.raises(StoreError, match="does not answer"):
+        connect()
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(store, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(UserError, match=r"mlflow\.db cannot be written to: work in another folder"):
+        connect()
+
+
+def test_a_store_in_no_folder_is_refused(store, monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/nowhere/mlflow.db")
+    with pytest.raises(UserError, match=r"nowhere/mlflow\.db is in no existing folder"):
+        connect()
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("address", ["./mlruns", "file:///tmp/mlruns", "nosuch://host", "sqlite:///text.db"])
+def test_a_store_that_cannot_be_used_is_one_sentence(store, monkeypatch, tmp_path, address):
+    (tmp_path / "text.db").write_text("This is no database. " * 100)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises((StoreError, UserError)) as caught:
+        connect()
+    assert address in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_initialising_an_existing_store_keeps_its_runs(store):
+    with open_run("toy", stage="train", params={}) as run:
+        pass
+    connect()
+    assert store.get_run(run.id).info.status == "FINISHED"
+
+
+def test_a_refusal_is_written_into_the_run_that_mlflow_run_made(store):
+    run_id = store.create_run(store.create_experiment("project")).info.run_id
+    record_refusal(run_id, "epochs=0 is no number of epochs")
+    assert store.get_run(run_id).data.tags["error"] == "epochs=0 is no number of epochs"
+
+
+def test_a_refusal_that_cannot_be_written_down_raises_nothing(store, monkeypatch, tmp_path):
+    record_refusal("0123456789abcdef0123456789abcdef", "there is no such run")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/nowhere/mlflow.db")
+    record_refusal("0123456789abcdef0123456789abcdef", "there is no such store")
+
+
+def test_runs_are_looked_up_by_their_tags_in_all_experiments(store):
+    tags = {"search": "s1", "stage": "trial"}
+    run_ids = set()
+    for name in ("one", "other"):
+        experiment = store.create_experiment(name)
+        run_ids.add(store.create_run(experiment, tags=tags).info.run_id)
+        store.create_run(experiment, tags={**tags, "search": "s2"})
+        store.create_run(experiment, tags={"search": "s1"})
+    assert {run.info.run_id for run in runs_with(tags)} == run_ids
