@@ -12,7 +12,8 @@ from lenet_study.errors import UserError
 from lenet_study.evidence import export
 from lenet_study.recipes.variants import Variant
 from lenet_study.tracking import registry
-from lenet_study.tracking import run as tracking
+from lenet_study.tracking.run import open_run
+from lenet_study.tracking.stored_training import StoredTraining
 from lenet_study.training.dataset import Normalisation
 from lenet_study.training.model import LeNet
 
@@ -33,11 +34,11 @@ class Logged:
             self.model.second_wave[1].running_mean += 0.5  # batch norm must use these, not its batch
         self.model.train()  # as a training may leave it
         common = (self.model, NORMALISATION, IMAGES, DESCRIPTION)
-        with tracking.run("toy", stage="train", params={}) as run:
+        with open_run("toy", stage="train", params={}) as run:
             self.logged = registry.log_model(run, *common, register=True)
         self.run_id = run.id
         self.folder = Path(mlflow.artifacts.download_artifacts(self.logged.uri))
-        with tracking.run("private", stage="fold", params={}) as run:
+        with open_run("private", stage="fold", params={}) as run:
             self.private = registry.log_model(run, *common, register=False)
         self.private_run = run.id
 
@@ -123,25 +124,40 @@ def test_a_registered_version_tells_what_it_is(toy):
     assert {name: run_tags[name] for name in ("weights.sha256", "torchscript.sha256")}.items() <= (
         version.tags.items()
     )
-    assert toy.logged.weights == digest
+    assert toy.logged.weights_sha256 == digest
 
 
 def test_a_model_is_registered_only_when_asked(toy):
     assert toy.private.version is None
     assert registry.version_of(toy.private_run) is None
-    assert registry.load_model(toy.private_run).weights_sha256 == toy.logged.weights
+    assert registry.load_model(toy.private_run).weights_sha256 == toy.logged.weights_sha256
 
 
-def test_a_model_whose_export_differs_is_logged_as_failed(toy, monkeypatch):
-    program = export.load_program
+class OtherInTorchScript(LeNet):
+    """Adds one to all logits once it is scripted."""
 
-    def wrong(path):
-        twin = program(path)
-        return lambda images: twin(images) + 1
+    def forward(self, images):
+        logits = self.classifier(self.second_wave(self.first_wave(images)))
+        if torch.jit.is_scripting():
+            logits = logits + 1
+        return logits
 
-    monkeypatch.setattr(export, "load_program", wrong)
-    with tracking.run("wrong", stage="fold", params={}) as run:
-        registry.log_model(run, toy.model, NORMALISATION, IMAGES, DESCRIPTION, register=False)
+
+class OtherInItsTwin(LeNet):
+    """Adds one to all logits in a program of ``torch.export``."""
+
+    def forward(self, images):
+        logits = self.classifier(self.second_wave(self.first_wave(images)))
+        if not torch.jit.is_scripting():  # TorchScript does not know the next question
+            if torch.compiler.is_exporting():
+                logits = logits + 1
+        return logits
+
+
+@pytest.mark.parametrize("kind", [OtherInTorchScript, OtherInItsTwin])
+def test_a_model_whose_export_differs_is_logged_as_failed(toy, kind):
+    with open_run("wrong", stage="fold", params={}) as run:
+        registry.log_model(run, kind(TOY, 3), NORMALISATION, IMAGES, DESCRIPTION, register=False)
     stored = mlflow.get_run(run.id).data
     assert stored.tags["parity"] == "failed"
     assert stored.metrics["parity/max_abs_difference"] == pytest.approx(1, abs=1e-4)
@@ -168,7 +184,7 @@ def test_a_model_is_fetched_by_any_of_its_names(toy, kind):
     assert fetched.reference == reference
     assert fetched.run_id == ("" if kind == "file" else toy.run_id)
     assert fetched.weights_sha256 == export.weights_digest(toy.model)
-    assert fetched.file_sha256 == export.file_digest(toy.folder / "data" / "model.pth")
+    assert fetched.torchscript_sha256 == export.file_digest(toy.folder / "data" / "model.pth")
     with torch.no_grad():
         logits = fetched.module(export.as_input(IMAGES))
     torch.testing.assert_close(logits, toy.logits(IMAGES), rtol=0, atol=1e-5)
@@ -184,7 +200,7 @@ def test_a_file_that_was_changed_in_the_store_is_refused(toy):
                 registry.load_model(reference)
     finally:
         stored.write_bytes(content)
-    assert registry.load_model(toy.run_id).weights_sha256 == toy.logged.weights
+    assert registry.load_model(toy.run_id).weights_sha256 == toy.logged.weights_sha256
 
 
 @pytest.mark.parametrize("kind", ["run", "version", "alias", "logged model"])
@@ -207,8 +223,8 @@ def test_no_file_of_a_changed_model_is_kept(toy, tmp_path):
 
 
 def test_a_finished_training_s_model_is_told_as_it_was_logged(toy):
-    assert registry.model_of(mlflow.get_run(toy.run_id)) == toy.logged
-    assert registry.model_of(mlflow.get_run(toy.private_run)) == toy.private
+    assert registry.logged_model_of(StoredTraining.load(toy.run_id)) == toy.logged
+    assert registry.logged_model_of(StoredTraining.load(toy.private_run)) == toy.private
 
 
 def test_a_model_without_a_sum_in_its_run_is_refused(toy):
@@ -257,40 +273,40 @@ def test_a_run_without_a_model_is_refused(store):
         registry.load_model(run_id)
 
 
-def test_no_training_is_the_best_of_an_empty_store(store):
-    assert registry.best_training("v4") is None
-    assert registry.trainings(limit=5) == []
+def test_nothing_has_an_alias_in_an_empty_store(store):
     assert registry.version_with_alias("champion") is None
 
 
-def test_trainings_are_sorted_by_validation_accuracy_then_age(store):
-    for name, accuracy in (("a", 0.8), ("b", 0.9), ("c", 0.85), ("d", 0.9)):
-        add_training(store, name, accuracy)
-    names = [run.info.run_name for run in registry.trainings(limit=10)]
-    assert names == ["b", "d", "c", "a"]
-    assert [run.info.run_name for run in registry.trainings(limit=2)] == ["b", "d"]
+def registered(store, name, **options):
+    run_id = add_training(store, name, 0.9, **options)
+    return registry.version_of(run_id)
 
 
-def test_only_finished_trainings_count_in_whatever_experiment(store):
-    add_training(store, "ours", 0.5)
-    add_training(store, "elsewhere", 0.6, experiment="class of spring")
-    for status in ("RUNNING", "FAILED", "KILLED"):
-        add_training(store, status, 0.9, status=status)
-    for stage in ("fold", "retrain", "evaluate", "study", "kfold"):
-        add_training(store, stage, 0.9, stage=stage)
-    store.delete_run(add_training(store, "deleted", 0.9))
-    assert [run.info.run_name for run in registry.trainings(limit=99)] == ["elsewhere", "ours"]
+def test_a_champion_says_why_and_its_predecessor_is_kept(store):
+    first, second = registered(store, "v1"), registered(store, "v4")
+    registry.set_champion(first, "the only one", "run 1")
+    assert registry.version_with_alias("previous") is None
+    registry.set_champion(second, "better", "run 2")
+    champion = registry.version_with_alias("champion")
+    assert champion.version == second.version
+    assert champion.tags == {"promoted.reason": "better", "promoted.by_run": "run 2"}
+    assert registry.version_with_alias("previous").version == first.version
 
 
-def test_a_training_without_a_metric_does_not_count(store):
-    add_training(store, "none", None)
-    add_training(store, "low", 0.1)
-    assert [run.info.run_name for run in registry.trainings(limit=99)] == ["low"]
+def test_a_challenger_has_its_evidence_in_its_tags(store):
+    version = registered(store, "v4")
+    model = registry.LoggedModel("models:/m-1", int(version.version), "0123", {})
+    assert registry.confirmation_of(version) == {}
+    challenger = registry.set_challenger(model, {"p_value": 0.01, "champion": "v4"})
+    assert challenger.version == version.version
+    assert challenger.tags == {"confirm.p_value": "0.01", "confirm.champion": "v4"}
+    assert registry.confirmation_of(challenger) == {"p_value": "0.01", "champion": "v4"}
+    assert registry.version_with_alias("challenger").version == version.version
+    registry.drop_challenger()
+    assert registry.version_with_alias("challenger") is None
 
 
-def test_trainings_of_one_variant(store):
-    add_training(store, "v1", 0.9, variant="v1", study="s1")
-    add_training(store, "v2", 0.8, variant="v2", study="s1")
-    add_training(store, "v2 again", 0.7, variant="v2", study="s2")
-    assert registry.best_training(variant="v2").info.run_name == "v2"
-    assert registry.best_training("v3") is None
+def test_a_challenger_that_is_not_registered_is_registered(toy):
+    challenger = registry.set_challenger(toy.private, {"p_value": 0.01})
+    assert registry.version_of(toy.private_run).version == challenger.version
+    assert challenger.tags == {**toy.private.tags, "confirm.p_value": "0.01"}

@@ -111,8 +111,9 @@ class StoredTraining:
         """
         with store_errors(), tempfile.TemporaryDirectory() as folder:
             path = mlflow.MlflowClient().download_artifacts(self.run_id, File.HISTORY, folder)
-            table = pd.read_csv(path)
-        return tuple(Epoch(**row) for row in table.to_dict("records"))
+            table = pd.read_csv(path).astype(object)
+        records = table.where(table.notna(), None).to_dict("records")
+        return tuple(Epoch(**{str(name): value for name, value in record.items()}) for record in records)
 
     @property
     def best(self) -> Epoch:
