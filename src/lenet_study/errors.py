@@ -9,9 +9,5 @@ class JobError(Exception):
     """One of several jobs failed; its message is one sentence."""
 
 
-class Pruned(Exception):  # noqa: N818 -- no error
-    """A training is ended early because others are better; its message says so in one sentence."""
-
-
 class StoreError(Exception):
     """The tracking server or its store failed; its message is one sentence."""

@@ -2,209 +2,237 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
 import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial
-from scipy import stats
 
 from lenet_study.errors import StoreError, UserError
-from lenet_study.execution.processes import Pool
-from lenet_study.recipes.recipe import Recipe, of_variants
+from lenet_study.evidence.statistics import corrected_paired_t_test
+from lenet_study.execution.executor import Executor
+from lenet_study.execution.reporter import Reporter
+from lenet_study.recipes import recipe_file
+from lenet_study.recipes.recipe import SEED_LIMIT, Recipe, TrainingConfig, variant_recipes
 from lenet_study.recipes.variants import VARIANTS
-from lenet_study.search.sampling import Settings
-from lenet_study.search.trials import Ledger
-from lenet_study.tracking import provenance as environment
+from lenet_study.search import attributes
+from lenet_study.search.trials import TrialStore
 from lenet_study.tracking import registry
-from lenet_study.tracking import run as tracking
+from lenet_study.tracking.provenance import environment_tags
+from lenet_study.tracking.registry import LoggedModel
 from lenet_study.tracking.run import Run
+from lenet_study.tracking.schema import File, Metric, Tag
+from lenet_study.tracking.store import NAME, runs_with
+from lenet_study.tracking.stored_training import StoredTraining
 from lenet_study.training.dataset import VALIDATION_FRACTION
-from lenet_study.training.loop import TrainingConfig
-from lenet_study.workflows.evaluate import evaluate
-from lenet_study.workflows.train import Job, TrainingResult, train, trained_by
+from lenet_study.workflows.evaluate import EvaluationJob
+from lenet_study.workflows.train import TrainingJob, TrainingResult
 
-SEEDS = 2**32  # a seed is below
+SIDES = ("challenger", "champion")
+Key = tuple[str, int]  # side and seed of one of a confirmation's trainings
 
 
-def confirm(
-    ledger: Ledger,
-    settings: Settings,
-    count: int,
-    pool: Pool,
-    run: Run,
-    job: partial[Job],
-) -> None:
+def confirm(store: TrialStore, executor: Executor, run: Run, make_job: partial[TrainingJob]) -> None:
     """Train the best trial and the champion over the same seeds; register what is better.
 
-    What an interrupted confirmation has finished is neither trained nor tested again.
-
-    If the trial's mean is the higher one, the best of its models becomes the challenger. The seeds are
-    others than the search's, whose luck chose the trial. Validation accuracy decides. The test split is
-    read once that is known, once for each training.
+    If the trial's mean is the higher one, the best of its models becomes the challenger. Validation accuracy
+    decides; the test split is read once that is known, once for each training. A confirmation that was
+    interrupted repeats neither a finished training nor a finished evaluation.
 
     Args:
-        ledger: The search.
-        settings: Its settings.
-        count: Seeds.
-        pool: Where to train.
+        store: The search.
+        executor: Where to train.
         run: The search's open run.
-        job: What all trainings of the search have in common.
+        make_job: What all trainings of the search have in common.
     """
-    best = ledger.best()
-    if best is None:
+    best = store.best()
+    if best is None or not store.settings.config.confirm_seeds:
         return
-    rivals = {
-        "challenger": _challenger(settings, best, ledger.study.study_name),
-        "champion": _champion(ledger),
-    }
-    name = rivals["champion"].name
-    if rivals["challenger"].digest() == rivals["champion"].digest():
-        pool.reporter.say(f"The best trial is the champion, {name}, itself: nothing to confirm")
+    config, message = store.settings.config, executor.reporter.message
+    if store.unfinished():
+        message("Trials run on other computers: the last of them confirms the best")
         return
-    seeds = [(settings.seed + 1 + number) % SEEDS for number in range(count)]
-    note = f"trial {best.number}, seeds {seeds}, champion {rivals['champion'].digest()}"
-    attributes = ledger.study.user_attrs
-    if note in attributes.get("confirmed", []):
-        pool.reporter.say(f"Trial {best.number} was confirmed before; more trials may find a better one")
-        return
-    pool.reporter.say(f"Training trial {best.number} and the champion, {name}, on the seeds {seeds}")
-    jobs = {(side, seed): _job(job, side, recipe, seed) for seed in seeds for side, recipe in rivals.items()}
-    trained = _train(jobs, pool)
-    table = _pairs(trained, seeds)
-    compared = [each for each in attributes.get("compared", []) if each != note] + [note]
-    ledger.study.set_user_attr("compared", compared)  # now that its outcome is known, it counts
-    evidence = _evidence(table, len(compared))
-    run.log_metrics({f"confirm/{key}": value for key, value in evidence.items()})
-    pool.reporter.say(
-        f"Validation accuracy over {count} seeds: trial {best.number} {evidence['challenger_mean']:.2%}, "
-        f"{name} {evidence['champion_mean']:.2%}; difference {evidence['difference']:+.2%} "
-        f"± {evidence['difference_std']:.2%}, p = {evidence['p_value']:.2g}"
+    rivals = {"challenger": _challenger(store, best), "champion": _champion(store)}
+    name, fingerprint = rivals["champion"].name, rivals["champion"].fingerprint()
+    # Others than the search's seed, whose luck chose the trial.
+    seeds = [(config.seed + 1 + number) % SEED_LIMIT for number in range(config.confirm_seeds)]
+    # Notes are compared with those of version 0.1: the text must stay as it is.
+    note = f"trial {best.number}, seeds {seeds}, champion {fingerprint}"
+    if rivals["challenger"].fingerprint() == fingerprint:
+        message(f"The best trial is the champion, {name}, itself: nothing to confirm")
+    elif note in store.study.user_attrs.get(attributes.CONFIRMED, []):
+        message(f"Trial {best.number} was confirmed before; more trials may find a better one")
+    else:
+        message(f"Training trial {best.number} and the champion, {name}, on the seeds {seeds}")
+        jobs = {(side, seed): _job(make_job, side, rivals[side], seed) for seed in seeds for side in rivals}
+        _compare(store, executor, run, jobs, note)
+        _add_note(store.study, attributes.CONFIRMED, note)
+
+
+def _compare(
+    store: TrialStore, executor: Executor, run: Run, jobs: Mapping[Key, TrainingJob], note: str
+) -> None:
+    """Train and evaluate both sides; log what that proves, and register a better challenger."""
+    trained = _train(jobs, executor)
+    table = _pairs(trained)
+    # From here on the outcome is known, so that the comparison counts, even if its end is never reached.
+    figures = _figures(table, _add_note(store.study, attributes.COMPARED, note))
+    run.log_metrics({Metric.CONFIRM_FIGURE.format(figure=name): value for name, value in figures.items()})
+    recipes = {side: job.recipe for (side, _), job in jobs.items()}
+    challenger, champion = recipes["challenger"], recipes["champion"]
+    executor.reporter.message(
+        f"Validation accuracy over {len(table)} seeds: {challenger.name} {figures['challenger_mean']:.2%}, "
+        f"{champion.name} {figures['champion_mean']:.2%}; difference {figures['difference']:+.2%} "
+        f"± {figures['difference_std']:.2%}, p = {figures['p_value']:.2g}"
     )
-    scores = _test(trained, jobs, pool)
-    for side, recipe in rivals.items():
-        table[f"{side}_test"] = [scores[side, seed] for seed in seeds]
-        mean, deviation = table[f"{side}_test"].mean(), _std(table[f"{side}_test"])
-        run.log_metrics({f"confirm/{side}_test_mean": mean, f"confirm/{side}_test_std": deviation})
-        pool.reporter.say(f"Test accuracy of {recipe.name}: {mean:.2%} ± {deviation:.2%}")
-    run.log_table(table, "confirm.csv")
-    run.log_text(rivals["challenger"].text(), "spec.json")
-    if evidence["difference"] > 0:  # last, so that `promote` cannot come between
-        champion = {"champion": name, "champion_digest": rivals["champion"].digest(), "search": ledger.id}
-        winner = max(seeds, key=lambda seed: trained["challenger", seed].best.val_accuracy or 0.0)
-        version = registry.set_challenger(
-            trained["challenger", winner].model,
-            {f"confirm.{key}": value for key, value in {**evidence, **champion}.items()},
+    scores = _evaluate(trained, jobs, executor)
+    for side, recipe in recipes.items():
+        column = table[f"{side}_test"] = pd.Series([scores[side, seed] for seed in table["seed"]])
+        mean, std = float(column.mean()), float(column.std()) if len(column) > 1 else 0.0
+        run.log_metrics(
+            {Metric.CONFIRM_TEST_MEAN.format(side=side): mean, Metric.CONFIRM_TEST_STD.format(side=side): std}
         )
-        pool.reporter.say(
-            f"Version {version.version} of {tracking.NAME} is the challenger: `promote` decides on this"
-        )
-    ledger.study.set_user_attr("confirmed", [*attributes.get("confirmed", []), note])
+        executor.reporter.message(f"Test accuracy of {recipe.name}: {mean:.2%} ± {std:.2%}")
+    run.log_table(table, File.CONFIRM)
+    run.log_text(recipe_file.dumps(challenger), File.RECIPE)
+    if figures["difference"] > 0:  # last, so that `promote` finds the evidence complete
+        winner = max(table["seed"], key=lambda seed: trained["challenger", seed].best.val_accuracy or 0.0)
+        against = {"champion": champion.name, "champion_digest": champion.fingerprint(), "search": store.id}
+        model = _model(trained["challenger", winner])
+        version = registry.set_challenger(model, {**figures, **against}).version
+        executor.reporter.message(f"Version {version} of {NAME} is the challenger: `promote` decides on this")
 
 
-def _challenger(settings: Settings, best: FrozenTrial, search: str) -> Recipe:
-    recipe = settings.space.suggest(optuna.trial.FixedTrial(best.params))
-    for variant in of_variants(TrainingConfig()).values():
-        if variant.digest() == recipe.digest():
+def _challenger(store: TrialStore, best: FrozenTrial) -> Recipe:
+    """Return the recipe of the best trial, under its variant's name if it is one."""
+    recipe = store.settings.space.suggest(optuna.trial.FixedTrial(best.params))
+    for variant in variant_recipes(TrainingConfig()).values():
+        if variant.fingerprint() == recipe.fingerprint():
             return variant
-    change = f"trial {best.number} of search {search}, {recipe.spec.change}"
-    return replace(recipe, name=f"{search}-trial-{best.number}", spec=replace(recipe.spec, change=change))
+    search = store.settings.config.search_name
+    change = f"trial {best.number} of search {search}, {recipe.variant.change}"
+    return replace(
+        recipe, name=f"{search}-trial-{best.number}", variant=replace(recipe.variant, change=change)
+    )
 
 
-def _champion(ledger: Ledger) -> Recipe:
-    """The registry's champion; without one the best of the five in this search."""
+def _champion(store: TrialStore) -> Recipe:
+    """Return the recipe of the registry's champion; without one, that of the search's best variant."""
     version = registry.version_with_alias(registry.CHAMPION)
     if version:
-        return registry.recipe_of(version)
-    best = ledger.best(variants=True)
-    return of_variants(TrainingConfig())[best.user_attrs["variant"] if best else list(VARIANTS)[-1]]
+        return StoredTraining.load(version.run_id).recipe
+    best = store.best(variants=True)
+    return variant_recipes(TrainingConfig())[
+        best.user_attrs[attributes.VARIANT] if best else list(VARIANTS)[-1]
+    ]
 
 
-def _job(job: partial[Job], side: str, recipe: Recipe, seed: int) -> Job:
+def _job(make_job: partial[TrainingJob], side: str, recipe: Recipe, seed: int) -> TrainingJob:
+    """Return one training, in float32 whatever the search's precision: a champion's accuracy is of that."""
     config = replace(recipe.config, seed=seed, precision="float32")
-    full = job(stage="confirm", recipe=replace(recipe, config=config))
-    return replace(full, extra_tags={**full.extra_tags, "confirm": side})
+    job = make_job(stage="confirm", recipe=replace(recipe, config=config))
+    return replace(job, tags={**job.tags, Tag.CONFIRM: side})
 
 
-def _train(jobs: Mapping[tuple[str, int], Job], pool: Pool) -> dict[tuple[str, int], TrainingResult]:
-    found = {key: done for key, job in jobs.items() if (done := _trained_before(job, pool))}
-    if found:
-        pool.reporter.say(f"Trainings finished before: {len(found)} of {len(jobs)}")
-    submitted = {key: pool.submit(train, job) for key, job in jobs.items() if key not in found}
-    return found | {key: future.result() for key, future in submitted.items()}
+def _train(jobs: Mapping[Key, TrainingJob], executor: Executor) -> dict[Key, TrainingResult]:
+    """Return the results of all trainings; those that have finished before are read from the store."""
+    finished = {key: result for key, job in jobs.items() if (result := _finished(job, executor.reporter))}
+    if finished:
+        executor.reporter.message(f"Trainings finished before: {len(finished)} of {len(jobs)}")
+    submitted = {key: executor.submit(job) for key, job in jobs.items() if key not in finished}
+    return {key: finished.get(key) or submitted[key].result() for key in jobs}
 
 
-def _trained_before(job: Job, pool: Pool) -> TrainingResult | None:
-    """The same training, if an earlier process of this search has finished it with the same packages."""
-    tags = {name: str(job.extra_tags[name]) for name in ("search", "confirm")}
-    params = {name: str(value) for name, value in job.parameters().items()}
-    for run in registry.runs_with({"stage": job.stage, **tags, **environment.tags()}):
-        if run.info.status == "FINISHED" and run.data.params == params:
+def _finished(job: TrainingJob, reporter: Reporter) -> TrainingResult | None:
+    """Return the same training, if an earlier process of this search finished it with the same packages."""
+    tags: dict[str, str] = {name: str(job.tags[name]) for name in (Tag.SEARCH, Tag.CONFIRM)}
+    params = {name: str(value) for name, value in job.params().items()}
+    for run in runs_with({**tags, Tag.STAGE: job.stage, **environment_tags()}):
+        training = StoredTraining(run)
+        if training.status == "FINISHED" and training.params == params:
             try:
-                return trained_by(run)
+                return TrainingResult.of(training)
             except (UserError, StoreError) as error:
-                pool.reporter.say(f"Run {run.info.run_id} of {job.name} cannot be used again: {error}")
+                reporter.message(f"Run {training.run_id} of {job.name} cannot be used again: {error}")
     return None
 
 
-def _pairs(trained: Mapping[tuple[str, int], TrainingResult], seeds: Sequence[int]) -> pd.DataFrame:
-    table = pd.DataFrame({"seed": list(seeds)})
-    for side in ("challenger", "champion"):
+def _pairs(trained: Mapping[Key, TrainingResult]) -> pd.DataFrame:
+    """Return a row for each seed, with the accuracy and the run of both sides."""
+    seeds = list(dict.fromkeys(seed for _, seed in trained))
+    table = pd.DataFrame({"seed": seeds})
+    for side in SIDES:
         table[side] = [trained[side, seed].best.val_accuracy for seed in seeds]
         table[f"{side}_run_id"] = [trained[side, seed].run_id for seed in seeds]
     table["difference"] = table["challenger"] - table["champion"]
     return table
 
 
-def _evidence(table: pd.DataFrame, comparisons: int) -> dict[str, float]:
-    """What the pairs tell.
+def _figures(table: pd.DataFrame, comparisons: int) -> dict[str, float]:
+    """Return what the pairs tell.
 
-    p is of a one-sided paired t-test. Its variance is corrected, because the seeds' splits share images
-    (Nadeau and Bengio, "Inference for the generalization error", 2003), and it is multiplied by the number
-    of comparisons that this search has made so far (Bonferroni). One seed gives none: 1.
+    The test is one-sided: only a challenger that is better displaces a champion. Its p value is multiplied
+    by the number of comparisons that this search has made so far (Bonferroni): the best of many attempts is
+    partly luck.
     """
-    difference, count = table["difference"], len(table)
     overlap = VALIDATION_FRACTION / (1 - VALIDATION_FRACTION)
-    deviation = _std(difference)
-    p_value = 1.0
-    if count > 1 and deviation > 0:
-        t = difference.mean() / (deviation * math.sqrt(1 / count + overlap))
-        p_value = min(1.0, comparisons * float(stats.t.sf(t, count - 1)))
+    test = corrected_paired_t_test(table["difference"].tolist(), overlap, "greater")
     return {
-        "seeds": float(count),
+        "seeds": float(len(table)),
         "challenger_mean": float(table["challenger"].mean()),
         "champion_mean": float(table["champion"].mean()),
-        "difference": float(difference.mean()),
-        "difference_std": deviation,
+        "difference": test.mean,
+        "difference_std": test.std,
         "comparisons": float(comparisons),
-        "p_value": p_value,
+        "p_value": min(1.0, comparisons * test.p_value),
     }
 
 
-def _std(values: pd.Series) -> float:
-    """Of a sample; 0 where one value gives none."""
-    return float(values.std()) if len(values) > 1 else 0.0
+def _evaluate(
+    trained: Mapping[Key, TrainingResult], jobs: Mapping[Key, TrainingJob], executor: Executor
+) -> dict[Key, float]:
+    """Return the test accuracy of each training.
 
-
-def _test(
-    trained: Mapping[tuple[str, int], TrainingResult], jobs: Mapping[tuple[str, int], Job], pool: Pool
-) -> dict[tuple[str, int], float]:
-    """Test accuracy of each training; it is read once, whatever interrupts the confirmation."""
-    found = {key: score for key, each in trained.items() if (score := _tested_before(each)) is not None}
+    It is read once: a model that was evaluated before the confirmation was interrupted is not again.
+    """
+    scores = {key: score for key, result in trained.items() if (score := _score(result)) is not None}
     submitted = {}
     for key, job in jobs.items():
-        if key not in found:
-            place = job.config.seed, job.machine, job.data_dir, job.parent
-            submitted[key] = pool.submit(evaluate, trained[key].run_id, *place)
-    return found | {key: future.result().predictions.accuracy for key, future in submitted.items()}
+        if key not in scores:
+            evaluation = EvaluationJob(
+                model=trained[key].run_id,
+                seed=job.recipe.config.seed,
+                hardware=job.hardware,
+                data=job.data,
+                parent_work=job.parent,
+            )
+            submitted[key] = executor.submit(evaluation)
+    return scores | {key: future.result().predictions.accuracy for key, future in submitted.items()}
 
 
-def _tested_before(trained: TrainingResult) -> float | None:
-    tags = {"stage": "evaluate", "model.run_id": trained.run_id, "weights.sha256": trained.model.weights}
-    for run in registry.runs_with(tags):
-        if run.info.status == "FINISHED":
-            return run.data.metrics["test/accuracy"]
-    return None
+def _score(result: TrainingResult) -> float | None:
+    """Return the test accuracy of a training from its evaluation in the store; None if there is none."""
+    weights = _model(result).weights_sha256
+    tags: dict[str, str] = {
+        Tag.STAGE: "evaluate",
+        Tag.MODEL_RUN_ID: result.run_id,
+        Tag.WEIGHTS_SHA256: weights,
+    }
+    finished = [run for run in runs_with(tags) if run.info.status == "FINISHED"]
+    return finished[0].data.metrics[Metric.TEST_ACCURACY] if finished else None
+
+
+def _model(result: TrainingResult) -> LoggedModel:
+    assert result.model, "nothing prunes a confirmation's training"
+    return result.model
+
+
+def _add_note(study: optuna.Study, attribute: str, note: str) -> int:
+    """Add a note to a study's attribute unless it has it; return how many there are."""
+    notes = study.user_attrs.get(attribute, [])
+    if note not in notes:
+        notes = [*notes, note]
+        study.set_user_attr(attribute, notes)
+    return len(notes)

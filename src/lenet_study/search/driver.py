@@ -1,10 +1,10 @@
-"""``search``: trials beyond the five, and a challenger that has shown itself over several seeds."""
+"""``search``: trials beyond the variants, and a challenger confirmed over several seeds."""
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 
 import numpy as np
@@ -12,143 +12,153 @@ import optuna
 import pandas as pd
 
 from lenet_study.errors import StoreError
-from lenet_study.execution.processes import Pool
-from lenet_study.execution.reporter import Terminal
-from lenet_study.search import pictures as search_figures
+from lenet_study.execution.reporter import Reporter, Silent
+from lenet_study.search import attributes, pictures
+from lenet_study.search.config import SearchConfig
 from lenet_study.search.confirmation import confirm
-from lenet_study.search.exploration import Judge, Plan, explore, outcome
-from lenet_study.search.sampling import TENTHS, Settings
-from lenet_study.search.space import Space
-from lenet_study.search.storage import open_ledger
-from lenet_study.search.trials import Ledger
-from lenet_study.tracking import registry
-from lenet_study.tracking import run as tracking
-from lenet_study.tracking.run import Run
-from lenet_study.training import fashion_mnist as data
-from lenet_study.training.hardware import Hardware, share
-from lenet_study.training.loop import Precision
-from lenet_study.workflows.train import Job
+from lenet_study.search.sampling import REPORTS_PER_TRIAL, Settings
+from lenet_study.search.storage import open_trial_store
+from lenet_study.search.trial_loop import result_from_run, run_trials
+from lenet_study.search.trials import TrialStore
+from lenet_study.tracking import links
+from lenet_study.tracking.run import Run, open_run
+from lenet_study.tracking.schema import File, Metric, Tag
+from lenet_study.tracking.store import connect, fail, runs_with
+from lenet_study.training.data_files import DataFiles
+from lenet_study.training.hardware import Hardware, divide_cores
+from lenet_study.workflows.local_executor import local_executor
+from lenet_study.workflows.train import TrainingJob
 
 _COMPARABLE = ("max_parameters", "max_epochs", "objectives", "seed", "precision")
 
 
-def main(
-    *,
-    trials: int,
-    timeout: int,
-    study_name: str,
-    storage: str,
-    objectives: str,
-    max_parameters: int,
-    max_epochs: int,
-    sampler: str,
-    pruner: str,
-    confirm_seeds: int,
-    seed: int,
-    precision: Precision,
-    device: str,
-    threads: int,
-    workers: int,
-    data_dir: str,
+def search(
+    config: SearchConfig,
+    hardware: Hardware = Hardware(),
+    workers: int = 0,
+    data: DataFiles | None = None,
+    reporter: Reporter = Silent(),
 ) -> None:
-    """Search, train the best trial beside the champion over several seeds, register it if it is better."""
+    """Search, train the best trial beside the champion over several seeds, register it if it is better.
+
+    Args:
+        config: The budget, and how to search.
+        hardware: Where each training computes.
+        workers: Trials side by side; 0 takes as many as the cores allow.
+        data: The images.
+        reporter: Hears how it goes.
+
+    Raises:
+        UserError: The budget is below the smallest model, the storage cannot be used, or the search was
+            begun with another configuration.
+        StoreError: Optuna's storage or MLflow's store failed.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    params = {name: value for name, value in locals().items() if name != "storage"}  # it may hold a password
-    side_by_side, machine = share(Hardware(device=device, threads=threads), workers)
-    settings = Settings(
-        space=Space(max_parameters, max_epochs),
-        objectives=tuple(objectives.split(",")),
-        sampler=sampler,
-        pruner=pruner,
-        seed=seed,
-        workers=side_by_side,
+    data = data or DataFiles.at()
+    side_by_side, share = divide_cores(hardware, workers)
+    share.prepare()
+    settings = Settings(config, side_by_side)
+    fingerprint = _fingerprint(settings, data)
+    params = {**asdict(config), **asdict(hardware), "workers": workers, "data_dir": str(data.folder)}
+    connect()
+    with open_trial_store(settings, fingerprint) as store:
+        repeated = _close_orphans(store)
+        with _open_search_run(store, params, share) as run:
+            _greet(store, repeated, reporter)
+            tags: dict[str, object] = {Tag.SEARCH: store.id, Tag.HOST: store.host}
+            make_job = partial(TrainingJob, hardware=share, data=data, parent=run.id, tags=tags)
+            # The executor ends its workers first: a trial is released when nobody trains it any more.
+            with _releasing(store, reporter), local_executor(side_by_side, reporter) as executor:
+                run_trials(store, executor, run, make_job)
+                _report(store, run, reporter)
+                confirm(store, executor, run, make_job)
+            reporter.message(f"The search {links.how_to_look()} {links.run_address(run)}")
+
+
+def _fingerprint(settings: Settings, data: DataFiles) -> dict[str, object]:
+    """Return what must stay the same for the trials of a search to be comparable."""
+    fingerprint: dict[str, object] = {name: getattr(settings.config, name) for name in _COMPARABLE}
+    return fingerprint | {"space": settings.space.digest(), "data": data.train().digest()}
+
+
+def _open_search_run(
+    store: TrialStore, params: Mapping[str, object], hardware: Hardware
+) -> AbstractContextManager[Run]:
+    config = store.settings.config
+    return open_run(
+        f"search {config.search_name}",
+        stage="search",
+        params={name: value for name, value in params.items() if name != "storage"},  # it may hold a password
+        tags={
+            Tag.SEARCH: store.id,
+            Tag.HOST: store.host,
+            Tag.THREADS: hardware.threads,
+            Tag.WORKERS: store.settings.workers,
+        },
+        description=f"Search {config.search_name} within {config.max_parameters:,} parameters.",
     )
-    plan = Plan(trials=trials, timeout=timeout, precision=precision)
-    machine.prepare()
-    images = data.load_train(data.folder_of(data_dir))
-    identity = {name: params[name] for name in _COMPARABLE}
-    identity |= {"space": settings.space.digest(), "data": images.digest()}
-    tracking.connect()
-    terminal = Terminal()
-    with open_ledger(storage, study_name, settings, identity) as ledger:
-        tags = {"search": ledger.id, "host": socket.gethostname()}
-        retried = _reclaim(ledger, tags if ledger.shared else {"search": ledger.id})
-        with tracking.run(
-            f"search {study_name}",
-            stage="search",
-            params=params,
-            tags={**tags, "hardware.threads": machine.threads, "hardware.workers": side_by_side},
-            description=f"Search {study_name} within {max_parameters:,} parameters.",
-        ) as run:
-            known = len(ledger.finished())
-            if known or retried:
-                again = f"; tried again: {', '.join(map(str, retried))}" if retried else ""
-                terminal.say(f"Search {study_name} goes on after {known} trials{again}")
-            job = partial(Job, hardware=machine, data_dir=data_dir, parent=run.id, extra_tags=tags)
-            with (
-                _closing(ledger, terminal),
-                Pool(side_by_side, Judge(terminal, ledger), tracking.fail) as pool,
-            ):
-                explore(plan, ledger, pool, run, job)
-                _report(ledger, run, terminal)
-                if ledger.unfinished():
-                    terminal.say("Trials still run on other machines: the last one there confirms the best")
-                elif confirm_seeds:
-                    confirm(ledger, settings, confirm_seeds, pool, run, job)
-            terminal.say(f"The search {tracking.how_to_look()} {tracking.run_address(run)}")
+
+
+def _greet(store: TrialStore, repeated: list[int], reporter: Reporter) -> None:
+    """Say how far an earlier process came, if there was one."""
+    finished = len(store.finished())
+    if finished or repeated:
+        again = f"; tried again: {', '.join(map(str, repeated))}" if repeated else ""
+        name = store.settings.config.search_name
+        reporter.message(f"Search {name} goes on after {finished} trials{again}")
 
 
 @contextmanager
-def _closing(ledger: Ledger, terminal: Terminal) -> Iterator[None]:
+def _releasing(store: TrialStore, reporter: Reporter) -> Iterator[None]:
     """Leave no trial running, whatever happens; when interrupted, say how to go on."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        terminal.say(f"Interrupted after {len(ledger.finished())} trials: the same command goes on")
+        reporter.message(f"Interrupted after {len(store.finished())} trials: the same command goes on")
         raise
     finally:
-        with suppress(StoreError, optuna.exceptions.StorageInternalError):  # the next start does it then
-            ledger.abandon(partial(outcome, ledger))
+        with suppress(StoreError, optuna.exceptions.StorageInternalError):  # then the next start does it
+            store.release_own(partial(result_from_run, store))
 
 
-def _reclaim(ledger: Ledger, tags: Mapping[str, str]) -> list[int]:
-    """Close what a killed search has left in Optuna and in MLflow.
-
-    Args:
-        ledger: The search.
-        tags: Of the runs that nothing but a killed search can have left open.
+def _close_orphans(store: TrialStore) -> list[int]:
+    """Close what a killed process of a search has left open in Optuna and in MLflow.
 
     Returns:
-        Numbers of the trials that are tried again.
+        Numbers of the trials that will be repeated.
     """
-    retried = ledger.reclaim(partial(outcome, ledger))
-    for run in registry.runs_with(tags):
-        tracking.fail(run.info.run_id, "its search was killed")
-        if run.data.tags["stage"] == "search":
-            for evaluation in registry.runs_with({"study": run.info.run_id}):
-                tracking.fail(evaluation.info.run_id, "its search was killed")
-    return retried
+    repeated = store.recover_orphans(partial(result_from_run, store))
+    # Runs of other computers may be alive if the storage is shared. If it is not, none is: a container that
+    # was killed had another host name.
+    left = runs_with({Tag.SEARCH: store.id, **({Tag.HOST: store.host} if store.shared else {})})
+    # Evaluations carry no search: they name its run. Version 0.1 wrote that into the tag `study`.
+    searches = [run.info.run_id for run in left if run.data.tags[Tag.STAGE] == "search"]
+    for tag in (Tag.PARENT_WORK, Tag.STUDY):
+        left += [evaluation for search in searches for evaluation in runs_with({tag: search})]
+    for run in left:
+        fail(run.info.run_id, "its search was killed")
+    return repeated
 
 
-def _report(ledger: Ledger, run: Run, terminal: Terminal) -> None:
-    """Log table and pictures of all trials of the search, and say which are the best."""
-    table = _table(ledger)
-    run.log_table(table, "trials.csv")
-    for name, figure in search_figures.pictures(ledger.study).items():
-        run.log_figure(figure, f"{name}.png")
-    run.log_text(search_figures.page(ledger.study), "search.html")
-    states = table["state"].value_counts()
-    summary = ", ".join(f"{count} {state.lower()}" for state, count in states.items())
+def _report(store: TrialStore, run: Run, reporter: Reporter) -> None:
+    """Log a table and pictures of all trials of the search, and say which are the best."""
+    table = _table(store)
+    run.log_table(table, File.TRIALS)
+    for name, figure in pictures.still_pictures(store.study).items():
+        run.log_figure(figure, File.SEARCH_PICTURE.format(name=name))
+    run.log_text(pictures.interactive_page(store.study), File.SEARCH_PAGE)
+    counts = {str(state).lower(): count for state, count in table["state"].value_counts().items()}
+    summary = ", ".join(f"{count} {state}" for state, count in counts.items())
     best = table[table["state"] == "COMPLETE"].sort_values("accuracy", ascending=False, kind="stable")[:5]
     if best.empty:
-        terminal.say(f"\nTrials: {summary}. None was trained to its end: let it have more")
+        reporter.message(f"\nTrials: {summary}. None was trained to its end: let it have more")
     else:
-        shown = ["number", "accuracy", "parameters", "epochs", "run_id"]
-        terminal.say(f"\nTrials: {summary}. The best:\n{best[shown].to_string(index=False)}\n")
-    run.log_metrics({f"search/{state.lower()}": float(count) for state, count in states.items()})
+        columns = ["number", "accuracy", "parameters", "epochs", "run_id"]
+        reporter.message(f"\nTrials: {summary}. The best:\n{best[columns].to_string(index=False)}\n")
+    run.log_metrics({Metric.SEARCH_STATE.format(state=state): float(n) for state, n in counts.items()})
 
 
-def _table(ledger: Ledger) -> pd.DataFrame:
+def _table(store: TrialStore) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "number": trial.number,
@@ -156,13 +166,13 @@ def _table(ledger: Ledger) -> pd.DataFrame:
             "accuracy": trial.values[0]
             if trial.values
             else max(trial.intermediate_values.values(), default=np.nan),
-            "share_done": len(trial.intermediate_values) / TENTHS,
+            "share_done": len(trial.intermediate_values) / REPORTS_PER_TRIAL,
             "seconds": trial.duration.total_seconds() if trial.duration else np.nan,
-            "variant": trial.user_attrs.get("variant", ""),
-            "retry_of": trial.user_attrs.get("retry_of", ""),
-            "run_id": trial.user_attrs.get("run_id", ""),
-            "parameters": trial.user_attrs.get("parameters", ""),
+            "variant": trial.user_attrs.get(attributes.VARIANT, ""),
+            "retry_of": trial.user_attrs.get(attributes.RETRY_OF, ""),
+            "run_id": trial.user_attrs.get(attributes.RUN_ID, ""),
+            "parameters": trial.user_attrs.get(attributes.PARAMETER_COUNT, ""),
             **trial.params,
         }
-        for trial in ledger.study.get_trials(deepcopy=False)
+        for trial in store.study.get_trials(deepcopy=False)
     )

@@ -1,162 +1,140 @@
-"""How a trial is drawn and judged: by Optuna's sampler and pruner, over the trials that it may know.
+"""How a trial is suggested and judged: by Optuna's sampler and pruner, from the trials that it may see.
 
-Every trial has a place: its own, or that of the trial that it repeats. The trial at place k is drawn, and
-judged while it trains, from what places 0 to k - 1 - lag gave, whatever else has ended meanwhile. So a seed
-and a number of workers decide the sequence of trials, not the accidents of timing. Every trial therefore
-has a study of its own in memory, which knows these places and no other; the storage is the ledger.
+Every trial has a slot in the order of the search: its own, or that of the trial that it repeats. The trial in
+slot k is suggested, and judged while it trains, from the results in slots 0 to k - 1 - ``hidden_trials``,
+whatever else has ended meanwhile. So a seed and a number of workers determine the sequence of trials, and the
+accidents of timing do not. Therefore every trial has a study of its own in memory, which holds the trials of
+these slots and no others; the storage only records what happened.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import optuna
 from numpy.random import SeedSequence
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from lenet_study.search import attributes
+from lenet_study.search.config import SearchConfig
 from lenet_study.search.space import Space
 
-SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
-    "TPESampler": lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True),
-    "GPSampler": lambda seed: optuna.samplers.GPSampler(seed=seed),
-    "NSGAIISampler": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
-    "RandomSampler": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+# Trials differ in their numbers of epochs, and an annealed learning rate is high when a halved one is low
+# already. So trials are compared after equal shares of their own epochs, not after equal numbers of epochs.
+REPORTS_PER_TRIAL = 10
+OPTIONS: Mapping[str, Mapping[str, Any]] = {  # of Optuna's samplers and pruners
+    "TPESampler": {"multivariate": True},
+    "HyperbandPruner": {"min_resource": 2, "max_resource": REPORTS_PER_TRIAL, "reduction_factor": 2},
+    "WilcoxonPruner": {"n_startup_steps": 2},
+    "MedianPruner": {"n_warmup_steps": 2},
 }
-TENTHS = 10  # a trial is judged by what it reaches after each tenth of its own epochs
-PRUNERS: Mapping[str, Callable[[], optuna.pruners.BasePruner]] = {
-    "HyperbandPruner": lambda: optuna.pruners.HyperbandPruner(
-        min_resource=2, max_resource=TENTHS, reduction_factor=2
-    ),
-    "WilcoxonPruner": lambda: optuna.pruners.WilcoxonPruner(n_startup_steps=2),
-    "MedianPruner": lambda: optuna.pruners.MedianPruner(n_warmup_steps=2),
-    "NopPruner": optuna.pruners.NopPruner,
-}
+_DIRECTIONS = {"accuracy": StudyDirection.MAXIMIZE, "parameters": StudyDirection.MINIMIZE}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Settings:
-    """How a search draws and judges.
+    """How a search suggests and judges its trials.
 
     Attributes:
-        space: What may be drawn.
-        objectives: ``accuracy``, or ``accuracy`` and ``parameters``.
-        sampler: Name among ``SAMPLERS``.
-        pruner: Name among ``PRUNERS``; with two objectives nothing is pruned.
-        seed: Of the sampler and of every training.
+        config: What the user chose.
         workers: Trials at a time.
     """
 
-    space: Space
-    objectives: tuple[str, ...] = ("accuracy",)
-    sampler: str = "TPESampler"
-    pruner: str = "HyperbandPruner"
-    seed: int = 0
+    config: SearchConfig
     workers: int = 1
 
-    @property
-    def lag(self) -> int:
-        """How many places before its own a trial may not know: enough that no worker waits for another."""
-        return 2 * self.workers - 1 if self.workers > 1 else 0
+    @cached_property
+    def space(self) -> Space:
+        """What may be suggested.
+
+        Raises:
+            UserError: No model of the space is within the budget.
+        """
+        return Space(self.config.max_parameters, self.config.max_epochs)
 
     @property
     def directions(self) -> list[StudyDirection]:
-        """Accuracy is to grow, parameters are to shrink."""
-        known = {"accuracy": StudyDirection.MAXIMIZE, "parameters": StudyDirection.MINIMIZE}
-        return [known[objective] for objective in self.objectives]
+        """Where each objective is to go."""
+        return [_DIRECTIONS[objective] for objective in self.config.objectives.split(",")]
+
+    @property
+    def hidden_trials(self) -> int:
+        """Number of slots before its own that a trial does not see.
+
+        With this many, suggestions do not depend on which worker finishes first, and no worker has to wait
+        for another unless that one takes more than twice as long.
+        """
+        return 2 * self.workers - 1 if self.workers > 1 else 0
 
 
-def memory_of(
-    trials: Sequence[FrozenTrial], number: int, settings: Settings, name: str
+def in_memory_study(
+    trials: Sequence[FrozenTrial], number: int, settings: Settings
 ) -> tuple[optuna.Study, dict[str, Any]]:
-    """A study that knows what a trial may know.
+    """Build the study that holds what one trial may see.
 
     Args:
         trials: Those of the search, in order.
-        number: Of the trial among them.
-        settings: How to draw and judge.
-        name: Of the search.
+        number: Number of the trial among them.
+        settings: The sampler, the pruner and what they do not see.
 
     Returns:
-        The study, and the parameters that the trial is given, if it is not drawn.
+        The study, and the params that the trial has already; empty if they are to be suggested.
     """
-    places = _places(trials[: number + 1])
-    place = next(place for place, trial in enumerate(places) if trial.number == number)
-    (seed,) = SeedSequence((settings.seed, place)).generate_state(1)
+    slots = _slots(trials[: number + 1])
+    slot = next(slot for slot, trial in enumerate(slots) if trial.number == number)
+    # A sampler's state after a restart cannot be had again: every slot gets a sampler with a seed of its own.
+    (seed,) = SeedSequence((settings.config.seed, slot)).generate_state(1)
+    sampler, pruner = settings.config.sampler, settings.config.pruner
     with quiet():
         memory = optuna.create_study(
-            study_name=name,
+            # Hyperband assigns a trial to a bracket by a checksum of the study's name and the trial's number.
+            study_name=settings.config.search_name,
             directions=settings.directions,
-            sampler=SAMPLERS[settings.sampler](int(seed)),
-            pruner=PRUNERS[settings.pruner](),
+            sampler=getattr(optuna.samplers, sampler)(seed=int(seed), **OPTIONS.get(sampler, {})),
+            pruner=getattr(optuna.pruners, pruner)(**OPTIONS.get(pruner, {})),
         )
-    unknown = optuna.create_trial(state=TrialState.FAIL)
-    for before, trial in enumerate(places[:place]):
-        known = trial.state.is_finished() and before < place - settings.lag
-        memory.add_trial(trial if known else unknown)
-    return memory, given(trials[number])
+    # A hidden trial leaves its slot empty: later trials must keep their numbers, which Hyperband reads.
+    hidden = optuna.create_trial(state=TrialState.FAIL)
+    for earlier, trial in enumerate(slots[:slot]):
+        visible = trial.state.is_finished() and earlier < slot - settings.hidden_trials
+        memory.add_trial(trial if visible else hidden)
+    return memory, params_of(trials[number])
 
 
-class Drawn(BaseSampler):
-    """Gives what was drawn in memory."""
-
-    def __init__(self, params: Mapping[str, Any]) -> None:
-        self.params = params
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Nothing is drawn jointly."""
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Nothing is drawn jointly."""
-        return {}
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """What was drawn."""
-        return self.params[param_name]
-
-
-def _places(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The latest trial at each place; one that ended before it was fully drawn has none."""
-    places: dict[int, FrozenTrial] = {}
+def _slots(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the latest trial of each slot; one that ended before it was completely suggested has none."""
+    slots: dict[int, FrozenTrial] = {}
     for trial in trials:
-        if trial.state.is_finished() and not given(trial):
-            continue
-        places[origin(trial)] = trial
-    return [places[number] for number in sorted(places)]
+        if not trial.state.is_finished() or params_of(trial):
+            slots[origin(trial)] = trial
+    return [slots[number] for number in sorted(slots)]
 
 
 def origin(trial: FrozenTrial) -> int:
-    """The number of the trial that it repeats; its own if it repeats none."""
-    return int(trial.user_attrs.get("retry_of", trial.number))
+    """Return the number of the trial that this one repeats; its own if it repeats none."""
+    return int(trial.user_attrs.get(attributes.RETRY_OF, trial.number))
 
 
-def given(trial: FrozenTrial) -> dict[str, Any]:
-    """All parameters of a trial that has them, from the queue or from its draw."""
-    drawn = trial.params if is_drawn(trial) else {}
-    return dict(trial.system_attrs.get("fixed_params") or drawn)
+def params_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Return all params of a trial, queued or suggested; none where the suggestion was interrupted."""
+    suggested = trial.params if is_suggested(trial) else {}
+    return dict(trial.system_attrs.get("fixed_params") or suggested)  # Optuna's key for a queued trial
 
 
-def is_drawn(trial: FrozenTrial) -> bool:
-    """Whether a trial has all its parameters."""
-    return "parameters" in trial.user_attrs
+def is_suggested(trial: FrozenTrial) -> bool:
+    """Whether a trial has all its params."""
+    return attributes.PARAMETER_COUNT in trial.user_attrs
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Optuna's notes on experimental parts from the user."""
+    """Hide Optuna's warnings about experimental parts."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield

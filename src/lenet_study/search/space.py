@@ -1,11 +1,15 @@
-"""What a search may choose: one declaration of the space, within a budget of parameters."""
+"""What a search may choose: one declaration of the space, within a budget of parameters.
+
+``Space.digest`` is stored with every search: a change of a name or range here ends all searches begun before.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, get_args
 
@@ -13,14 +17,15 @@ import optuna
 from optuna.distributions import distribution_to_json
 
 from lenet_study.errors import UserError
-from lenet_study.recipes.recipe import Recipe
-from lenet_study.recipes.variants import VARIANTS, Augmentation, Optimizer, Variant, parameters
-from lenet_study.training.loop import TrainingConfig
+from lenet_study.recipes.recipe import Recipe, TrainingConfig
+from lenet_study.recipes.variants import VARIANTS, Augmentation, Optimizer, Variant, parameter_count
 
 SMALLEST_CHANNELS = (2, 8)
 HIDDEN_UNITS = (16, 512)  # of the first hidden layer
-SGD_RATE = 20  # SGD's learning rates are so many times Adam's
-ADAMW_DECAY = 100  # AdamW's weight decays are so many times the others': they are not scaled by gradients
+# One range serves all three optimizers. Adam divides its steps by the size of the gradients and SGD does not:
+# its learning rates are so many times larger. AdamW's decay acts on the weights alone, unscaled by gradients.
+SGD_RATE = 20
+ADAMW_DECAY = 100
 SCHEDULES = {"constant": (None, False), "halved": (5, False), "cosine": (None, True)}
 
 
@@ -40,7 +45,7 @@ class Space:
     epochs: int
 
     def __post_init__(self) -> None:
-        smallest = parameters(_spec(SMALLEST_CHANNELS, (HIDDEN_UNITS[0], HIDDEN_UNITS[0]), True))
+        smallest = _parameter_count(SMALLEST_CHANNELS, (HIDDEN_UNITS[0], HIDDEN_UNITS[0]), True)
         if self.max_parameters < smallest:
             raise UserError(
                 f"max_parameters={self.max_parameters} is below the smallest model of the space, which has "
@@ -48,18 +53,12 @@ class Space:
             )
 
     def suggest(self, trial: optuna.trial.BaseTrial, seed: int = 0) -> Recipe:
-        """The model and training of a trial; it is within the budget, whatever the sampler draws."""
-        low, high = self._epochs[0], self._epochs[-1]
-        epochs = trial.suggest_int("epochs", low, high, step=self._epochs.step)
-        first = trial.suggest_int("first_channels", SMALLEST_CHANNELS[0], self._most_channels[0], step=2)
-        second = trial.suggest_int("second_channels", SMALLEST_CHANNELS[1], self._most_channels[1], step=8)
-        batch_norm = trial.suggest_categorical("batch_norm", (True, False))
-        # Of what the budget leaves, so that every draw is a model.
-        share = trial.suggest_float("hidden_share", 0.0, 1.0)
-        ratio = trial.suggest_float("hidden_ratio", 0.3, 1.0)
-        most = self._most_hidden_units((first, second), ratio, batch_norm)
-        wide = HIDDEN_UNITS[0] + round(share * (most - HIDDEN_UNITS[0]))
+        """Return what a trial trains; it is within the budget, whatever the sampler suggests.
 
+        The order of the suggestions is part of the space: a sampler draws its random numbers in it.
+        """
+        epochs = trial.suggest_int("epochs", self._epochs[0], self._epochs[-1], step=self._epochs.step)
+        layers = self._suggest_layers(trial)
         optimizer = trial.suggest_categorical("optimizer", get_args(Optimizer))
         learning_rate = trial.suggest_float("learning_rate", 4e-4, 6e-3, log=True)
         schedule = trial.suggest_categorical("schedule", tuple(SCHEDULES))
@@ -67,35 +66,21 @@ class Space:
         weight_decay = trial.suggest_categorical("weight_decay", (0.0, 1e-5, 1e-4, 5e-4))
         dropout = trial.suggest_float("dropout", 0.0, 0.4)
         label_smoothing = trial.suggest_float("label_smoothing", 0.0, 0.1)
-
-        flip = trial.suggest_float("flip", 0.0, 0.5)
-        photometric = trial.suggest_float("photometric", 0.0, 1.0)  # 1 is the report's strength
-        shift = trial.suggest_int("shift", 0, 2)
-        erase = trial.suggest_float("erase", 0.0, 0.4)
-
+        augmentation = _suggest_augmentation(trial)
         auxiliary: Any = trial.suggest_categorical("auxiliary", ("probe", "joint"))
         auxiliary_weight = trial.suggest_float("auxiliary_weight", 0.05, 0.5)
 
         halve_every, anneal = SCHEDULES[schedule]
-        spec = Variant(
+        variant = Variant(
             change=f"found by a search within {self.max_parameters:,} parameters",
-            channels=(first, second),
-            hidden_units=(wide, _narrow(wide, ratio)),
-            batch_norm=batch_norm,
+            **layers,
             halve_learning_rate_every=halve_every,
             cosine_annealing=anneal,
             dropout=dropout,
             optimizer=optimizer,
             weight_decay=weight_decay * (ADAMW_DECAY if optimizer == "adamw" else 1),
             label_smoothing=label_smoothing,
-            augmentation=Augmentation(
-                flip=flip,
-                jitter=0.2 * photometric,
-                autocontrast=0.2 * photometric,
-                solarize=0.2 * photometric,
-                shift=shift,
-                erase=erase,
-            ),
+            augmentation=augmentation,
         )
         config = TrainingConfig(
             epochs=epochs,
@@ -105,26 +90,39 @@ class Space:
             auxiliary=auxiliary,
             auxiliary_weight=auxiliary_weight,
         )
-        return Recipe(name="trial", spec=spec, config=config)
+        return Recipe(name="trial", variant=variant, config=config)
+
+    def _suggest_layers(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
+        """Return the fields of a variant that decide its parameter count."""
+        first = trial.suggest_int("first_channels", SMALLEST_CHANNELS[0], self._most_channels[0], step=2)
+        second = trial.suggest_int("second_channels", SMALLEST_CHANNELS[1], self._most_channels[1], step=8)
+        batch_norm = trial.suggest_categorical("batch_norm", (True, False))
+        # A share of what the convolutions leave: of fixed ranges of units most would be beyond the budget.
+        share = trial.suggest_float("hidden_share", 0.0, 1.0)
+        ratio = trial.suggest_float("hidden_ratio", 0.3, 1.0)
+        most = self._most_hidden_units((first, second), ratio, batch_norm)
+        wide = HIDDEN_UNITS[0] + round(share * (most - HIDDEN_UNITS[0]))
+        hidden_units = (wide, _narrow(wide, ratio))
+        return {"channels": (first, second), "hidden_units": hidden_units, "batch_norm": batch_norm}
 
     def digest(self) -> str:
-        """Tells this declaration from others: 16 hex digits of a SHA-256 sum over names and ranges."""
+        """Return 16 hex digits of a SHA-256 sum over names and ranges, which tell this space from others."""
         trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(0)).ask()
         self.suggest(trial)
-        ranges = {name: distribution_to_json(each) for name, each in trial.distributions.items()}
+        ranges = {name: distribution_to_json(values) for name, values in trial.distributions.items()}
         return hashlib.sha256(json.dumps(ranges, sort_keys=True).encode()).hexdigest()[:16]
 
-    def variants(self) -> dict[str, Mapping[str, object]]:
-        """Where the five variants lie in the space, by name; those beyond the budget are left out."""
-        found = {name: self._place(spec) for name, spec in VARIANTS.items()}
-        return {name: place for name, place in found.items() if place}
+    def variant_points(self) -> dict[str, Mapping[str, object]]:
+        """Return the points at which variants lie, by name; those outside the space are left out."""
+        points = {name: self._point(variant) for name, variant in VARIANTS.items()}
+        return {name: point for name, point in points.items() if self._gives(point, VARIANTS[name])}
 
-    def practices(self) -> list[Mapping[str, object]]:
-        """Where today's practice would begin: v4 annealed, regularised and augmented, in three ways.
+    def warm_start_points(self) -> list[Mapping[str, object]]:
+        """Return where today's practice would begin: v4 annealed, regularised and augmented, in three ways.
 
         Empty where v4 is beyond the budget.
         """
-        v4 = self.variants().get("v4")
+        v4 = self.variant_points().get("v4")
         if not v4:
             return []
         annealed = {
@@ -144,35 +142,45 @@ class Space:
         sgd = {"optimizer": "sgd", "learning_rate": 0.0025, "weight_decay": 5e-4}
         return [annealed | adamw, annealed | sgd, annealed | adamw | wide]
 
-    def _place(self, spec: Variant) -> Mapping[str, object] | None:
-        fits = all(n <= most for n, most in zip(spec.channels, self._most_channels, strict=True))
-        if not fits or parameters(spec) > self.max_parameters:
-            return None
-        ratio = spec.hidden_units[1] / spec.hidden_units[0]
-        most = self._most_hidden_units(spec.channels, ratio, spec.batch_norm)
+    def _point(self, variant: Variant) -> Mapping[str, object]:
+        """Return the params that come nearest to a variant trained with the report's configuration."""
+        ratio = variant.hidden_units[1] / variant.hidden_units[0]
+        most = self._most_hidden_units(variant.channels, ratio, variant.batch_norm)
         report = TrainingConfig()
-        schedule = (spec.halve_learning_rate_every, spec.cosine_annealing)
+        schedule = (variant.halve_learning_rate_every, variant.cosine_annealing)
         return {
             "epochs": min(self._epochs, key=lambda epochs: abs(epochs - report.epochs)),
-            "first_channels": spec.channels[0],
-            "second_channels": spec.channels[1],
-            "batch_norm": spec.batch_norm,
-            "hidden_share": (spec.hidden_units[0] - HIDDEN_UNITS[0]) / max(1, most - HIDDEN_UNITS[0]),
+            "first_channels": variant.channels[0],
+            "second_channels": variant.channels[1],
+            "batch_norm": variant.batch_norm,
+            "hidden_share": (variant.hidden_units[0] - HIDDEN_UNITS[0]) / max(1, most - HIDDEN_UNITS[0]),
             "hidden_ratio": ratio,
-            "optimizer": spec.optimizer,
+            "optimizer": variant.optimizer,
             "learning_rate": report.learning_rate,
-            "schedule": next(name for name, value in SCHEDULES.items() if value == schedule),
+            "schedule": next((name for name, value in SCHEDULES.items() if value == schedule), None),
             "batch_size": report.batch_size,
-            "weight_decay": spec.weight_decay,
-            "dropout": spec.dropout,
-            "label_smoothing": spec.label_smoothing,
-            "flip": spec.augmentation.flip,
+            "weight_decay": variant.weight_decay,
+            "dropout": variant.dropout,
+            "label_smoothing": variant.label_smoothing,
+            "flip": variant.augmentation.flip,
             "photometric": 1.0,
-            "shift": spec.augmentation.shift,
-            "erase": spec.augmentation.erase,
+            "shift": variant.augmentation.shift,
+            "erase": variant.augmentation.erase,
             "auxiliary": report.auxiliary,
             "auxiliary_weight": report.auxiliary_weight,
         }
+
+    def _gives(self, point: Mapping[str, object], variant: Variant) -> bool:
+        """Whether a point lies in the space, which ends with the budget, and gives that variant."""
+        trial = optuna.trial.FixedTrial(dict(point))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # FixedTrial only warns of a value out of range;
+            try:
+                suggested = self.suggest(trial).variant
+                optuna.create_trial(value=0.0, params=trial.params, distributions=trial.distributions)
+            except ValueError:  # create_trial refuses it
+                return False
+        return replace(suggested, change=variant.change, parent=variant.parent) == variant
 
     @cached_property
     def _epochs(self) -> range:
@@ -186,29 +194,36 @@ class Space:
         """The widest convolutions with which the smallest hidden layers are within the budget."""
         smallest = (HIDDEN_UNITS[0], HIDDEN_UNITS[0])
         pairs = ((first, max(8, first * 2 // 8 * 8)) for first in range(64, 0, -2))
-        return next(pair for pair in pairs if parameters(_spec(pair, smallest, True)) <= self.max_parameters)
+        return next(pair for pair in pairs if _parameter_count(pair, smallest, True) <= self.max_parameters)
 
     def _most_hidden_units(self, channels: tuple[int, int], ratio: float, batch_norm: bool) -> int:
-        """The widest first hidden layer within the budget."""
+        """Return the units of the widest first hidden layer within the budget."""
         widths = range(HIDDEN_UNITS[1], HIDDEN_UNITS[0], -1)
 
         def fits(wide: int) -> bool:
-            spec = _spec(channels, (wide, _narrow(wide, ratio)), batch_norm)
-            return parameters(spec) <= self.max_parameters
+            count = _parameter_count(channels, (wide, _narrow(wide, ratio)), batch_norm)
+            return count <= self.max_parameters
 
         return next((wide for wide in widths if fits(wide)), HIDDEN_UNITS[0])
 
 
+def _suggest_augmentation(trial: optuna.trial.BaseTrial) -> Augmentation:
+    flip = trial.suggest_float("flip", 0.0, 0.5)
+    photometric = trial.suggest_float("photometric", 0.0, 1.0)  # 1 is the report's strength
+    shift = trial.suggest_int("shift", 0, 2)
+    erase = trial.suggest_float("erase", 0.0, 0.4)
+    strength = 0.2 * photometric
+    return Augmentation(
+        flip=flip, jitter=strength, autocontrast=strength, solarize=strength, shift=shift, erase=erase
+    )
+
+
 def _narrow(wide: int, ratio: float) -> int:
-    """Units of the second hidden layer; the report's ratio is 0.7."""
+    """Return the units of the second hidden layer; the report's ratio is 0.7."""
     return max(10, round(ratio * wide))
 
 
-def _spec(channels: tuple[int, int], hidden_units: tuple[int, int], batch_norm: bool) -> Variant:
-    return Variant(
-        change="",
-        channels=channels,
-        hidden_units=hidden_units,
-        batch_norm=batch_norm,
-        halve_learning_rate_every=None,
-    )
+def _parameter_count(channels: tuple[int, int], hidden_units: tuple[int, int], batch_norm: bool) -> int:
+    """Return the number of weights of a model; nothing else of a variant changes it."""
+    v4 = VARIANTS["v4"]
+    return parameter_count(replace(v4, channels=channels, hidden_units=hidden_units, batch_norm=batch_norm))

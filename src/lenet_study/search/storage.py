@@ -1,4 +1,4 @@
-"""Where Optuna keeps a search: made once, opened by one process of a machine at a time."""
+"""Where Optuna keeps a search: made once, opened by one process of a computer at a time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import optuna
 from filelock import FileLock, Timeout
+from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
@@ -19,113 +20,120 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from lenet_study.errors import UserError
+from lenet_study.search import attributes
 from lenet_study.search.sampling import Settings
-from lenet_study.search.trials import Ledger
-from lenet_study.tracking import run as tracking
+from lenet_study.search.trials import TrialStore
+from lenet_study.tracking.store import redact
 
 
 @contextmanager
-def open_ledger(
-    address: str, name: str, settings: Settings, identity: Mapping[str, object]
-) -> Iterator[Ledger]:
+def open_trial_store(settings: Settings, fingerprint: Mapping[str, object]) -> Iterator[TrialStore]:
     """Make a search, or go on with it.
 
     Args:
-        address: Optuna's storage, as SQLAlchemy spells it.
-        name: Of the search.
-        settings: How it draws and judges.
-        identity: What must be the same each time for its trials to be comparable.
+        settings: The search's; its storage and its name say which.
+        fingerprint: What must be the same each time for its trials to be comparable.
 
     Raises:
-        UserError: The storage cannot be used, the search is running, or it is another search's name.
+        UserError: The storage cannot be used, the search is running, or the name is another search's.
         StoreError: The storage failed later.
     """
-    try:
-        url = make_url(address)
-    except (ArgumentError, ValueError):  # not repeated: it may hold a password
-        raise UserError(
-            "storage is no address of a database: write sqlite:///optuna.db, or postgresql://user@host/name"
-        ) from None
-    shown = tracking.redact(address)
-    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
-        raise UserError(f"storage={shown} would be lost with this process: write sqlite:///optuna.db")
-    if _is_file(url) and not _file(url).parent.is_dir():
-        raise UserError(f"storage={shown} is in no existing folder: make it first")
+    address, name = settings.config.storage, settings.config.search_name
+    url, shown = _parse(address), redact(address)
     with ExitStack() as held:
         with _storage_errors(shown):
             try:
                 held.enter_context(FileLock(_lock_of(url, name), timeout=0))
             except Timeout as error:
                 raise UserError(
-                    f"study_name={name} is being searched by another process on this machine: wait for it, "
+                    f"search_name={name} is being searched by another process on this computer: wait for it, "
                     "or choose another name"
                 ) from error
             with _alone(url):
                 storage = RDBStorage(address)
-                study = _study(storage, name, settings, identity)
-        ledger = Ledger(study, storage, settings, address=shown, shared=not _is_file(url))
-        with ledger.guarded():
-            yield ledger
+                study = _open_study(storage, settings, fingerprint)
+        store = TrialStore(study, storage, shown, settings, shared=not _file(url))
+        with store.guarded():
+            yield store
 
 
-def _study(
-    storage: RDBStorage, name: str, settings: Settings, identity: Mapping[str, object]
-) -> optuna.Study:
+def _parse(address: str) -> URL:
+    """Check an address as far as that goes without opening it."""
+    try:
+        url = make_url(address)
+    except (ArgumentError, ValueError):  # the address is not repeated: it may hold a password
+        raise UserError(
+            "storage is no address of a database: write sqlite:///optuna.db, or postgresql://user@host/name"
+        ) from None
+    shown, database = redact(address), _file(url)
+    if database and url.database in (None, "", ":memory:"):
+        raise UserError(f"storage={shown} would be lost with this process: write sqlite:///optuna.db")
+    if database and not database.parent.is_dir():
+        raise UserError(f"storage={shown} is in no existing folder: make it first")
+    return url
+
+
+def _open_study(storage: RDBStorage, settings: Settings, fingerprint: Mapping[str, object]) -> optuna.Study:
+    """Make Optuna's study or open it; every step can be done again after a kill."""
+    name = settings.config.search_name
     fresh = name not in optuna.get_all_study_names(storage)
     study = optuna.create_study(
         study_name=name,
         storage=storage,
+        sampler=RandomSampler(),  # gives numbers to trials; their params come from studies in memory
         directions=settings.directions if fresh else None,
         load_if_exists=True,
     )
-    if "id" not in study.user_attrs:
-        study.set_user_attr("id", uuid.uuid4().hex)
-    if "identity" not in study.user_attrs:
-        study.set_user_attr("identity", dict(identity))
-    known = study.user_attrs["identity"]
-    differing = [key for key in identity if known.get(key) != identity[key]]
+    if attributes.SEARCH_ID not in study.user_attrs:
+        study.set_user_attr(attributes.SEARCH_ID, uuid.uuid4().hex)
+    if attributes.FINGERPRINT not in study.user_attrs:
+        study.set_user_attr(attributes.FINGERPRINT, dict(fingerprint))
+    stored = study.user_attrs[attributes.FINGERPRINT]
+    differing = [key for key in fingerprint if stored.get(key) != fingerprint[key]]
     if differing:
-        was = ", ".join(f"{key}={known.get(key)}" for key in differing)
+        was = ", ".join(f"{key}={stored.get(key)}" for key in differing)
         raise UserError(
-            f"study_name={name} was begun with {was}: go on with that, or choose another study_name"
+            f"search_name={name} was begun with {was}: go on with that, or choose another search_name"
         )
-    for variant, place in settings.space.variants().items():
-        study.enqueue_trial(dict(place), user_attrs={"variant": variant}, skip_if_exists=True)
-    for place in settings.space.practices():
-        study.enqueue_trial(dict(place), skip_if_exists=True)
+    for variant, point in settings.space.variant_points().items():
+        study.enqueue_trial(dict(point), user_attrs={attributes.VARIANT: variant}, skip_if_exists=True)
+    for point in settings.space.warm_start_points():
+        study.enqueue_trial(dict(point), skip_if_exists=True)
     return study
 
 
 def _lock_of(url: URL, name: str) -> Path:
-    """What one process of this machine holds while it works on a search."""
-    if _is_file(url):
-        return _file(url).with_suffix(f".{name}.lock")
-    place = url.set(password=None, query={}).render_as_string()
-    key = hashlib.sha256(f"{place} {name} {os.getuid()}".encode()).hexdigest()[:16]
+    """Return the file whose lock a process holds while it works on a search."""
+    if database := _file(url):
+        return database.with_suffix(f".{name}.lock")
+    # A server's database has no folder here. Users do not share locks: one could not open another's file.
+    server = url.set(password=None, query={}).render_as_string()
+    key = hashlib.sha256(f"{server} {name} {os.getuid()}".encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir(), f"lenet-study-{key}.lock")
 
 
 @contextmanager
 def _alone(url: URL) -> Iterator[None]:
-    """One process at a time makes tables and search: several at once break a fresh SQLite store for good."""
-    if _is_file(url):
-        with FileLock(f"{_file(url)}.lock"):
+    """Let one process at a time make tables and searches.
+
+    Several that open a fresh SQLite database at once break it for good, and two that make the same search
+    would both queue its first trials.
+    """
+    if database := _file(url):
+        with FileLock(f"{database}.lock"):
             yield
     elif url.get_backend_name() == "postgresql":
         engine = create_engine(url, poolclass=NullPool)
-        with engine.connect() as connection:  # the lock lasts until it is closed
+        with engine.connect() as connection:  # PostgreSQL gives the lock back when it is closed
             connection.execute(text("SELECT pg_advisory_lock(hashtext('lenet-study'))"))
             yield
     else:
         yield
 
 
-def _is_file(url: URL) -> bool:
-    return url.get_backend_name() == "sqlite"
-
-
-def _file(url: URL) -> Path:
-    return Path(str(url.database)).resolve()
+def _file(url: URL) -> Path | None:
+    """Return the file of a SQLite database; None for a database of a server, which computers can share."""
+    return Path(str(url.database)).resolve() if url.get_backend_name() == "sqlite" else None
 
 
 @contextmanager

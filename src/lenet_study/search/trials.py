@@ -1,4 +1,9 @@
-"""A search's trials in Optuna's storage: what the next one is, and which of the running ones goes on."""
+"""A search's trials in Optuna's storage: asked for, reported on, told, and recovered after a kill.
+
+Optuna's own heartbeat and its callback that retries stale trials are not used: both work within
+``Study.optimize`` alone, and "if you use ``ask`` and ``tell`` instead, it will not work" (documentation of
+``RDBStorage``). A search needs ask and tell: its trials train in other processes, in a fixed order.
+"""
 
 from __future__ import annotations
 
@@ -7,52 +12,74 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import optuna
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.samplers import PartialFixedSampler, RandomSampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from lenet_study.errors import Pruned, StoreError
+from lenet_study.errors import StoreError
 from lenet_study.recipes.recipe import Recipe
-from lenet_study.recipes.variants import parameters
-from lenet_study.search.sampling import TENTHS, Drawn, Settings, given, is_drawn, memory_of, origin, quiet
+from lenet_study.recipes.variants import parameter_count
+from lenet_study.search import attributes
+from lenet_study.search.sampling import (
+    REPORTS_PER_TRIAL,
+    Settings,
+    in_memory_study,
+    is_suggested,
+    origin,
+    params_of,
+    quiet,
+)
 
-GRACE = 600  # seconds without a sign of life after which a trial of another machine counts as dead
-Outcome = tuple[TrialState, float | None]  # COMPLETE with its accuracy, PRUNED, or FAIL
+GRACE_PERIOD = 600  # seconds without a heartbeat after which another computer's trial counts as dead
+MOST_KILLS = 1  # a trial whose process died more often is not repeated: it may be what kills the process
+TrialResult = tuple[TrialState, float | None]  # COMPLETE with its accuracy, PRUNED, or FAIL
 
 
 @dataclass(frozen=True)
 class _Running:
-    """A trial that trains."""
+    """A trial that this process asked for and has not told yet."""
 
-    order: int  # among those that this process has begun
+    order: int  # among the trials that this process asked for
     stored: Trial  # in the storage
-    drawn: Trial  # in memory, among those that it may know
+    in_memory: Trial  # its twin, in the study that holds what it may see
     epochs: int
 
 
-class Ledger:
-    """The trials of one search; ``search_storage`` opens it.
+@dataclass
+class TrialStore:
+    """The trials of one search; ``open_trial_store`` makes it.
 
     Attributes:
-        study: Optuna's study, to look at.
-        id: Tells this search from others of the same name.
-        shared: Several machines may work on it; else its lock shows that no other process does.
+        study: Optuna's study in the storage.
+        storage: The storage.
+        address: The storage's, without a password.
+        settings: The search's.
+        shared: Whether several computers may work on the search. Else its lock proves that no other
+            process does, so that all running trials which this process did not ask for are orphans.
+        host: Name of this computer.
+        clock: Unix time in seconds.
     """
 
-    def __init__(
-        self, study: optuna.Study, storage: RDBStorage, settings: Settings, *, address: str, shared: bool
-    ) -> None:
-        self.study = study
-        self.id = str(study.user_attrs["id"])
-        self.shared = shared
-        self._storage = storage
-        self._settings = settings
-        self._address = address  # without a password
-        self._running: dict[int, _Running] = {}  # by number
-        self._begun = 0
-        self._lock = threading.Lock()
+    study: optuna.Study
+    storage: RDBStorage
+    address: str
+    settings: Settings
+    shared: bool
+    host: str = field(default_factory=socket.gethostname)
+    clock: Callable[[], float] = time.time
+    _running: dict[int, _Running] = field(default_factory=dict, init=False)  # by number
+    _asked: int = field(default=0, init=False)
+    # Reports come from the threads that wait for the workers.
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    @property
+    def id(self) -> str:
+        """Text that tells this search from others of the same name."""
+        return str(self.study.user_attrs[attributes.SEARCH_ID])
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -63,168 +90,177 @@ class Ledger:
         """
         try:
             yield
-        except optuna.exceptions.StorageInternalError as error:
+        except StorageInternalError as error:
             reason = " ".join(str(error.__cause__ or error).split())[:200]
-            raise StoreError(
-                f"storage={self._address} failed ({reason}); the same command goes on"
-            ) from error
+            raise StoreError(f"storage={self.address} failed ({reason}); the same command goes on") from error
 
     def finished(self) -> list[FrozenTrial]:
-        """The trials that count: complete, pruned, or failed for good."""
+        """Return the trials that count: complete, pruned, or failed for good."""
         trials = self.study.get_trials(deepcopy=False)
         latest = {origin(trial): trial.number for trial in trials}
         return [
             trial
             for trial in trials
-            if trial.state.is_finished() and is_drawn(trial) and trial.number == latest[origin(trial)]
+            if trial.state.is_finished() and is_suggested(trial) and trial.number == latest[origin(trial)]
         ]
 
     def unfinished(self) -> int:
-        """How many trials run, here or elsewhere."""
+        """Return how many trials run, here or on other computers."""
         return len(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
     def best(self, *, variants: bool = False) -> FrozenTrial | None:
-        """The complete trial with the highest accuracy, the first on a tie.
+        """Return the complete trial with the highest accuracy, the first on a tie.
 
         Args:
-            variants: Only among those of the five variants.
+            variants: Consider the trials of the study's variants only.
         """
         complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        considered = [trial for trial in complete if not variants or "variant" in trial.user_attrs]
+        considered = [trial for trial in complete if not variants or attributes.VARIANT in trial.user_attrs]
         return max(considered, key=lambda trial: trial.values[0], default=None)
 
-    def may_begin(self) -> bool:
-        """Whether the next trial may be drawn yet."""
-        oldest = min((running.order for running in self._running.values()), default=self._begun)
-        return self._begun - oldest <= self._settings.lag
+    def can_ask(self) -> bool:
+        """Whether all that the next trial has to see has ended."""
+        oldest = min((running.order for running in self._running.values()), default=self._asked)
+        return self._asked - oldest <= self.settings.hidden_trials
 
-    def begin(self) -> tuple[int, Recipe]:
-        """Draw the next trial.
+    def ask(self) -> tuple[int, Recipe]:
+        """Begin the next trial.
 
         Returns:
             Its number, and what to train.
         """
-        with self._lock:
-            self.study.sampler = Drawn({})
-            trial = self.study.ask()
-            trial.set_user_attr("host", socket.gethostname())
+        with self._lock, quiet():
+            # The storage gives the trial its number first: it decides what the trial may see.
+            stored = self.study.ask()
+            stored.set_user_attr(attributes.HOST, self.host)
             trials = self.study.get_trials(deepcopy=False)
-            memory, params = memory_of(trials, trial.number, self._settings, self.study.study_name)
+            memory, params = in_memory_study(trials, stored.number, self.settings)
             if params:
                 memory.enqueue_trial(params)
-            drawn = memory.ask()
-            recipe = self._settings.space.suggest(drawn, self._settings.seed)
-            self.study.sampler.params = drawn.params
-            self._settings.space.suggest(trial)
-            trial.set_user_attr("parameters", parameters(recipe.spec))  # now it is complete
-            self._running[trial.number] = _Running(self._begun, trial, drawn, recipe.config.epochs)
-            self._begun += 1
-        self.beat()
-        return trial.number, recipe
+            in_memory = memory.ask()
+            recipe = self.settings.space.suggest(in_memory, self.settings.config.seed)
+            self.study.sampler = PartialFixedSampler(in_memory.params, RandomSampler())
+            self.settings.space.suggest(stored)
+            # Last: a process that is killed before leaves a trial that nobody takes for a whole one.
+            stored.set_user_attr(attributes.PARAMETER_COUNT, parameter_count(recipe.variant))
+            self._running[stored.number] = _Running(self._asked, stored, in_memory, recipe.config.epochs)
+            self._asked += 1
+        self.heartbeat()
+        return stored.number, recipe
 
-    def note(self, number: int, run_id: str) -> None:
-        """Write down the MLflow run of a trial."""
-        with self._lock:
-            self._running[number].stored.set_user_attr("run_id", run_id)
+    def set_run_id(self, number: int, run_id: str) -> None:
+        """Store which MLflow run trains a trial."""
+        with self.guarded(), self._lock:
+            self._running[number].stored.set_user_attr(attributes.RUN_ID, run_id)
 
-    def beat(self) -> None:
-        """Show other machines that the trials of this process are alive."""
-        with self._lock:
+    def heartbeat(self) -> None:
+        """Show other computers that the trials of this process are alive."""
+        with self.guarded(), self._lock:
             for running in self._running.values():
-                with suppress(optuna.exceptions.UpdateFinishedTrialError):
-                    running.stored.set_user_attr("alive", time.time())
+                with suppress(UpdateFinishedTrialError):  # another computer took this one for dead
+                    running.stored.set_user_attr(attributes.LAST_HEARTBEAT, self.clock())
 
-    def report(self, number: int, epoch: int, accuracy: float) -> None:
-        """Note what an epoch of a trial gave; it is compared with others at the same share of their epochs.
-
-        Raises:
-            Pruned: The trial is not worth more epochs.
-        """
-        self.beat()
-        if len(self._settings.objectives) > 1:
-            return
-        with self._lock:
-            running = self._running[number]
-            before, now = (TENTHS * done // running.epochs for done in (epoch - 1, epoch))
-            for tenth in range(before + 1, now + 1):
-                running.drawn.report(accuracy, tenth)
-                prune = running.drawn.should_prune()
-                try:
-                    running.stored.report(accuracy, tenth)
-                    self._keep_rungs(running)
-                except optuna.exceptions.UpdateFinishedTrialError:
-                    raise Pruned("this machine was silent for long: the trial was given to another") from None
-                if prune and epoch < running.epochs:
-                    raise Pruned(
-                        f"{self._settings.pruner} ended it after epoch {epoch} of {running.epochs} with "
-                        f"{accuracy:.2%}: at this share of their epochs the better trials before it had more"
-                    )
-
-    def end(self, number: int, state: TrialState, accuracy: float | None = None) -> None:
-        """Write down how a trial ended: COMPLETE with an accuracy, PRUNED, or FAIL."""
-        with self._lock:
-            running = self._running.pop(number)
-            values = self._values(running.stored, accuracy)
-            self.study.tell(running.stored, values, state, skip_if_finished=True)
-
-    def reclaim(self, outcome: Callable[[FrozenTrial], Outcome]) -> list[int]:
-        """Close the trials that a killed process has left, and those of machines gone silent.
-
-        What trained is tried again once: it may be what killed the process.
-
-        Args:
-            outcome: What became of a trial's training, as far as its run tells.
+    def report(self, number: int, epoch: int, accuracy: float) -> str | None:
+        """Report an epoch of a trial; the pruner compares it with others at the same share of their epochs.
 
         Returns:
-            Numbers of the trials that are to be tried again.
+            Why the trial is to end there; None if it is to go on.
         """
-        return self._close(outcome, killed=True)
+        self.heartbeat()
+        if len(self.settings.directions) > 1:  # Optuna prunes nothing there
+            return None
+        with self.guarded(), self._lock:
+            running = self._running[number]
+            # An epoch may complete several of the ten shares, or none; the pruner is to see each share once.
+            first, last = (REPORTS_PER_TRIAL * done // running.epochs for done in (epoch - 1, epoch))
+            for share in range(first + 1, last + 1):
+                running.in_memory.report(accuracy, share)
+                prune = running.in_memory.should_prune()
+                try:
+                    running.stored.report(accuracy, share)
+                    self._store_rungs(running)
+                except UpdateFinishedTrialError:
+                    return "this computer was silent for long: the trial was given to another"
+                if prune and epoch < running.epochs:  # after the last epoch nothing would be saved
+                    pruner = self.settings.config.pruner
+                    return (
+                        f"{pruner} ended it after epoch {epoch} of {running.epochs} with {accuracy:.2%}: "
+                        "at this share of their epochs the better trials before it had more"
+                    )
+        return None
 
-    def abandon(self, outcome: Callable[[FrozenTrial], Outcome]) -> list[int]:
-        """Close all trials of this process, which is interrupted; as ``reclaim``, but all are tried again."""
+    def tell(self, number: int, state: TrialState, accuracy: float | None = None) -> None:
+        """Store how a trial ended: COMPLETE with an accuracy, PRUNED, or FAIL."""
+        with self._lock:
+            stored = self._running.pop(number).stored
+            # Finished already: another computer took it for dead, and a repetition of it counts instead.
+            self.study.tell(stored, self._values(stored, accuracy), state, skip_if_finished=True)
+
+    def recover_orphans(self, result_of: Callable[[FrozenTrial], TrialResult]) -> list[int]:
+        """Close the trials of a process that was killed, and those of computers gone silent.
+
+        Args:
+            result_of: Infers a trial's result, as far as its MLflow run tells.
+
+        Returns:
+            Numbers of the trials that will be repeated.
+        """
+        return self._close(result_of, killed=True)
+
+    def release_own(self, result_of: Callable[[FrozenTrial], TrialResult]) -> list[int]:
+        """Close all trials of this process, which is interrupted; it does not count as a kill.
+
+        Args and result are those of ``recover_orphans``.
+        """
         self._running.clear()
-        return self._close(outcome, killed=False)
+        return self._close(result_of, killed=False)
 
-    def _close(self, outcome: Callable[[FrozenTrial], Outcome], *, killed: bool) -> list[int]:
+    def _close(self, result_of: Callable[[FrozenTrial], TrialResult], *, killed: bool) -> list[int]:
         with self._lock, quiet():
-            again = []
+            repeated = []
             for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
                 if trial.number in self._running or not self._is_orphan(trial):
                     continue
-                state, accuracy = outcome(trial)
+                state, accuracy = result_of(trial)
+                # Queued before it is told: killed in between, the next process finds the repetition queued.
                 if state == TrialState.FAIL and self._repeat(trial, killed):
-                    again.append(trial.number)
+                    repeated.append(trial.number)
                 self.study.tell(trial.number, self._values(trial, accuracy), state, skip_if_finished=True)
-            return again
+            return repeated
 
     def _values(self, trial: FrozenTrial | Trial, accuracy: float | None) -> list[float] | None:
-        """Of the objectives."""
+        """Return the values of the objectives."""
         if accuracy is None:
             return None
-        return [accuracy, float(trial.user_attrs["parameters"])][: len(self._settings.objectives)]
+        return [accuracy, float(trial.user_attrs[attributes.PARAMETER_COUNT])][
+            : len(self.settings.directions)
+        ]
 
     def _is_orphan(self, trial: FrozenTrial) -> bool:
-        begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-        silent = time.time() - trial.user_attrs.get("alive", begun) > GRACE
-        return silent or not self.shared or trial.user_attrs.get("host") == socket.gethostname()
+        asked = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+        silent = self.clock() - trial.user_attrs.get(attributes.LAST_HEARTBEAT, asked) > GRACE_PERIOD
+        return silent or not self.shared or trial.user_attrs.get(attributes.HOST) == self.host
 
     def _repeat(self, trial: FrozenTrial, killed: bool) -> bool:
-        """Queue a trial again, unless it was killed twice; what was not fully drawn is drawn anew instead."""
-        params = given(trial)
-        kills = trial.user_attrs.get("kills", 0) + int(killed and "run_id" in trial.user_attrs)
-        if not params or kills > 1:
+        """Queue a failed trial again, unless it was killed too often; return whether it will be repeated."""
+        params = params_of(trial)
+        # A kill before the training began was not the training's fault.
+        kills = trial.user_attrs.get(attributes.KILLS, 0) + int(
+            killed and attributes.RUN_ID in trial.user_attrs
+        )
+        if not params or kills > MOST_KILLS:
             return False
-        place = origin(trial)
-        if not any(
-            origin(each) == place for each in self.study.get_trials(deepcopy=False)[trial.number + 1 :]
-        ):
-            kept = {key: value for key, value in trial.user_attrs.items() if key == "variant"}
-            self.study.enqueue_trial(params, {**kept, "retry_of": place, "kills": kills})
+        slot = origin(trial)
+        later = self.study.get_trials(deepcopy=False)[trial.number + 1 :]
+        if all(origin(other) != slot for other in later):  # not queued by a process that was then killed
+            kept = {name: value for name, value in trial.user_attrs.items() if name == attributes.VARIANT}
+            again = {attributes.RETRY_OF: slot, attributes.KILLS: kills}
+            self.study.enqueue_trial(params, kept | again)
         return True
 
-    def _keep_rungs(self, running: _Running) -> None:
-        """Store Hyperband's rungs: later trials are compared with them."""
-        notes = running.drawn.study.get_trials(deepcopy=False)[running.drawn.number].system_attrs
-        for key, value in notes.items():
+    def _store_rungs(self, running: _Running) -> None:
+        """Copy Hyperband's rungs from memory into the storage: later trials are compared with them."""
+        twin = running.in_memory.study.get_trials(deepcopy=False)[running.in_memory.number]
+        for key, value in twin.system_attrs.items():
             if key.startswith("completed_rung"):
-                self._storage.set_trial_system_attr(running.stored._trial_id, key, value)
+                self.storage.set_trial_system_attr(running.stored._trial_id, key, value)
