@@ -7,10 +7,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-import torch
 
-from lenet_study.training.data_files import IMAGE_HEADER, LABEL_HEADER, DataFiles
-from lenet_study.training.dataset import Split
+from lenet_study.training.hardware import limit_spinning
+
+limit_spinning()  # before torch is imported: tests on two threads crawl beside busy processes otherwise
+
+import torch  # noqa: E402
+
+from lenet_study.training.data_files import IMAGE_HEADER, LABEL_HEADER, DataFiles  # noqa: E402
+from lenet_study.training.dataset import Split  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="session")

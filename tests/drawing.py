@@ -37,13 +37,14 @@ def assert_readable(figure):
     assert crowded == []
 
 
-def assert_global_state_stays(monkeypatch, module, draw):
-    """Neither importing the module nor drawing with it needs pyplot or changes matplotlib's settings."""
+def assert_global_state_stays(monkeypatch, module, draw, *further_modules):
+    """Neither importing the modules nor drawing with them needs pyplot or changes matplotlib's settings."""
     monkeypatch.delattr(matplotlib, "pyplot", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it now fails
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         before = matplotlib.rcParams.copy()
-        importlib.reload(module)
+        for imported in (module, *further_modules):
+            importlib.reload(imported)
         draw()
         assert matplotlib.rcParams.copy() == before

@@ -1,5 +1,7 @@
 """The picture of a variant: its shapes and counts are the model's, its orange the variant's change."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from drawing import assert_global_state_stays, assert_readable, colour, texts, words
@@ -7,8 +9,8 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 
 from lenet_study.evidence.figures import architecture
-from lenet_study.evidence.figures.charts import CHANGED
-from lenet_study.recipes.variants import VARIANTS
+from lenet_study.evidence.figures.style import CHANGED
+from lenet_study.recipes.variants import VARIANTS, Variant
 from lenet_study.training.model import LeNet
 
 every_variant = pytest.mark.parametrize("name", VARIANTS)
@@ -57,13 +59,13 @@ def test_it_shows_the_models_shapes_and_counts(name):
     figure = architecture.draw(name, VARIANTS[name])
     assert [text.split(" (was")[0] for text in row_of(figure, "output")] == shapes
     assert row_of(figure, "parameters") == [" + ".join(count) or "–" for count in counts]
-    said = "\n".join(words(figure))
+    written = "\n".join(words(figure))
     total = sum(parameter.numel() for parameter in model.parameters())
-    assert f"{total:,} parameters" in said
+    assert f"{total:,} parameters" in written
     for head in (model.aux_output1, model.aux_output2):
         parameters = head.weight.numel() + head.bias.numel()
-        assert f"{head.in_features:,} → 10 logits\n{parameters:,} parameters" in said
-    assert VARIANTS[name].change in said
+        assert f"{head.in_features:,} → 10 logits\n{parameters:,} parameters" in written
+    assert VARIANTS[name].change in written
 
 
 @pytest.mark.parametrize(
@@ -92,22 +94,55 @@ def test_it_shows_the_schedule():
     assert list(halved.get_data().values) == [1] * 5 + [0.5] * 5 + [0.25] * 5
 
 
-def test_it_draws_a_variant_added_to_the_table(monkeypatch):
-    variant = VARIANTS["v4"].__class__(
-        change="more of everything",
-        channels=(48, 96),
-        hidden_units=(300, 140),
-        batch_norm=True,
-        halve_learning_rate_every=2,
-    )
-    monkeypatch.setitem(VARIANTS, "v5", variant)
-    figure = architecture.draw("v5", variant)
+WIDER = Variant(
+    change="more of everything",
+    parent="v4",
+    channels=(48, 96),
+    hidden_units=(300, 140),
+    batch_norm=True,
+    halve_learning_rate_every=2,
+)
+
+
+def test_it_draws_a_variant_added_to_the_table():
+    figure = architecture.draw("v5", WIDER, {**VARIANTS, "v5": WIDER})
     changes = ["300 (was 200)", "48×28×28 (was 32)", "96×10×10 (was 64)"]
     assert orange(figure) == [
         *changes,
         "learning rate: halved every 2 epochs",
         "v5 = v4, but more of everything",
     ]
+
+
+def test_a_variant_is_drawn_as_a_change_of_its_parent_whatever_its_place_in_the_table():
+    variant = replace(VARIANTS["v2"], parent="v2", change="half of the inputs dropped", dropout=0.5)
+    figure = architecture.draw("v5", variant, {**VARIANTS, "v5": variant})
+    dropped = ["flatten, drop 0.5", "ReLU, drop 0.5", "ReLU, drop 0.5"]
+    assert orange(figure) == sorted([*dropped, "v5 = v2, but half of the inputs dropped"])
+    assert "333,970 parameters (v2: 333,970)" in words(figure)
+    assert any("Orange: changed from v2" in text for text in words(figure))
+
+
+def test_a_variant_of_another_table_is_drawn_beside_its_parent_there():
+    table = {"plain": VARIANTS["v3"]}
+    figure = architecture.draw("new", replace(WIDER, parent="plain"), table)
+    assert "new = plain, but more of everything" in words(figure)
+    assert orange(figure).count("batch norm") == 4
+
+
+def test_annealing_is_a_change_of_the_schedule():
+    variant = replace(VARIANTS["v1"], parent="v1", change="annealing", cosine_annealing=True)
+    figure = architecture.draw("v5", variant, {**VARIANTS, "v5": variant})
+    assert orange(figure) == ["learning rate: annealed along a half cosine", "v5 = v1, but annealing"]
+
+
+@pytest.mark.parametrize("parent", [None, "v9"], ids=["none", "unknown"])
+def test_without_a_parent_in_the_table_nothing_is_orange(parent):
+    figure = architecture.draw("lenet-7", replace(WIDER, parent=parent))
+    assert orange(figure) == []
+    assert CHANGED not in boxes(figure)
+    assert "lenet-7: more of everything" in words(figure)
+    assert not any("Orange" in text for text in words(figure))
 
 
 @every_variant

@@ -1,18 +1,30 @@
 """Scores of predictions: against values worked out by hand."""
 
+import os
 import subprocess
 import sys
 import warnings
+from dataclasses import asdict
 from math import exp, log, sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import lenet_study
 from lenet_study.evidence import export
-from lenet_study.evidence import predictions as evaluation
-from lenet_study.evidence.predictions import Predictions
+from lenet_study.evidence.predictions import (
+    Predictions,
+    auxiliary_scores,
+    confusion,
+    embedding,
+    interval,
+    per_class,
+    predict,
+    table,
+)
 from lenet_study.recipes.variants import VARIANTS
 from lenet_study.training.dataset import Normalisation, Split
 from lenet_study.training.loop import EVALUATION_BATCH
@@ -74,7 +86,7 @@ def random_split(count):
 @pytest.mark.parametrize("count", [1, EVALUATION_BATCH, 2 * EVALUATION_BATCH + 1])
 def test_predict_keeps_every_image_in_order(count):
     split, model = random_split(count), Fingerprint()
-    result = evaluation.predict(model, split, torch.device("cpu"))
+    result = predict(model, split, torch.device("cpu"))
     parts = (result.logits, result.features, result.first, result.second)
     for row, part in enumerate(parts, start=1):
         assert torch.equal(part, split.images[:, row, :10].float())
@@ -87,7 +99,7 @@ def test_predict_of_an_exported_model_equals_a_single_pass(tmp_path):
     model, normalise = LeNet(VARIANTS["baseline"], seed=0).eval(), Normalisation(0.3, 0.35)
     export.save_torchscript(export.exportable(model, normalise, {}), tmp_path / "model.pt")
     split = random_split(EVALUATION_BATCH + 10)
-    result = evaluation.predict(export.load_torchscript(tmp_path / "model.pt"), split, torch.device("cpu"))
+    result = predict(export.load_torchscript(tmp_path / "model.pt"), split, torch.device("cpu"))
     images = normalise(split.images)
     with torch.no_grad():
         logits, first, second = model.heads(images)
@@ -131,15 +143,15 @@ def test_interval_is_wilsons(correct, total):
     z, share = 1.959964, correct / total
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z * sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / (1 + z * z / total)
-    low, high = evaluation.interval(correct, total)
+    low, high = interval(correct, total)
     assert (low, high) == pytest.approx((centre - half, centre + half), abs=1e-7)
     assert 0 <= low <= share <= high <= 1
     assert type(low) is type(high) is float
 
 
 def test_interval_of_all_or_nothing_ends_there():
-    assert evaluation.interval(0, 10) == pytest.approx((0, 0.277533), abs=1e-6)  # z² / (n + z²)
-    assert evaluation.interval(10, 10) == pytest.approx((0.722467, 1), abs=1e-6)
+    assert interval(0, 10) == pytest.approx((0, 0.277533), abs=1e-6)  # z² / (n + z²)
+    assert interval(10, 10) == pytest.approx((0.722467, 1), abs=1e-6)
 
 
 # ---- confusion and scores ----
@@ -151,15 +163,15 @@ PREDICTED = [2, 4, 4, 4, 4, 4, 4, 6, 2, 6]
 
 
 def test_confusion_has_true_rows_and_predicted_columns():
-    counts = evaluation.confusion(predictions(TRUE, PREDICTED))
+    counts = confusion(predictions(TRUE, PREDICTED))
     assert counts.shape == (10, 10)
     assert np.issubdtype(counts.dtype, np.integer)
-    shown = {(int(row), int(column)): int(counts[row, column]) for row, column in np.argwhere(counts)}
-    assert shown == {(2, 2): 1, (2, 4): 2, (4, 4): 4, (6, 6): 1, (6, 2): 1, (8, 6): 1}
+    present = {(int(row), int(column)): int(counts[row, column]) for row, column in np.argwhere(counts)}
+    assert present == {(2, 2): 1, (2, 4): 2, (4, 4): 4, (6, 6): 1, (6, 2): 1, (8, 6): 1}
 
 
 def test_per_class_scores():
-    scores = evaluation.per_class(predictions(TRUE, PREDICTED))
+    scores = per_class(predictions(TRUE, PREDICTED))
     assert list(scores.columns) == ["class", "precision", "recall", "f1", "images"]
     assert list(scores["class"]) == list(CLASSES)
     expected = {  # precision, recall, F1, images
@@ -174,7 +186,7 @@ def test_per_class_scores():
 
 
 def test_auxiliary_scores():
-    scores = evaluation.auxiliary_scores(
+    scores = auxiliary_scores(
         predictions(
             [0, 1, 2, 3, 4],
             [9, 9, 9, 9, 9],  # the classifier has no say in these
@@ -182,12 +194,13 @@ def test_auxiliary_scores():
             second=[0, 1, 5, 9, 8],  # two right; three times the same as the first
         )
     )
-    assert scores == pytest.approx({"first_accuracy": 0.6, "second_accuracy": 0.4, "agreement": 0.6})
+    expected = {"first_accuracy": 0.6, "second_accuracy": 0.4, "agreement": 0.6}
+    assert asdict(scores) == pytest.approx(expected)
 
 
 def test_table_has_a_row_per_image():
     result = predictions([2, 4, 9], [2, 6, 9], first=[1, 6, 0], second=[2, 4, 9])
-    table = evaluation.table(result)
+    rows = table(result)
     total = exp(4) + 9
     expected = {
         "image": [0, 1, 2],
@@ -198,50 +211,50 @@ def test_table_has_a_row_per_image():
         "auxiliary_first": ["Trouser", "Shirt", "T-shirt/top"],
         "auxiliary_second": ["Pullover", "Coat", "Ankle boot"],
     }
-    assert list(table.columns) == list(expected)
+    assert list(rows.columns) == list(expected)
     for column, values in expected.items():
         if "probability" in column:
-            assert list(table[column]) == pytest.approx(values), column
+            assert list(rows[column]) == pytest.approx(values), column
         else:
-            assert list(table[column]) == values, column
+            assert list(rows[column]) == values, column
 
 
 def test_a_single_image_is_enough():
     result = predictions([3], [5], first=[3], second=[3])
-    (row,) = evaluation.table(result).itertuples(index=False)
+    (row,) = table(result).itertuples(index=False)
     assert (row.true, row.predicted, row.auxiliary_first) == ("Dress", "Sandal", "Dress")
-    assert evaluation.confusion(result)[3, 5] == 1
-    assert evaluation.auxiliary_scores(result)["agreement"] == 1
+    assert confusion(result)[3, 5] == 1
+    assert auxiliary_scores(result).agreement == 1
 
 
 # ---- embedding ----
 
 
-def clusters(each, units=20):
+def clusters(size, units=20):
     """Three groups far apart, one after the other."""
     generator = torch.Generator().manual_seed(0)
-    centres = 20 * torch.eye(3, units).repeat_interleave(each, 0)
-    return centres + torch.randn(3 * each, units, generator=generator)
+    centres = 20 * torch.eye(3, units).repeat_interleave(size, 0)
+    return centres + torch.randn(3 * size, units, generator=generator)
 
 
-@pytest.mark.parametrize("each", [4, 40])
-def test_embedding_keeps_clusters_apart(each):
-    points = evaluation.embedding(clusters(each), seed=0)
-    assert points.shape == (3 * each, 2)
+@pytest.mark.parametrize("size", [4, 40])
+def test_embedding_keeps_clusters_apart(size):
+    points = embedding(clusters(size), seed=0)
+    assert points.shape == (3 * size, 2)
     assert points.dtype == np.float32
     assert np.isfinite(points).all()
-    groups = points.reshape(3, each, 2)
+    groups = points.reshape(3, size, 2)
     centres = groups.mean(1)
     distance = np.linalg.norm(points[:, None] - centres, axis=-1)
-    assert (distance.argmin(1) == np.repeat(np.arange(3), each)).all()
+    assert (distance.argmin(1) == np.repeat(np.arange(3), size)).all()
 
 
 def test_embedding_depends_on_features_and_seed_alone():
     features = clusters(10)
     before = features.clone()
-    first = evaluation.embedding(features, seed=3)
+    first = embedding(features, seed=3)
     np.random.seed(1)  # numpy's global state is not involved
-    np.testing.assert_array_equal(first, evaluation.embedding(features, seed=3))
+    np.testing.assert_array_equal(first, embedding(features, seed=3))
     assert torch.equal(features, before)
 
 
@@ -252,5 +265,7 @@ def test_embedding_of_a_collapsed_model():
         "torch.set_num_threads(1);"
         "assert numpy.isfinite(embedding(torch.zeros(12, 84), seed=0)).all()"
     )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(Path(lenet_study.__file__).parents[1])}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, (done.returncode, done.stderr)

@@ -1,7 +1,8 @@
-"""Spec files: what is written is read again, and what is wrong is refused in one sentence."""
+"""Recipe files: what is written is read again, and what is wrong is refused in one sentence."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import optuna
 import pytest
@@ -9,16 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lenet_study.errors import UserError
-from lenet_study.recipes import recipe as specs
-from lenet_study.recipes.recipe import Recipe
-from lenet_study.recipes.variants import VARIANTS
-from lenet_study.search.space import Space
-from lenet_study.training.loop import TrainingConfig
+from lenet_study.recipes import recipe_file
+from lenet_study.recipes.recipe import PER_RUN, Recipe, TrainingConfig
+from lenet_study.recipes.recipe_file import RecipeChoice
+from lenet_study.recipes.variants import VARIANTS, Variant
 
+ROOT = Path(__file__).parents[2]
 SEARCHED = Recipe(
     name="lenet-7",
-    spec=replace(
-        VARIANTS["v4"], change="found by a search", dropout=0.25, optimizer="sgd", weight_decay=1e-4
+    variant=replace(
+        VARIANTS["v4"],
+        parent=None,
+        change="found by a search",
+        dropout=0.25,
+        optimizer="sgd",
+        weight_decay=1e-4,
     ),
     config=TrainingConfig(
         epochs=20, batch_size=64, learning_rate=0.02, auxiliary="joint", auxiliary_weight=0.1
@@ -28,137 +34,252 @@ SEARCHED = Recipe(
 
 @pytest.fixture
 def content():
-    return json.loads(SEARCHED.text())
+    return json.loads(recipe_file.dumps(SEARCHED))
 
 
 @pytest.fixture
 def written(tmp_path, content):
     def write(**changes):
-        path = tmp_path / "spec.json"
+        path = tmp_path / "recipe.json"
         path.write_text(json.dumps(content | changes))
         return str(path)
 
     return write
 
 
-def test_a_spec_file_gives_back_its_recipe(written):
-    given = TrainingConfig(seed=5, precision="bfloat16")
-    read = specs.read(written(), given)
-    assert read == replace(SEARCHED, config=replace(SEARCHED.config, seed=5, precision="bfloat16"))
-    assert read.searched
+def check(content):
+    """What is made of the content of a file."""
+    return recipe_file.loads(json.dumps(content), "recipe.json")
+
+
+def test_a_recipe_file_gives_back_its_recipe(written):
+    config = TrainingConfig(seed=5, precision="bfloat16")
+    recipe = recipe_file.read(written(), config)
+    assert recipe == replace(SEARCHED, config=replace(SEARCHED.config, seed=5, precision="bfloat16"))
+    assert recipe.searched
+
+
+def test_a_file_holds_name_variant_and_what_it_decides_of_the_configuration(content):
+    assert list(content) == ["name", "variant", "config"]
+    assert content["variant"].keys() == asdict(SEARCHED.variant).keys()
+    assert content["config"].keys() == asdict(SEARCHED.config).keys() - set(PER_RUN)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_file_of_a_variant_is_that_variant(name, tmp_path):
-    recipe = Recipe(name=name, spec=VARIANTS[name], config=TrainingConfig(epochs=3))
-    (tmp_path / "spec.json").write_text(recipe.text())
-    assert specs.chosen("v1", str(tmp_path / "spec.json"), TrainingConfig()) == recipe
+    recipe = Recipe(name=name, variant=VARIANTS[name], config=TrainingConfig(epochs=3))
+    path = tmp_path / "recipe.json"
+    path.write_text(recipe_file.dumps(recipe))
+    assert RecipeChoice(variant="v1", recipe=str(path)).load(TrainingConfig()) == recipe
     assert not recipe.searched
 
 
 def test_without_a_file_the_variant_counts():
     config = TrainingConfig(epochs=2)
-    expected = Recipe(name="v2", spec=VARIANTS["v2"], config=config)
-    assert specs.chosen("v2", "", config) == expected
+    expected = Recipe(name="v2", variant=VARIANTS["v2"], config=config)
+    assert RecipeChoice(variant="v2").load(config) == expected
 
 
 def test_what_the_file_decides_may_be_repeated_but_not_contradicted(written):
-    assert specs.read(written(), TrainingConfig(epochs=20)).config.epochs == 20
-    with pytest.raises(UserError, match=r"epochs=7 contradicts spec=.*, which says 20"):
-        specs.read(written(), TrainingConfig(epochs=7))
+    assert recipe_file.read(written(), TrainingConfig(epochs=20)).config.epochs == 20
+    with pytest.raises(UserError, match=r"epochs=7 contradicts recipe=.*, which says 20"):
+        recipe_file.read(written(), TrainingConfig(epochs=7))
 
 
-def test_digests_tell_recipes_apart_whatever_they_are_called():
-    same = replace(SEARCHED, name="other", spec=replace(SEARCHED.spec, change="other"))
-    assert same.digest() == SEARCHED.digest()
-    assert replace(SEARCHED, config=replace(SEARCHED.config, seed=9)).digest() == SEARCHED.digest()
-    assert replace(SEARCHED, config=replace(SEARCHED.config, epochs=9)).digest() != SEARCHED.digest()
-    assert replace(SEARCHED, spec=VARIANTS["v4"]).digest() != SEARCHED.digest()
+def test_fingerprints_tell_recipes_apart_whatever_they_are_called():
+    same = replace(SEARCHED, name="other", variant=replace(SEARCHED.variant, change="other", parent="v2"))
+    fingerprint = SEARCHED.fingerprint()
+    assert len(fingerprint) == 16
+    assert same.fingerprint() == fingerprint
+    assert replace(SEARCHED, config=replace(SEARCHED.config, seed=9)).fingerprint() == fingerprint
+    assert replace(SEARCHED, config=replace(SEARCHED.config, epochs=9)).fingerprint() != fingerprint
+    assert replace(SEARCHED, variant=VARIANTS["v4"]).fingerprint() != fingerprint
 
 
-def test_a_run_s_parameters_name_the_spec_and_of_a_searched_model_what_its_file_decides():
-    logged = SEARCHED.parameters(of_file=True)
-    assert logged["spec.dropout"] == 0.25
-    assert logged["spec.augmentation.shift"] == 0
-    assert logged["spec.epochs"] == 20
-    of_variant = Recipe(name="v4", spec=VARIANTS["v4"], config=TrainingConfig()).parameters(of_file=False)
-    assert logged.keys() - of_variant.keys() == {f"spec.{name}" for name in specs.CONFIG}
+def test_a_run_s_params_name_the_variant_s_fields_and_of_a_searched_model_what_its_file_decides():
+    logged = SEARCHED.params(from_file=True)
+    assert logged["variant.dropout"] == 0.25
+    assert logged["variant.augmentation.shift"] == 0
+    assert logged["recipe.epochs"] == 20
+    of_variant = Recipe(name="v4", variant=VARIANTS["v4"]).params(from_file=False)
+    decided = asdict(TrainingConfig()).keys() - set(PER_RUN)
+    assert logged.keys() - of_variant.keys() == {f"recipe.{name}" for name in decided}
+    assert of_variant.keys() <= logged.keys()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", '"v4"'])
-def test_what_is_no_spec_file_is_refused(text, tmp_path):
-    path = tmp_path / "spec.json"
+# ---- files of version 0.1 ----
+
+
+def test_a_file_with_the_old_keys_is_read(content):
+    former = {"name": content["name"], "spec": content["variant"], "protocol": content["config"]}
+    del former["spec"]["parent"]  # which it did not have
+    assert check(former) == SEARCHED
+
+
+def test_a_variant_s_old_file_is_the_variant_with_its_parent():
+    recipe = Recipe(name="v2", variant=VARIANTS["v2"])
+    former = json.loads(recipe_file.dumps(recipe))
+    former = {"name": "v2", "spec": former["variant"], "protocol": former["config"]}
+    del former["spec"]["parent"]
+    assert check(former) == recipe
+
+
+def test_the_searched_model_of_the_documentation_keeps_its_fingerprint():
+    text = (ROOT / "docs" / "searched.json").read_text()
+    assert recipe_file.loads(text, "searched.json").fingerprint() == "005c3305ed598c35"
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", '"v4"', "7", "[" * 100_000])
+def test_what_is_no_recipe_file_is_refused(text, tmp_path):
+    path = tmp_path / "recipe.json"
     path.write_text(text)
-    with pytest.raises(UserError, match="spec="):
-        specs.read(str(path), TrainingConfig())
+    with pytest.raises(UserError, match="recipe=") as error:
+        recipe_file.read(str(path), TrainingConfig())
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"cannot be read .* name the recipe.json of a run"):
+        recipe_file.read(str(path), TrainingConfig())
 
 
 @pytest.mark.parametrize("missing", [True, False])
 def test_a_missing_file_and_a_folder_are_refused(missing, tmp_path):
     path = tmp_path / "none.json" if missing else tmp_path
-    with pytest.raises(UserError, match=r"cannot be read .* name the spec.json of a run"):
-        specs.read(str(path), TrainingConfig())
+    with pytest.raises(UserError, match=r"cannot be read .* name the recipe.json of a run"):
+        recipe_file.read(str(path), TrainingConfig())
 
 
 WRONG = [
-    ("spec", "channels", [32]),
-    ("spec", "channels", [32, 0]),
-    ("spec", "channels", [32, 64.0]),
-    ("spec", "hidden_units", "200"),
-    ("spec", "batch_norm", 1),
-    ("spec", "batch_norm", "true"),
-    ("spec", "dropout", 1),
-    ("spec", "dropout", -0.1),
-    ("spec", "dropout", True),
-    ("spec", "optimizer", "lion"),
-    ("spec", "weight_decay", None),
-    ("spec", "halve_learning_rate_every", 0),
-    ("spec", "label_smoothing", float("nan")),
+    ("variant", "channels", [32]),
+    ("variant", "channels", [32, 0]),
+    ("variant", "channels", [32, 64.0]),
+    ("variant", "channels", [32, 64, 128]),
+    ("variant", "hidden_units", "200"),
+    ("variant", "batch_norm", 1),
+    ("variant", "batch_norm", "true"),
+    ("variant", "dropout", 1),
+    ("variant", "dropout", -0.1),
+    ("variant", "dropout", True),
+    ("variant", "dropout", "0.1"),
+    ("variant", "optimizer", "lion"),
+    ("variant", "weight_decay", None),
+    ("variant", "weight_decay", False),
+    ("variant", "halve_learning_rate_every", 0),
+    ("variant", "halve_learning_rate_every", True),
+    ("variant", "label_smoothing", float("nan")),
+    ("variant", "augmentation", None),
+    ("variant", "parent", 3),
     ("config", "epochs", 0),
+    ("config", "epochs", 3.5),
+    ("config", "epochs", True),
     ("config", "batch_size", 1),
     ("config", "learning_rate", 0),
+    ("config", "learning_rate", True),
+    ("config", "learning_rate", float("nan")),
     ("config", "learning_rate", float("inf")),
     ("config", "auxiliary", "both"),
 ]
 
 
-@pytest.mark.parametrize(("part", "field", "value"), WRONG, ids=[f"{w[1]}={w[2]}" for w in WRONG])
-def test_a_wrong_value_is_refused_by_name(part, field, value, content):
-    content[part][field] = value
-    with pytest.raises(UserError, match=field):
-        specs.parse(content, "spec.json")
+@pytest.mark.parametrize(("section", "field", "value"), WRONG, ids=[f"{w[1]}={w[2]}" for w in WRONG])
+def test_a_wrong_value_is_refused_by_name(section, field, value, content):
+    content[section][field] = value
+    with pytest.raises(UserError, match=rf"recipe.json: {section}\.{field}.* is refused .*: mend") as error:
+        check(content)
+    assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("part", ["spec", "config"])
-def test_missing_and_unknown_fields_are_refused(part, content):
-    first = next(iter(content[part]))
-    with pytest.raises(UserError, match=f"lacks {first}"):
-        specs.parse(content | {part: {k: v for k, v in content[part].items() if k != first}}, "spec.json")
-    with pytest.raises(UserError, match="unknown field depth"):
-        specs.parse(content | {part: content[part] | {"depth": 3}}, "spec.json")
+@pytest.mark.parametrize(("section", "field"), [("variant", "change"), ("variant", "channels")])
+def test_a_missing_field_without_default_is_refused(section, field, content):
+    del content[section][field]
+    with pytest.raises(UserError, match=rf"{section}\.{field} is refused \(Field required\)"):
+        check(content)
 
 
-@pytest.mark.parametrize("shift", [-1, 15, 0.5])
+def test_a_missing_variant_and_a_missing_name_are_refused(content):
+    for key in ("variant", "name"):
+        with pytest.raises(UserError, match=rf"{key} is refused \(Field required\)"):
+            check({name: value for name, value in content.items() if name != key})
+
+
+def test_a_missing_field_has_its_default(content):
+    """A file from before a field was there means what it meant then."""
+    del content["config"]["batch_size"], content["variant"]["dropout"]
+    recipe = check(content)
+    assert recipe.config == replace(SEARCHED.config, batch_size=32)
+    assert recipe.variant == replace(SEARCHED.variant, dropout=0.0)
+
+
+@pytest.mark.parametrize("section", ["variant", "config"])
+def test_unknown_fields_are_refused(section, content):
+    with pytest.raises(UserError, match=rf"{section}\.depth=3 is refused"):
+        check(content | {section: content[section] | {"depth": 3}})
+    with pytest.raises(UserError, match=r"depth=3 is refused"):
+        check(content | {"depth": 3})
+
+
+@pytest.mark.parametrize("name", PER_RUN)
+def test_what_is_chosen_for_each_run_is_refused(name, content):
+    value = getattr(TrainingConfig(), name)
+    with pytest.raises(UserError, match=rf"config\.{name} is no part of a recipe: name it on the command"):
+        check(content | {"config": content["config"] | {name: value}})
+
+
+@pytest.mark.parametrize("shift", [-1, 15, 0.5, True])
 def test_a_wrong_augmentation_is_refused(shift, content):
-    content["spec"]["augmentation"]["shift"] = shift
-    with pytest.raises(UserError, match="shift"):
-        specs.parse(content, "spec.json")
+    content["variant"]["augmentation"]["shift"] = shift
+    with pytest.raises(UserError, match=r"variant\.augmentation\.shift"):
+        check(content)
 
 
-@pytest.mark.parametrize("name", ["", "../x", "a\nb", 7, "x" * 101])
+@pytest.mark.parametrize("name", ["", "../x", "a\nb", "x" * 101])
 def test_what_is_no_name_is_refused(name, content):
     with pytest.raises(UserError, match="is no name"):
-        specs.parse(content | {"name": name}, "spec.json")
+        check(content | {"name": name})
+
+
+def test_a_number_is_no_name(content):
+    with pytest.raises(UserError, match="name=7 is refused"):
+        check(content | {"name": 7})
 
 
 def test_a_searched_model_cannot_take_a_variant_s_name(content):
     with pytest.raises(UserError, match="name=v4 is that of a variant"):
-        specs.parse(content | {"name": "v4"}, "spec.json")
+        check(content | {"name": "v4"})
+
+
+RECIPES = st.builds(
+    Recipe,
+    name=st.from_regex(r"[A-Z][\w .,+-]{0,20}", fullmatch=True),  # no variant begins so
+    variant=st.builds(Variant),
+    config=st.builds(
+        TrainingConfig,
+        learning_rate=st.floats(0, exclude_min=True, allow_infinity=False),
+        auxiliary_weight=st.floats(0, exclude_min=True, allow_infinity=False),
+        seed=st.just(0),
+        precision=st.just("float32"),
+    ),
+)
+
+
+@given(recipe=RECIPES)
+@settings(max_examples=50, deadline=None)
+def test_every_recipe_survives_its_file(recipe):
+    """Hypothesis reads types and ranges from the declarations, those of fields to come included."""
+    assert recipe_file.loads(recipe_file.dumps(recipe), "recipe.json") == recipe
 
 
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=50, deadline=None)
-def test_every_draw_survives_its_file(seed):
+def test_every_draw_of_a_search_survives_its_file(seed):
+    from lenet_study.search.space import Space
+
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
     recipe = Space(500_000, 30).suggest(study.ask())
-    assert specs.parse(json.loads(recipe.text()), "spec.json") == recipe
+    assert recipe_file.loads(recipe_file.dumps(recipe), "recipe.json") == recipe

@@ -8,6 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from bench.torchvision_import import import_torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -15,7 +16,6 @@ from PIL import Image
 from lenet_study.recipes.variants import Augmentation
 from lenet_study.training import augmentation as augment
 from lenet_study.training.augmentation import Draws
-from lenet_study.training.torchvision_import import import_torchvision
 
 import_torchvision()
 PIL = import_module("torchvision.transforms.functional")  # on PIL images: the report's path

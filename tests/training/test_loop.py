@@ -8,14 +8,19 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from conftest import toy_split
 from torch.nn.functional import cross_entropy
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from lenet_study.recipes.recipe import Recipe, TrainingConfig, variant_recipes
 from lenet_study.recipes.variants import VARIANTS, Augmentation
-from lenet_study.training import loop as training
-from lenet_study.training import optimizer_step as engine
+from lenet_study.training import loop
+from lenet_study.training.augmentation import AS_PUBLISHED
 from lenet_study.training.dataset import Normalisation, Split
-from lenet_study.training.loop import Epoch, TrainingConfig
+from lenet_study.training.history import Epoch
+from lenet_study.training.loop import EVALUATION_BATCH, FitResult
 from lenet_study.training.model import LeNet
+from lenet_study.training.optimizer_step import make_step
 
 CPU = torch.device("cpu")
 BRIEF = TrainingConfig(epochs=2, learning_rate=0.003)
@@ -23,11 +28,15 @@ every_variant = pytest.mark.parametrize("name", VARIANTS)
 with_and_without_norm = pytest.mark.parametrize("name", ["baseline", "v4"])
 
 
+def recipe_of(name="baseline", config=BRIEF, **changes):
+    """The recipe of a variant, or of one with changes."""
+    return Recipe(name=name, variant=replace(VARIANTS[name], **changes), config=config)
+
+
 def fit(name, train, validation, config=BRIEF, **options):
-    """A new model, always with the same initial weights, and its best epoch."""
+    """A new model, always with the same initial weights, and what its training gave."""
     model = LeNet(VARIANTS[name], seed=0)
-    best = training.fit(model, train, validation, VARIANTS[name], config, device=CPU, **options)
-    return model, best
+    return model, loop.fit(model, train, validation, recipe_of(name, config), device=CPU, **options)
 
 
 def same(one, other, only=""):
@@ -40,7 +49,7 @@ def same_trunk(one, other):
     return all(same(one, other, part) for part in ("first_wave", "second_wave", "classifier"))
 
 
-def scored_by_hand(model, split, train):
+def evaluated_by_hand(model, split, train):
     """Loss and accuracy of clean images, normalised by the training images."""
     pixels = train.images.numpy() / 255
     images = torch.from_numpy((split.images.numpy() / 255 - pixels.mean()) / pixels.std())
@@ -53,17 +62,16 @@ def scored_by_hand(model, split, train):
 
 @every_variant
 def test_fit_learns(name, toy_train, toy_validation):
-    epochs = []
-    config = replace(BRIEF, epochs=6)
-    _, best = fit(name, toy_train, toy_validation, config, on_epoch=epochs.append)
-    assert best.val_accuracy > 0.9
-    assert epochs[-1].train_accuracy > 0.9
-    assert epochs[-1].train_loss < 0.5 * epochs[0].train_loss
+    _, result = fit(name, toy_train, toy_validation, replace(BRIEF, epochs=6))
+    first, last = result.history[0], result.history[-1]
+    assert result.best.val_accuracy > 0.9
+    assert last.train_accuracy > 0.9
+    assert last.train_loss < 0.5 * first.train_loss
 
 
 @pytest.fixture(params=["baseline", "v4"])
 def spoilt(request, toy_train, toy_validation):
-    """A training whose weights are erased after epoch 3 of 5: model, best, epochs, weights."""
+    """A training whose weights are erased after epoch 3 of 5: model, result, epochs, weights."""
     epochs, weights = [], []
     model = LeNet(VARIANTS[request.param], seed=0)
 
@@ -75,33 +83,27 @@ def spoilt(request, toy_train, toy_validation):
                 for parameter in model.parameters():
                     parameter.zero_()
 
-    best = training.fit(
-        model,
-        toy_train,
-        toy_validation,
-        VARIANTS[request.param],
-        replace(BRIEF, epochs=5, learning_rate=0.0001),
-        device=CPU,
-        on_epoch=record_then_erase,
-    )
-    return model, best, epochs, weights
+    recipe = recipe_of(request.param, replace(BRIEF, epochs=5, learning_rate=0.0001))
+    result = loop.fit(model, toy_train, toy_validation, recipe, device=CPU, on_epoch=record_then_erase)
+    return model, result, epochs, weights
 
 
 def test_best_epoch_is_restored(spoilt, toy_train, toy_validation):
-    model, best, epochs, weights = spoilt
+    model, result, epochs, weights = spoilt
+    best = result.best
+    assert result == FitResult(best, tuple(epochs), Normalisation.of(toy_train.images))
+    assert result.stopped == ""
     accuracies = [epoch.val_accuracy for epoch in epochs]
     assert accuracies[0] < accuracies[2] > accuracies[-1]
     assert best is epochs[accuracies.index(max(accuracies))]
     assert same(model.state_dict(), weights[best.epoch - 1])
     assert not same(model.state_dict(), weights[-1])
-    normalise = Normalisation.of(toy_train.images)
-    assert training.evaluate(model, toy_validation, normalise) == (best.val_loss, best.val_accuracy)
+    assert loop.evaluate(model, toy_validation, result.normalisation) == (best.val_loss, best.val_accuracy)
 
 
 def test_earliest_epoch_wins_a_tie(toy_train, toy_validation):
-    epochs = []
-    config = replace(BRIEF, epochs=4)
-    _, best = fit("baseline", toy_train, toy_validation, config, on_epoch=epochs.append)
+    _, result = fit("baseline", toy_train, toy_validation, replace(BRIEF, epochs=4))
+    best, epochs = result.best, result.history
     tied = [epoch for epoch in epochs if epoch.val_accuracy == best.val_accuracy]
     assert len(tied) > 1
     assert best is tied[0]
@@ -142,8 +144,8 @@ def test_last_epoch_stays_without_validation(toy_train):
         epochs.append(epoch)
         weights.append(deepcopy(model.state_dict()))
 
-    variant, config = VARIANTS["v4"], replace(BRIEF, epochs=3)
-    best = training.fit(model, toy_train, None, variant, config, device=CPU, on_epoch=record)
+    recipe = recipe_of("v4", replace(BRIEF, epochs=3))
+    best = loop.fit(model, toy_train, None, recipe, device=CPU, on_epoch=record).best
     assert best is epochs[-1]
     assert (best.epoch, best.val_loss, best.val_accuracy) == (3, None, None)
     assert same(model.state_dict(), weights[-1])
@@ -180,6 +182,35 @@ def test_exception_from_on_epoch_ends_the_training(toy_train, toy_validation):
     assert calls == [1, 2]
 
 
+@with_and_without_norm
+def test_a_reason_from_on_epoch_ends_the_training_there(name, toy_train, toy_validation):
+    """The best epoch so far is restored, and the reason handed on."""
+    model, weights = LeNet(VARIANTS[name], seed=0), []
+
+    def stop(epoch):
+        weights.append(deepcopy(model.state_dict()))
+        with torch.no_grad():  # so that the first epoch stays the best
+            for parameter in model.parameters():
+                parameter.zero_()
+        return "others are better" if epoch.epoch == 3 else None
+
+    recipe = recipe_of(name, replace(BRIEF, epochs=6))
+    result = loop.fit(model, toy_train, toy_validation, recipe, device=CPU, on_epoch=stop)
+    assert result.stopped == "others are better"
+    assert [epoch.epoch for epoch in result.history] == [1, 2, 3]
+    assert result.best is max(result.history, key=lambda epoch: epoch.val_accuracy)
+    assert result.best.epoch < 3
+    assert same(model.state_dict(), weights[result.best.epoch - 1])
+    assert not any(module.training for module in model.modules())
+    best = result.best.val_loss, result.best.val_accuracy
+    assert loop.evaluate(model, toy_validation, result.normalisation) == best
+
+
+def test_a_reason_after_the_last_epoch_counts(toy_train):
+    _, result = fit("baseline", toy_train, None, replace(BRIEF, epochs=1), on_epoch=lambda epoch: "late")
+    assert (result.stopped, len(result.history)) == ("late", 1)
+
+
 @pytest.mark.parametrize("trains", [False, True])
 def test_losses_are_means_over_images(trains):
     """Nine images in batches of 7 and 2."""
@@ -193,17 +224,17 @@ def test_losses_are_means_over_images(trains):
         labels[:7] = logits[:7].argmin(1)  # the large one wrong
     batches = zip(images.split(7), labels.split(7), strict=True)
     stay = torch.optim.SGD(model.parameters(), lr=0.0)
-    step = engine.make_step(partial(training.training_loss, model, BRIEF), model, stay) if trains else None
-    loss, accuracy = training.run_epoch(model, batches, step)
+    step = make_step(partial(loop.training_loss, model, recipe_of()), model, stay) if trains else None
+    loss, accuracy = loop.run_epoch(model, batches, step)
     assert accuracy == pytest.approx(2 / 9)
     assert loss == pytest.approx(cross_entropy(logits, labels).item(), rel=1e-5)
 
 
 @with_and_without_norm
-def test_scoring_leaves_the_model_as_it_is(name, toy_validation):
+def test_evaluating_leaves_the_model_as_it_is(name, toy_validation):
     model = LeNet(VARIANTS[name], seed=0)
     before = deepcopy(model.state_dict())
-    training.evaluate(model, toy_validation, Normalisation.of(toy_validation.images))
+    loop.evaluate(model, toy_validation, Normalisation.of(toy_validation.images))
     assert same(model.state_dict(), before)
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -214,24 +245,23 @@ def test_validation_images_are_clean(name, toy_train, toy_validation):
     by_hand, reported = [], []
 
     def rescore(epoch):
-        by_hand.append(scored_by_hand(model, toy_validation, toy_train))
+        by_hand.append(evaluated_by_hand(model, toy_validation, toy_train))
         reported.append((epoch.val_loss, epoch.val_accuracy))
 
-    options = {"device": CPU, "on_epoch": rescore}
-    training.fit(model, toy_train, toy_validation, VARIANTS[name], BRIEF, **options)
+    loop.fit(model, toy_train, toy_validation, recipe_of(name), device=CPU, on_epoch=rescore)
     assert len(reported) == 2
     np.testing.assert_allclose(reported, by_hand, rtol=1e-4, atol=1e-6)
 
 
-def test_validation_larger_than_a_batch(monkeypatch, toy_train, toy_validation):
+def test_validation_larger_than_a_batch(toy_train):
     model, _ = fit("v4", toy_train, None)
-    monkeypatch.setattr(training, "EVALUATION_BATCH", 25)
-    scored = training.evaluate(model, toy_validation, Normalisation.of(toy_train.images))
-    by_hand = scored_by_hand(model, toy_validation, toy_train)
-    np.testing.assert_allclose(scored, by_hand, rtol=1e-4, atol=1e-6)
+    validation = toy_split(2 * EVALUATION_BATCH + 50, seed=2, level=200)
+    evaluated = loop.evaluate(model, validation, Normalisation.of(toy_train.images))
+    by_hand = evaluated_by_hand(model, validation, toy_train)
+    np.testing.assert_allclose(evaluated, by_hand, rtol=1e-4, atol=1e-6)
 
 
-@every_variant
+@pytest.mark.parametrize("name", ["baseline", "v1", "v2", "v3", "v4"])
 def test_learning_rate_is_that_of_step_lr(name):
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.001)
     halve_every = 1000 if name == "baseline" else 5
@@ -241,19 +271,20 @@ def test_learning_rate_is_that_of_step_lr(name):
         expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
-    rates = [training.learning_rate_at(n, VARIANTS[name], TrainingConfig()) for n in range(1, 16)]
+    recipe = variant_recipes(TrainingConfig())[name]
+    rates = [loop.learning_rate_at(epoch, recipe) for epoch in range(1, 16)]
     assert rates == expected
     assert len(set(rates)) == (1 if name == "baseline" else 3)
 
 
 def test_annealing_follows_half_a_cosine_and_multiplies_with_halving():
-    variant = replace(VARIANTS["baseline"], cosine_annealing=True)
     config = TrainingConfig(epochs=4, learning_rate=0.1)
-    rates = [training.learning_rate_at(n, variant, config) for n in range(1, 5)]
+    annealed = recipe_of("baseline", config, cosine_annealing=True)
+    rates = [loop.learning_rate_at(epoch, annealed) for epoch in range(1, 5)]
     half = 0.5**0.5 / 2
     assert rates == pytest.approx([0.1, 0.1 * (0.5 + half), 0.05, 0.1 * (0.5 - half)])
-    both = replace(variant, halve_learning_rate_every=2)
-    assert training.learning_rate_at(3, both, config) == pytest.approx(0.025)
+    both = recipe_of("baseline", config, cosine_annealing=True, halve_learning_rate_every=2)
+    assert loop.learning_rate_at(3, both) == pytest.approx(0.025)
 
 
 SEARCHED = {
@@ -265,15 +296,22 @@ SEARCHED = {
 }
 
 
+def weights_of(recipe, images, torch_seed):
+    torch.manual_seed(torch_seed)  # on which nothing may depend
+    model = LeNet(recipe.variant, seed=0)
+    loop.fit(model, images, None, recipe, device=CPU)
+    return list(model.state_dict().values())
+
+
+@pytest.fixture(scope="module")
+def plain(toy_train):
+    """The weights of v4 as it is."""
+    return weights_of(recipe_of("v4"), toy_train, 0)
+
+
 @pytest.mark.parametrize("change", SEARCHED.values(), ids=SEARCHED)
-def test_what_a_search_may_change_changes_the_weights_and_can_be_repeated(change, toy_train):
-    weights = []
-    for variant in (VARIANTS["v4"], *[replace(VARIANTS["v4"], **change)] * 2):
-        torch.manual_seed(len(weights))  # which nothing may depend on
-        model = LeNet(variant, seed=0)
-        training.fit(model, toy_train, None, variant, BRIEF, device=CPU)
-        weights.append(list(model.state_dict().values()))
-    plain, once, again = weights
+def test_what_a_search_may_change_changes_the_weights_and_can_be_repeated(change, plain, toy_train):
+    once, again = (weights_of(recipe_of("v4", **change), toy_train, seed) for seed in (1, 2))
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(plain, once, strict=True))
 
@@ -282,8 +320,8 @@ def test_smoothing_spreads_the_target():
     model = LeNet(VARIANTS["baseline"], seed=0)
     images = torch.rand(8, 1, 28, 28)
     labels = torch.arange(8)
-    config = TrainingConfig(auxiliary="untrained")
-    loss, logits = training.training_loss(model, config, images, labels, label_smoothing=0.2)
+    recipe = recipe_of("baseline", TrainingConfig(auxiliary="untrained"), label_smoothing=0.2)
+    loss, logits = loop.training_loss(model, recipe, images, labels)
     target = torch.full((8, 10), 0.02) + 0.8 * torch.eye(10)[:8]
     assert loss.item() == pytest.approx(-(target * logits.log_softmax(1)).sum(1).mean().item(), rel=1e-5)
 
@@ -298,21 +336,22 @@ def test_dropout_drops_in_training_alone():
     assert not torch.equal(model(images), model(images))
 
 
-def test_optimizer_uses_the_learning_rate(monkeypatch, toy_train):
+def test_optimizer_uses_the_learning_rate(toy_train):
     used, reported = [], []
 
-    class Recording(torch.optim.Adam):
-        def step(self, closure=None):
-            used.append(self.param_groups[0]["lr"])
-            return super().step(closure)
+    def record(optimizer, arguments, options):
+        used.append(optimizer.param_groups[0]["lr"])
 
-    monkeypatch.setattr(torch.optim, "Adam", Recording)
-    variant = replace(VARIANTS["v1"], halve_learning_rate_every=2)
     config = TrainingConfig(epochs=3, batch_size=100, learning_rate=0.004)
-    training.fit(
-        LeNet(variant, seed=0), toy_train, None, variant, config, device=CPU,
-        on_epoch=lambda epoch: reported.append(epoch.learning_rate),
-    )  # fmt: skip
+    recipe = recipe_of("v1", config, halve_learning_rate_every=2)
+    hook = register_optimizer_step_pre_hook(record)
+    try:
+        loop.fit(
+            LeNet(recipe.variant, seed=0), toy_train, None, recipe, device=CPU,
+            on_epoch=lambda epoch: reported.append(epoch.learning_rate),
+        )  # fmt: skip
+    finally:
+        hook.remove()
     assert reported == [0.004, 0.004, 0.002]
     assert used == [0.004] * 4 + [0.002] * 2
 
@@ -328,8 +367,10 @@ def threads(request):
 @with_and_without_norm
 @pytest.mark.usefixtures("threads")
 def test_seed_alone_decides_the_weights(name, toy_train, toy_validation):
+    train = toy_train.subset(np.arange(70))  # few: two threads are slow beside busy processes
+
     def weights(seed):
-        return fit(name, toy_train, toy_validation, replace(BRIEF, seed=seed))[0].state_dict()
+        return fit(name, train, toy_validation, replace(BRIEF, seed=seed))[0].state_dict()
 
     torch.manual_seed(1)
     once = weights(0)
@@ -344,12 +385,12 @@ def test_bfloat16_learns_in_steps_of_lower_precision_and_validates_in_float32(
 ):
     config = replace(BRIEF, epochs=6)
     exact, _ = fit(name, toy_train, toy_validation, config)
-    model, best = fit(name, toy_train, toy_validation, replace(config, precision="bfloat16"))
+    model, result = fit(name, toy_train, toy_validation, replace(config, precision="bfloat16"))
     assert not same(exact.state_dict(), model.state_dict())
     assert {value.dtype for value in model.state_dict().values()} <= {torch.float32, torch.int64}
-    assert best.val_accuracy > 0.9
-    scored = training.evaluate(model, toy_validation, Normalisation.of(toy_train.images))
-    assert scored == (best.val_loss, best.val_accuracy)
+    assert result.best.val_accuracy > 0.9
+    evaluated = loop.evaluate(model, toy_validation, Normalisation.of(toy_train.images))
+    assert evaluated == (result.best.val_loss, result.best.val_accuracy)
 
 
 def pool_last(model):
@@ -363,7 +404,7 @@ def pool_last(model):
 def test_pooling_before_relu_gives_the_reports_weights_bit_for_bit(name, toy_train, toy_validation):
     ours, _ = fit(name, toy_train, toy_validation)
     theirs = pool_last(LeNet(VARIANTS[name], seed=0))
-    training.fit(theirs, toy_train, toy_validation, VARIANTS[name], BRIEF, device=CPU)
+    loop.fit(theirs, toy_train, toy_validation, recipe_of(name), device=CPU)
     assert [type(layer).__name__ for layer in theirs.first_wave][-2:] == ["ReLU", "MaxPool2d"]
     assert same(ours.state_dict(), theirs.state_dict())
 
@@ -398,7 +439,7 @@ def test_training_loss(auxiliary, weight, toy_train):
     model = LeNet(VARIANTS["baseline"], seed=0)
     images, labels = Normalisation.of(toy_train.images)(toy_train.images), toy_train.labels
     config = TrainingConfig(auxiliary=auxiliary, auxiliary_weight=weight if auxiliary == "joint" else 9)
-    loss, logits = training.training_loss(model, config, images, labels)
+    loss, logits = loop.training_loss(model, recipe_of("baseline", config), images, labels)
     heads = [cross_entropy(head, labels) for head in model.auxiliary(images)]
     expected = cross_entropy(model(images), labels) + weight * sum(heads)
     assert torch.equal(logits, model(images))
@@ -408,8 +449,8 @@ def test_training_loss(auxiliary, weight, toy_train):
 @with_and_without_norm
 def test_last_batch_of_one_image(name, toy_train, toy_validation):
     train = toy_train.subset(np.arange(65))
-    model, best = fit(name, train, toy_validation)
-    assert np.isfinite([best.train_loss, best.val_loss]).all()
+    model, result = fit(name, train, toy_validation)
+    assert np.isfinite([result.best.train_loss, result.best.val_loss]).all()
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
@@ -419,9 +460,10 @@ def numbered(toy_train):
     return Split(toy_train.images, torch.arange(len(toy_train)))
 
 
-def batches_of(split, epoch=1, **changes):
+def batches_of(split, epoch=1, augmentation=AS_PUBLISHED, chunk=loop.AUGMENTATION_CHUNK, **changes):
     normalise = Normalisation.of(split.images)
-    return list(training.training_batches(split, normalise, replace(BRIEF, **changes), epoch))
+    recipe = recipe_of("baseline", replace(BRIEF, **changes), augmentation=augmentation)
+    return list(loop.training_batches(split, normalise, recipe, epoch, chunk))
 
 
 def rows_of(batches):
@@ -430,9 +472,8 @@ def rows_of(batches):
 
 @pytest.mark.parametrize("chunk", [2000, 64, 10])
 @pytest.mark.parametrize("size", [2, 32, 48, 500])
-def test_an_epoch_covers_every_image_once(numbered, monkeypatch, chunk, size):
-    monkeypatch.setattr(training, "AUGMENTATION_CHUNK", chunk)
-    batches = batches_of(numbered, batch_size=size)
+def test_an_epoch_covers_every_image_once(numbered, chunk, size):
+    batches = batches_of(numbered, chunk=chunk, batch_size=size)
     assert rows_of(batches).sort().values.tolist() == list(range(200))
     assert all(len(labels) == size for _, labels in batches[:-1])
     for images, labels in batches:
@@ -451,11 +492,10 @@ def test_order_and_augmentation_depend_on_seed_and_epoch_alone(numbered):
         assert not torch.equal(rows_of(once), rows_of(other))
 
 
-def test_images_keep_their_labels(numbered, monkeypatch):
-    monkeypatch.setattr(training.augment, "augment", lambda images, generator, strength: images)
-    monkeypatch.setattr(training, "AUGMENTATION_CHUNK", 64)
+def test_images_keep_their_labels(numbered):
+    unchanged = Augmentation(flip=0, jitter=0, autocontrast=0, solarize=0)
     clean = Normalisation.of(numbered.images)(numbered.images)
-    for images, labels in batches_of(numbered):
+    for images, labels in batches_of(numbered, augmentation=unchanged, chunk=64):
         assert torch.equal(images, clean[labels])
 
 
@@ -478,7 +518,7 @@ def test_training_leaves_the_images_as_they_are(toy_train, toy_validation):
 
 def test_every_seed_and_epoch_has_its_own_generator():
     seeds = {
-        training.epoch_generator(seed, epoch, CPU).initial_seed()
+        loop.epoch_generator(seed, epoch, CPU).initial_seed()
         for seed, epoch in product(range(20), range(1, 21))
     }
     assert len(seeds) == 400

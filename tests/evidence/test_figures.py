@@ -4,7 +4,8 @@ import numpy as np
 from drawing import assert_global_state_stays, assert_readable, colour, words
 from matplotlib.colors import to_hex
 
-from lenet_study.evidence.figures import charts as figures
+from lenet_study.evidence import figures
+from lenet_study.evidence.figures import evaluation_charts, style, training_curves
 from lenet_study.recipes.variants import VARIANTS
 from lenet_study.training.history import Epoch
 from lenet_study.training.model import CLASSES
@@ -63,9 +64,9 @@ def test_curves_draw_every_number():
     for axes, metric in ((loss, "loss"), (accuracy, "accuracy")):
         drawn = {line.get_linestyle(): line for line in axes.lines}
         assert len(axes.lines) == 2
-        for style, kind in (("--", "train"), ("-", "val")):
-            assert list(drawn[style].get_xdata()) == [1, 2, 3, 4]
-            assert list(drawn[style].get_ydata()) == [getattr(e, f"{kind}_{metric}") for e in epochs]
+        for dashes, kind in (("--", "train"), ("-", "val")):
+            assert list(drawn[dashes].get_xdata()) == [1, 2, 3, 4]
+            assert list(drawn[dashes].get_ydata()) == [getattr(e, f"{kind}_{metric}") for e in epochs]
         assert drawn["-"].get_linewidth() > drawn["--"].get_linewidth()
 
 
@@ -83,6 +84,7 @@ def test_curves_keep_a_variants_colour():
 def test_every_variant_and_fold_has_its_own_colour():
     assert set(figures.COLOURS) == set(VARIANTS)
     assert len(set(figures.COLOURS.values())) == len(VARIANTS)
+    assert len(set(style.PALETTE)) == len(style.PALETTE) >= 8  # so that further variants have one, too
     folds = {f"fold {fold}": history(2) for fold in range(1, 11)}
     lines = figures.curves(folds).axes[0].lines
     looks = {(colour(line), line.get_marker()) for line in lines}
@@ -100,9 +102,9 @@ def test_curves_mark_the_best_epoch():
 
 
 def test_curves_of_one_training_say_its_best_values():
-    said = words(figures.curves({"v1": history(4)}, {"v1": 3}))
-    assert "★ best epoch 3: 0.5000" in said
-    assert "★ best epoch 3: 73.00%" in said
+    written = words(figures.curves({"v1": history(4)}, {"v1": 3}))
+    assert "★ best epoch 3: 0.5000" in written
+    assert "★ best epoch 3: 73.00%" in written
 
 
 def test_curves_of_a_single_epoch_are_visible():
@@ -149,11 +151,11 @@ def cells(axes):
 def test_confusion_rows_are_true_classes():
     figure = figures.confusion_matrix(confusion(), title="v2 on test")
     axes = figure.axes[0]
-    shown = {place: text for place, (text, _) in cells(axes).items()}
-    assert shown[6, 6] == "900\n75.0%"
-    assert shown[6, 4] == "300\n25.0%"
-    assert shown[0, 0] == "1,200\n100.0%"
-    assert shown[4, 6] == shown[8, 8] == ""
+    written = {place: text for place, (text, _) in cells(axes).items()}
+    assert written[6, 6] == "900\n75.0%"
+    assert written[6, 4] == "300\n25.0%"
+    assert written[0, 0] == "1,200\n100.0%"
+    assert written[4, 6] == written[8, 8] == ""
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
         assert [label.get_text() for label in labels] == list(CLASSES)
@@ -168,8 +170,8 @@ def test_comparison_is_after_minus_before():
     figure = figures.confusion_comparison(before, after, ("v1", "v2"))
     first, second, difference = (cells(axes) for axes in figure.axes)
     assert (first[0, 1][0], second[1, 2][0]) == ("10.0", "25.0")
-    shown = {place: text for place, (text, _) in difference.items() if text}
-    assert shown == {(0, 0): "+10.0", (0, 1): "-10.0", (1, 1): "-25.0", (1, 2): "+25.0"}
+    written = {place: text for place, (text, _) in difference.items() if text}
+    assert written == {(0, 0): "+10.0", (0, 1): "-10.0", (1, 1): "-25.0", (1, 2): "+25.0"}
     red, blue = 0, 2
     for place, better in (((0, 0), True), ((0, 1), True), ((1, 1), False), ((1, 2), False)):
         rgba = difference[place][1]
@@ -190,7 +192,7 @@ def test_tsne_names_classes_and_counts_mistakes():
     *points, crosses = figure.axes[0].collections
     np.testing.assert_array_equal(points[3].get_offsets(), embedding[labels == 3])
     np.testing.assert_array_equal(crosses.get_offsets(), embedding[[1, 5]])
-    assert len({to_hex(each.get_facecolor()[0]) for each in points}) == 10
+    assert len({to_hex(point.get_facecolor()[0]) for point in points}) == 10
     names = {text.get_text(): text.get_position() for text in figure.axes[0].texts}
     assert names == {CLASSES[k]: (10 * k, -k) for k in range(9)}
     assert "misclassified\n(2 of 27)" in words(figure.legends[0])
@@ -200,11 +202,11 @@ def test_predictions_tell_right_from_wrong_without_colour():
     images = np.arange(9, dtype=np.uint8)[:, None, None].repeat(28, 1).repeat(28, 2)
     labels, predicted = np.full(9, 6), np.array([6] * 7 + [4, 6])
     figure = figures.predictions(images, labels, predicted, np.linspace(0.2, 1, 9))
-    shown = [axes for axes in figure.axes if axes.axison]
-    assert [axes.images[0].get_array()[0, 0] for axes in shown] == list(range(9))
-    assert shown[0].get_title() == "✓ Shirt 20%"
-    assert shown[7].get_title() == "✗ Coat 90%\ntrue: Shirt"
-    right, wrong = (shown[i].spines["left"] for i in (0, 7))
+    panels = [axes for axes in figure.axes if axes.axison]
+    assert [axes.images[0].get_array()[0, 0] for axes in panels] == list(range(9))
+    assert panels[0].get_title() == "✓ Shirt 20%"
+    assert panels[7].get_title() == "✗ Coat 90%\ntrue: Shirt"
+    right, wrong = (panels[i].spines["left"] for i in (0, 7))
     assert right.get_edgecolor() != wrong.get_edgecolor()
     assert wrong.get_linewidth() > right.get_linewidth()
     assert "8 of 9 correct" in figure.get_suptitle()
@@ -220,7 +222,7 @@ def test_auxiliary_draws_each_heads_probabilities():
         (bars,) = axes.containers
         np.testing.assert_allclose([bar.get_width() for bar in bars], values)
         colours = [bar.get_facecolor() for bar in bars]
-        assert [colours.count(each) for each in colours].index(1) == values.argmax()
+        assert [colours.count(one) for one in colours].index(1) == values.argmax()
     assert [label.get_text() for label in panels[0].get_yticklabels()] == list(CLASSES)
     assert panels[0].yaxis_inverted()
 
@@ -229,8 +231,8 @@ def test_augmentation_has_a_row_per_image():
     originals = np.full((2, 28, 28), [[[10]], [[20]]], dtype=np.uint8)
     augmented = originals[:, None] + np.arange(1, 4, dtype=np.uint8)[:, None, None]
     figure = figures.augmentation(originals, augmented)
-    shown = np.array([axes.images[0].get_array()[0, 0] for axes in figure.axes]).reshape(2, 4)
-    assert shown.tolist() == [[10, 11, 12, 13], [20, 21, 22, 23]]
+    levels = np.array([axes.images[0].get_array()[0, 0] for axes in figure.axes]).reshape(2, 4)
+    assert levels.tolist() == [[10, 11, 12, 13], [20, 21, 22, 23]]
     assert words(figure) == ["original", "augmented 1", "augmented 2", "augmented 3"]
     assert {axes.images[0].get_clim() for axes in figure.axes} == {(0, 255)}
 
@@ -244,4 +246,5 @@ def test_nothing_is_cut_off_and_nothing_overlaps():
 
 
 def test_global_state_stays_as_it_was(monkeypatch):
-    assert_global_state_stays(monkeypatch, figures, lambda: list(pictures()))
+    modules = (training_curves, evaluation_charts, figures)
+    assert_global_state_stays(monkeypatch, style, lambda: list(pictures()), *modules)
