@@ -185,11 +185,7 @@ class DataFiles:
         for source, fetch in self.sources.items():
             print(f"Fetching Fashion-MNIST (30 MB) into {self.folder} with {source}", flush=True)
             try:
-                # Moved when all are there: an interrupted download leaves nothing that looks like data.
-                with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as temporary:
-                    fetch(Path(temporary), list(self.sha256))
-                    for name in self.sha256:
-                        Path(temporary, name).replace(self.folder / name)
+                self._fetch_from(fetch)
                 return f"{self.folder} (fetched with {source})"
             except (OSError, EOFError, zlib.error, subprocess.SubprocessError) as error:
                 if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -203,6 +199,16 @@ class DataFiles:
             f"({'; '.join(failures)}): put the four files there, or name their folder with data_dir or "
             f"{ENVIRONMENT_VARIABLE}, or `apt-get install {DEBIAN_PACKAGE}`"
         )
+
+    def _fetch_from(self, source: Source) -> None:
+        """Fetch all files from a source; what was cut off or tampered with never gets into the folder."""
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as temporary:
+            source(Path(temporary), list(self.sha256))
+            for name, sha256 in self.sha256.items():
+                if hashlib.sha256(Path(temporary, name).read_bytes()).hexdigest() != sha256:
+                    raise OSError(f"{name} has a wrong SHA-256")
+            for name in self.sha256:
+                Path(temporary, name).replace(self.folder / name)
 
     def _read(self, name: str) -> bytes:
         path = self._path(name)
