@@ -146,7 +146,7 @@ lock: $(DEV) ## pin everything that the requirements*.in files need
 	@! grep -H '^nvidia-' requirements*.txt || { echo "uv found no CPU build of torch: set UV_FIND_LINKS"; false; }
 
 clean: ## delete the virtual environment and caches
-	rm -rf .venv .venv-bench .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-bench .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-store: ## delete all local runs, models and searches
