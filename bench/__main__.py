@@ -14,46 +14,58 @@ import click
 import pandas as pd
 import torch
 
-from bench import costs, growth, speed
+from bench import costs, growth, neighbours, speed, steps
 from lenet_study.recipes.variants import VARIANTS
-from lenet_study.training import fashion_mnist as data
-from lenet_study.training.hardware import Hardware, cores
+from lenet_study.training.data_files import DataFiles
+from lenet_study.training.hardware import cores
 
 STUDY = ("study", "--epochs", "1", "--folds", "2")
 SEARCH = ("search", "--trials", "20", "--max-epochs", "4", "--max-parameters", "100000")
 SEARCH += ("--pruner", "NopPruner", "--confirm-seeds", "0")
+PARTS = "speed,side,steps,faults,neighbours,costs,training,study,search,store"
 
 
 @click.command()
 @click.option("--variants", default=",".join(VARIANTS), show_default=True, help="Which to measure.")
 @click.option("--images", default=9_600, show_default=True, help="Images of an epoch; scaled to 48,000.")
-@click.option("--rounds", default=3, show_default=True, help="Measured rounds, after one to warm up.")
-@click.option(
-    "--parts",
-    default="speed,side,costs,training,study,search,store",
-    show_default=True,
-    help="What to measure.",
-)
+@click.option("--rounds", default=3, show_default=True, help="Measured rounds.")
+@click.option("--seconds", default=4.0, show_default=True, help="Of each measurement of single steps.")
+@click.option("--busy", default="0,2,4", show_default=True, help="Numbers of busy neighbours.")
+@click.option("--parts", default=PARTS, show_default=True, help="What to measure.")
 @click.option("--runs", default="1,1000,10000", show_default=True, help="Sizes of the store.")
 @click.option(
     "--output", default="bench/results.json", show_default=True, help="Where the tables go; others stay."
 )
-def main(variants: str, images: int, rounds: int, parts: str, runs: str, output: str) -> None:
+def main(
+    variants: str, images: int, rounds: int, seconds: float, busy: str, parts: str, runs: str, output: str
+) -> None:
     """Measure the project's speed beside other ways to do the same, and its costs as work grows."""
-    data.load_train(data.folder_of())  # found or fetched before anything is measured
-    names, wanted = variants.split(","), parts.split(",")
-    Hardware(device="cpu").prepare()
+    DataFiles.at().ensure()  # before anything is measured
+    names = variants.split(",")
+    different = [name for name in names if name not in neighbours.ALIKE] or names
     results = json.loads(Path(output).read_text()) if Path(output).exists() else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tables: dict[str, tuple[str, Callable[[], pd.DataFrame]]] = {
             "speed": (
-                "seconds per epoch, all cores on one training",
+                "seconds per epoch, one training at a time",
                 lambda: speed.versus(names, images, rounds, folder),
             ),
             "side": (
                 "seconds per epoch and training, side by side",
                 lambda: speed.side_by_side(names, images, 2, cores(), folder),
+            ),
+            "steps": (
+                "a single step and what changes it, one thread",
+                lambda: steps.single_steps(different, seconds, rounds),
+            ),
+            "faults": (
+                "page faults per step, one thread",
+                lambda: steps.faults_per_step(different, images, seconds, rounds),
+            ),
+            "neighbours": (
+                "a single step beside busy neighbours",
+                lambda: neighbours.beside_neighbours(different, _numbers(busy), seconds, rounds),
             ),
             "costs": ("costs", lambda: costs.costs(names[-1], folder)),
             "training": ("growth of a training", lambda: growth.of_training(names[-1])),
@@ -65,12 +77,9 @@ def main(variants: str, images: int, rounds: int, parts: str, runs: str, output:
                 "growth of a search of twenty small trials, against workers of one thread",
                 lambda: growth.of_workers(SEARCH, sorted({1, cores()}), folder),
             ),
-            "store": (
-                "growth of the store",
-                lambda: growth.of_store([int(count) for count in runs.split(",")], folder, rounds),
-            ),
+            "store": ("growth of the store", lambda: growth.of_store(_numbers(runs), folder, rounds)),
         }
-        for part in wanted:
+        for part in parts.split(","):
             title, measure = tables[part]
             machine = _machine()
             table = measure()
@@ -78,6 +87,10 @@ def main(variants: str, images: int, rounds: int, parts: str, runs: str, output:
             results[title] = {"machine": machine, "table": table.to_dict("records")}
             Path(output).write_text(json.dumps(results, indent=2) + "\n")
     print(f"\nWritten to {output}")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def _machine() -> dict[str, object]:

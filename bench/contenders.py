@@ -1,10 +1,15 @@
-"""One epoch of training and validation, done in several ways; each logs to a SQLite store of its own."""
+"""One epoch of training and validation, done in several ways; each logs to a SQLite store of its own.
+
+``python -m bench.contenders KIND VARIANT IMAGES THREADS FOLDER`` trains an epoch for every line on standard
+input and answers with its seconds.
+"""
 
 from __future__ import annotations
 
 import logging
-import subprocess
+import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -13,109 +18,105 @@ from PIL import Image
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
-from lenet_study.recipes.variants import VARIANTS
-from lenet_study.training import loop as training
+from bench.memory import keep_freed_memory
+from bench.subject import BATCH, images_of, order_as_published
+from bench.torchvision_import import import_torchvision
+from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
+from lenet_study.tracking.schema import Metric
+from lenet_study.training import loop
 from lenet_study.training.dataset import Normalisation, Split
-from lenet_study.training.loop import TrainingConfig
+from lenet_study.training.hardware import Hardware, cores
 from lenet_study.training.model import LeNet
-from lenet_study.training.torchvision_import import import_torchvision
+from lenet_study.training.optimizer_step import make_optimizer, make_step
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
-BATCH = 32
-LIGHTNING_PYTHON = ".venv-bench/bin/python"
-CPU = torch.device("cpu")
 
 
 class Contender:
-    """Trains one model; call ``epoch`` as often as you like.
+    """Trains one model; ``epoch`` may be called as often as wanted.
 
     Args:
-        variant: Which of the five.
-        train: Images to train on.
-        validation: Images to validate on.
+        variant: Which model.
+        images: How many to train on; a quarter as many validate.
+        threads: Processor threads; 0: all cores.
         folder: For its store.
     """
 
-    def __init__(self, variant: str, train: Split, validation: Split, folder: Path) -> None:
-        self.spec = VARIANTS[variant]
-        self.model = LeNet(self.spec, seed=0)
-        self.train, self.validation = train, validation
-        self.normalise = Normalisation.of(train.images)
-        self.store = f"sqlite:///{folder}/{type(self).__name__}-{variant}.db"
+    def __init__(self, variant: str, images: int, threads: int, folder: Path) -> None:
+        torch.set_num_threads(threads or cores())
+        self.recipe = variant_recipes(TrainingConfig(epochs=1))[variant]
+        self.model = LeNet(self.recipe.variant, seed=0)
+        self.train, self.validation = images_of(images)
+        self.normalisation = Normalisation.of(self.train.images)
+        self.store = f"sqlite:///{folder}/mlflow.db"
         self.client = mlflow.MlflowClient(self.store)
         self.run_id = self.client.create_run("0").info.run_id
         self.epochs = 0
 
     def epoch(self) -> float:
-        """Seconds of one epoch."""
+        """Train an epoch and return its seconds."""
         start = time.perf_counter()
         self.run()
         return time.perf_counter() - start
 
-    def close(self) -> None:
-        """Nothing to end."""
-
     def run(self) -> None:
-        """The epoch itself."""
+        """Train an epoch."""
         raise NotImplementedError
 
-    def log(self, metrics: dict[str, float]) -> None:
+    def log(self, train_loss: float, train_accuracy: float, val_loss: float, val_accuracy: float) -> None:
         """Log one epoch's metrics at once."""
         self.epochs += 1
         now = int(time.time() * 1000)
-        logged = [mlflow.entities.Metric(name, value, now, self.epochs) for name, value in metrics.items()]
+        metrics = {
+            Metric.TRAIN_LOSS: train_loss,
+            Metric.TRAIN_ACCURACY: train_accuracy,
+            Metric.VAL_LOSS: val_loss,
+            Metric.VAL_ACCURACY: val_accuracy,
+        }
+        logged = [
+            mlflow.entities.Metric(str(name), value, now, self.epochs) for name, value in metrics.items()
+        ]
         self.client.log_batch(self.run_id, metrics=logged)
 
 
 class Ours(Contender):
     """This project's training."""
 
+    def __init__(self, variant: str, images: int, threads: int, folder: Path) -> None:
+        super().__init__(variant, images, threads, folder)
+        self.device = Hardware(device="cpu", threads=threads).prepare()
+
     def run(self) -> None:
-        config = TrainingConfig(epochs=1, seed=self.epochs)
-        best = training.fit(self.model, self.train, self.validation, self.spec, config, device=CPU)
+        best = loop.fit(self.model, self.train, self.validation, self.recipe, device=self.device).best
         assert best.val_loss is not None
         assert best.val_accuracy is not None
-        self.log(
-            {
-                "train/loss": best.train_loss,
-                "train/accuracy": best.train_accuracy,
-                "val/loss": best.val_loss,
-                "val/accuracy": best.val_accuracy,
-            }
-        )
+        self.log(best.train_loss, best.train_accuracy, best.val_loss, best.val_accuracy)
 
 
 class Limit(Contender):
     """The compute limit: the same steps over tensors that are ready, and nothing else."""
 
-    def __init__(self, variant: str, train: Split, validation: Split, folder: Path) -> None:
-        super().__init__(variant, train, validation, folder)
-        self.config = TrainingConfig()
-        self.batches = list(training.training_batches(train, self.normalise, self.config, 1))
+    def __init__(self, variant: str, images: int, threads: int, folder: Path) -> None:
+        keep_freed_memory()
+        super().__init__(variant, images, threads, folder)
+        Hardware(device="cpu", threads=threads).prepare()
+        self.batches = list(loop.training_batches(self.train, self.normalisation, self.recipe, 1))
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.001, fused=True)
+        optimizer = make_optimizer(self.model, "adam", self.recipe.config.learning_rate, weight_decay=0.0)
+        loss_fn = partial(loop.training_loss, self.model, self.recipe)
+        self.step = make_step(loss_fn, self.model, optimizer)
 
     def run(self) -> None:
         self.model.train()
         for images, labels in self.batches:
-            loss, _ = training.training_loss(self.model, self.config, images, labels)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-
-
-def as_published(model: LeNet) -> LeNet:
-    """The report's order of layers: max-pooling after ReLU."""
-    for wave in (model.first_wave, model.second_wave):
-        wave[-2], wave[-1] = wave[-1], wave[-2]
-    return model
+            self.step(images, labels)
 
 
 class PILImages(Dataset[tuple[torch.Tensor, int]]):
     """Images as torchvision's FashionMNIST gives them: PIL images through the report's transforms."""
 
-    def __init__(self, split: Split, normalise: Normalisation) -> None:
+    def __init__(self, split: Split, normalisation: Normalisation) -> None:
         import_torchvision()
         from torchvision import transforms
 
@@ -128,7 +129,7 @@ class PILImages(Dataset[tuple[torch.Tensor, int]]):
                 transforms.RandomAutocontrast(0.2),
                 transforms.RandomSolarize(15, 0.2),
                 transforms.ToTensor(),
-                transforms.Normalize(normalise.mean, normalise.std),
+                transforms.Normalize(normalisation.mean, normalisation.std),
             ]
         )
 
@@ -142,29 +143,21 @@ class PILImages(Dataset[tuple[torch.Tensor, int]]):
 class Report(Contender):
     """The report's pipeline, as a user would write it."""
 
-    def __init__(self, variant: str, train: Split, validation: Split, folder: Path) -> None:
-        super().__init__(variant, train, validation, folder)
-        as_published(self.model)
+    def __init__(self, variant: str, images: int, threads: int, folder: Path) -> None:
+        super().__init__(variant, images, threads, folder)
+        order_as_published(self.model)
         self.loaders = [
-            DataLoader(PILImages(split, self.normalise), batch_size=BATCH, shuffle=shuffle)
-            for split, shuffle in ((train, True), (validation, False))
+            DataLoader(PILImages(split, self.normalisation), batch_size=BATCH, shuffle=shuffle)
+            for split, shuffle in ((self.train, True), (self.validation, False))
         ]
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.001)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.recipe.config.learning_rate)
 
     def run(self) -> None:
-        train_loss, train_accuracy = self.over(self.loaders[0], learn=True)
-        val_loss, val_accuracy = self.over(self.loaders[1], learn=False)
-        self.log(
-            {
-                "train/loss": train_loss,
-                "train/accuracy": train_accuracy,
-                "val/loss": val_loss,
-                "val/accuracy": val_accuracy,
-            }
-        )
+        trained = self.over(self.loaders[0], learn=True)
+        self.log(*trained, *self.over(self.loaders[1], learn=False))
 
     def over(self, loader: DataLoader[tuple[torch.Tensor, int]], *, learn: bool) -> tuple[float, float]:
-        """Mean loss of the batches, and accuracy."""
+        """Return the mean loss of the batches, and the accuracy."""
         self.model.train(learn)
         total, correct, seen = 0.0, 0, 0
         with torch.set_grad_enabled(learn):
@@ -181,25 +174,15 @@ class Report(Contender):
         return total / len(loader), correct / seen
 
 
-class Lightning:
-    """What a user would pick today; in an environment of its own, because MLflow imports it where it can.
+KINDS: dict[str, type[Contender]] = {"ours": Ours, "report": Report, "limit": Limit}
 
-    Takes what the other contenders take.
-    """
 
-    def __init__(self, variant: str, train: Split, validation: Split, folder: Path) -> None:
-        command = [LIGHTNING_PYTHON, "-m", "bench.lightning", variant, str(len(train)), str(folder)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def main(kind: str, variant: str, images: str, threads: str, folder: str) -> None:
+    """Train an epoch for every line on standard input and answer with its seconds."""
+    contender = KINDS[kind](variant, int(images), int(threads), Path(folder))
+    for _ in sys.stdin:
+        print(contender.epoch(), flush=True)
 
-    def epoch(self) -> float:
-        """Seconds of one epoch, without Lightning's own start."""
-        assert self.process.stdin
-        assert self.process.stdout
-        print(file=self.process.stdin, flush=True)
-        return float(self.process.stdout.readline())
 
-    def close(self) -> None:
-        """End the process."""
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
+if __name__ == "__main__":
+    main(*sys.argv[1:])

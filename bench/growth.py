@@ -19,14 +19,18 @@ import mlflow
 import pandas as pd
 import psutil
 
-from bench.speed import images_of
-from lenet_study.recipes.variants import VARIANTS
-from lenet_study.tracking import registry
-from lenet_study.tracking import run as tracking
-from lenet_study.training import fashion_mnist as data
-from lenet_study.training import loop as training
+from bench.memory import peak_memory
+from bench.processes import call_in_process, environment_of
+from bench.subject import images_of
+from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
+from lenet_study.tracking.registry import CHAMPION
+from lenet_study.tracking.run import open_run
+from lenet_study.tracking.schema import Metric, Tag
+from lenet_study.tracking.store import NAME
+from lenet_study.tracking.stored_training import finished_trainings
+from lenet_study.training import loop
 from lenet_study.training.hardware import Hardware
-from lenet_study.training.loop import Epoch, TrainingConfig
+from lenet_study.training.history import Epoch
 from lenet_study.training.model import LeNet
 
 EPOCH = Epoch(
@@ -40,15 +44,8 @@ EPOCH = Epoch(
 )
 
 
-def environment_of(**variables: str) -> dict[str, str]:
-    """That of a command of this project, wherever it is started."""
-    root = Path(__file__).parents[1]
-    data_dir = str(data.folder_of().resolve())
-    return {**os.environ, "PYTHONPATH": f"{root / 'src'}:{root}", "LENET_STUDY_DATA": data_dir, **variables}
-
-
 def seconds(action: Callable[[], object], times: int, before: Callable[[], object] = lambda: None) -> float:
-    """Median of several, after one to warm up; ``before`` is done before each, and not timed."""
+    """Return the median of several, after one to warm up; ``before`` is called before each, and not timed."""
     taken = []
     for _ in range(times + 1):
         before()
@@ -62,42 +59,28 @@ def of_training(variant: str) -> pd.DataFrame:
     """Seconds of ``fit`` against epochs and images; the largest resident memory of a process for each."""
     rows = []
     for images, epochs in ((6_400, 1), (6_400, 2), (6_400, 4), (12_800, 1), (25_600, 1)):
-        script = (
-            "from bench.growth import fit, peak_memory; "
-            f"print(fit({variant!r}, {images}, {epochs}), peak_memory())"
-        )
-        output = subprocess.run(
-            [sys.executable, "-c", script], env=environment_of(), capture_output=True, text=True, check=True
-        ).stdout
-        taken, memory = output.split()[-2:]
+        taken, memory = call_in_process(fit, variant, images, epochs)
         rows.append(
             {
                 "images": images,
                 "epochs": epochs,
-                "s": round(float(taken), 2),
-                "ms per 1,000 images": round(1e6 * float(taken) / images / epochs, 1),
-                "MiB": round(float(memory)),
+                "s": round(taken, 2),
+                "ms per 1,000 images": round(1e6 * taken / images / epochs, 1),
+                "MiB": round(memory),
             }
         )
     return pd.DataFrame(rows)
 
 
-def fit(variant: str, images: int, epochs: int) -> float:
-    """Seconds of a training."""
+def fit(variant: str, images: int, epochs: int) -> tuple[float, float]:
+    """Train on the default hardware; return the seconds, and the MiB of this process."""
     device = Hardware(device="cpu").prepare()
     train, validation = images_of(images)
-    model = LeNet(VARIANTS[variant], seed=0)
+    recipe = variant_recipes(TrainingConfig(epochs=epochs))[variant]
+    model = LeNet(recipe.variant, seed=0)
     start = time.perf_counter()
-    training.fit(model, train, validation, VARIANTS[variant], TrainingConfig(epochs=epochs), device=device)
-    return time.perf_counter() - start
-
-
-def peak_memory() -> float:
-    """The largest resident memory of this process, MiB; what `getrusage` gives counts the parent's, too."""
-    (line,) = (
-        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
-    )
-    return int(line.split()[1]) / 1024
+    loop.fit(model, train, validation, recipe, device=device)
+    return time.perf_counter() - start, peak_memory()
 
 
 def of_workers(command: Sequence[str], workers: Sequence[int], folder: Path) -> pd.DataFrame:
@@ -124,9 +107,9 @@ def of_workers(command: Sequence[str], workers: Sequence[int], folder: Path) -> 
 def _proportional_memory(process: psutil.Process) -> float:
     """MiB of a process and its descendants; what they share is counted once."""
     total = 0
-    for each in [process, *process.children(recursive=True)]:
+    for member in [process, *process.children(recursive=True)]:
         with suppress(psutil.Error):  # it has just ended
-            total += each.memory_full_info().pss
+            total += member.memory_full_info().pss
     return total / 2**20
 
 
@@ -145,7 +128,7 @@ def of_store(counts: list[int], folder: Path, rounds: int) -> pd.DataFrame:
             subprocess.run, promote, cwd=store, env=environment, check=True, capture_output=True
         )
         row["promote, s"] = round(seconds(command, rounds, before=_no_champion), 2)
-        row["selection, s"] = round(seconds(lambda: registry.trainings(limit=20), rounds), 3)
+        row["selection, s"] = round(seconds(lambda: finished_trainings(limit=20), rounds), 3)
         row["a run opened and closed, s"] = round(seconds(_open_and_close, rounds), 3)
         rows.append(row)
     return pd.DataFrame(rows)
@@ -157,29 +140,29 @@ def _use(database: Path) -> None:
 
 
 def _no_champion() -> None:
-    mlflow.MlflowClient().delete_registered_model_alias(tracking.NAME, registry.CHAMPION)
+    mlflow.MlflowClient().delete_registered_model_alias(NAME, CHAMPION)
 
 
 def _open_and_close() -> None:
-    with tracking.run("study", stage="study", params={}):
+    with open_run("study", stage="study", params={}):
         pass
 
 
 def fill(database: Path, count: int) -> None:
-    """A store with one finished, registered training and copies of it: ``count`` finished runs in all.
+    """Make a store with one finished, registered training and copies of it: ``count`` finished runs in all.
 
     The copies are made in the database itself: through MLflow, 10,000 runs take an hour.
     """
     _use(database)
-    with tracking.run("v4", stage="train", params={"epochs": 15}, tags={"variant": "v4"}) as run:
+    with open_run("v4", stage="train", params={"epochs": 15}, tags={Tag.VARIANT: "v4"}) as run:
         for number in range(1, 16):
             run.log_epoch(replace(EPOCH, epoch=number))
         run.log_best(EPOCH)
-        run.set_tags({"parity": "passed"})
+        run.set_tags({Tag.PARITY: "passed"})
     client = mlflow.MlflowClient()
-    client.create_registered_model(tracking.NAME)
-    client.create_model_version(tracking.NAME, f"runs:/{run.id}/model", run.id)
-    client.log_metric(run.id, "best/val_accuracy", 0.95)
+    client.create_registered_model(NAME)
+    client.create_model_version(NAME, f"runs:/{run.id}/model", run.id)
+    client.log_metric(run.id, Metric.BEST_VAL_ACCURACY, 0.95)
     names = [uuid.uuid4().hex for _ in range(count - 1)]
     with sqlite3.connect(database) as connection:
         for table in ("runs", "tags", "params", "metrics", "latest_metrics"):
@@ -190,6 +173,6 @@ def fill(database: Path, count: int) -> None:
             )
             connection.executemany(copy, [(name, run.id) for name in names])
         connection.executemany(
-            "UPDATE latest_metrics SET value = ? WHERE run_uuid = ? AND key = 'best/val_accuracy'",
+            f"UPDATE latest_metrics SET value = ? WHERE run_uuid = ? AND key = '{Metric.BEST_VAL_ACCURACY}'",
             [(0.9 + 0.04 * position / count, name) for position, name in enumerate(names)],
         )

@@ -1,6 +1,6 @@
 """PyTorch Lightning with its MLFlowLogger and two loader workers, in a process of its own.
 
-Trains an epoch for every line on standard input and answers with its seconds.
+Takes the arguments of ``bench.contenders`` and answers as that does; its own start is not timed.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from bench.contenders import BATCH, Contender, PILImages, as_published
-from bench.speed import images_of
-from lenet_study.training.hardware import cores
-from lenet_study.training.torchvision_import import import_torchvision
+from bench.contenders import Contender, PILImages
+from bench.subject import BATCH, order_as_published
+from bench.torchvision_import import import_torchvision
 
 import_torchvision()
 import lightning  # noqa: E402
@@ -35,7 +34,7 @@ class Module(lightning.LightningModule):
         self.model = model
 
     def step(self, batch: tuple[torch.Tensor, torch.Tensor], stage: str) -> torch.Tensor:
-        """Loss of a batch; loss and accuracy are logged once an epoch."""
+        """Return the loss of a batch; loss and accuracy are logged once an epoch."""
         images, labels = batch
         logits, _, _ = self.model.heads(images)
         loss = cross_entropy(logits, labels)
@@ -65,16 +64,15 @@ class Timer(lightning.Callback):
         self.seconds += time.perf_counter()
 
 
-def main(variant: str, images: str, folder: str) -> None:
+def main(kind: str, variant: str, images: str, threads: str, folder: str) -> None:
     """Answer every line."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    torch.set_num_threads(cores())
-    contender = Contender(variant, *images_of(int(images)), Path(folder))
-    module, timer = Module(as_published(contender.model)), Timer()
+    contender = Contender(variant, int(images), int(threads), Path(folder))
+    module, timer = Module(order_as_published(contender.model)), Timer()
     train, validation = (
         DataLoader(
-            PILImages(split, contender.normalise),
+            PILImages(split, contender.normalisation),
             batch_size=BATCH,
             shuffle=shuffle,
             num_workers=LOADER_WORKERS,

@@ -2,94 +2,132 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from threading import Barrier
+from types import TracebackType
+from typing import Self
 
 import pandas as pd
 
-from bench.contenders import BATCH, LIGHTNING_PYTHON, Contender, Lightning, Limit, Ours, Report
-from lenet_study.execution.processes import Pool
-from lenet_study.execution.reporter import Reporter, Terminal
-from lenet_study.training import fashion_mnist as data
-from lenet_study.training.dataset import Split
-from lenet_study.training.hardware import Hardware
+from bench.processes import LIMITED_SPINNING, environment_of
+from bench.subject import BATCH
 
 EPOCH_IMAGES = 48_000  # of a real epoch; shorter ones are scaled to it
+LIGHTNING_PYTHON = (
+    ".venv-bench/bin/python"  # an environment of its own: MLflow imports Lightning where it can
+)
 
 
-def images_of(count: int) -> tuple[Split, Split]:
-    """The first ``count`` images of the training split, and a quarter as many to validate on."""
-    images = data.load_train(data.folder_of())
-    train, validation = (images.subset(rows) for rows in data.split(images.labels, seed=0))
-    count = count // BATCH * BATCH
-    return Split(train.images[:count], train.labels[:count]), Split(
-        validation.images[: count // 4], validation.labels[: count // 4]
-    )
+@dataclass(frozen=True)
+class Entry:
+    """One column of the comparison.
+
+    Attributes:
+        command: What starts it; see ``bench.contenders``.
+        threads: Processor threads; 0: all cores.
+        environment: Variables for it alone.
+    """
+
+    command: tuple[str, ...]
+    threads: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+CONTENDER = (sys.executable, "-m", "bench.contenders")
+ENTRIES = {
+    "ours": Entry((*CONTENDER, "ours"), environment=LIMITED_SPINNING),
+    "ours, one thread": Entry((*CONTENDER, "ours"), threads=1),  # the default, for the sake of equal bits
+    "report": Entry((*CONTENDER, "report")),
+    "lightning": Entry((LIGHTNING_PYTHON, "-m", "bench.lightning", "lightning")),
+    "limit": Entry((*CONTENDER, "limit"), environment=LIMITED_SPINNING),
+}
+
+
+class ContenderProcess:
+    """A contender in a process of its own, where it trains an epoch whenever it is asked to.
+
+    Args:
+        entry: Which contender.
+        variant: Which model.
+        images: Images of an epoch.
+        threads: Processor threads; 0: all cores.
+        folder: For its store; made.
+    """
+
+    def __init__(self, entry: Entry, variant: str, images: int, threads: int, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self._process = subprocess.Popen(
+            [*entry.command, variant, str(images), str(threads), str(folder)],
+            env=environment_of(**entry.environment),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def start_epoch(self) -> None:
+        """Ask for one epoch more."""
+        print(file=self._process.stdin, flush=True)
+
+    def seconds(self) -> float:
+        """Wait for the end of an epoch and return its seconds."""
+        assert self._process.stdout
+        return float(self._process.stdout.readline())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.communicate()  # closes its standard input, which ends it
 
 
 def versus(variants: Sequence[str], images: int, rounds: int, folder: Path) -> pd.DataFrame:
-    """Interleaved epochs on all cores; ratios are of medians, with the lowest and highest of a round.
+    """Interleaved epochs; ratios are of medians, with the lowest and highest of a round.
 
     Without Lightning's environment, which `make bench` makes, Lightning is left out.
     """
-    train, validation = images_of(images)
-    scale = EPOCH_IMAGES / len(train)
+    scale = EPOCH_IMAGES / (images // BATCH * BATCH)
+    entries = dict(ENTRIES)
+    if not Path(LIGHTNING_PYTHON).exists():
+        del entries["lightning"]
     rows = []
     for variant in variants:
-        kinds = (Ours, Report, *([Lightning] if Path(LIGHTNING_PYTHON).exists() else []), Limit)
-        contenders = [kind(variant, train, validation, folder) for kind in kinds]
-        seconds: dict[str, list[float]] = {type(each).__name__: [] for each in contenders}
-        for number in range(rounds + 1):
-            for each in contenders:
-                taken = each.epoch() * scale
-                if number:  # the first round warms up
-                    seconds[type(each).__name__].append(taken)
-        for each in contenders:
-            each.close()
+        seconds: dict[str, list[float]] = {name: [] for name in entries}
+        with ExitStack() as stack:
+            contenders = {
+                name: stack.enter_context(
+                    ContenderProcess(entry, variant, images, entry.threads, folder / variant / name)
+                )
+                for name, entry in entries.items()
+            }
+            for number in range(rounds + 1):
+                for name, contender in contenders.items():
+                    contender.start_epoch()
+                    taken = contender.seconds() * scale
+                    if number:  # the first round warms up
+                        seconds[name].append(taken)
         rows.append(_row(variant, seconds))
         print(pd.DataFrame(rows[-1:]).to_string(index=False), flush=True)
     return pd.DataFrame(rows)
 
 
 def _row(variant: str, seconds: dict[str, list[float]]) -> dict[str, object]:
-    middle = {name: median(values) for name, values in seconds.items()}
-    row: dict[str, object] = {"variant": variant} | {
-        f"{name.lower()} s": round(value, 2) for name, value in middle.items()
-    }
-    for name in [name for name in seconds if name not in ("Ours", "Limit")]:
-        ratios = [theirs / ours for theirs, ours in zip(seconds[name], seconds["Ours"], strict=True)]
-        row[f"{name.lower()}/ours"] = round(middle[name] / middle["Ours"], 2)
-        row[f"{name.lower()} spread"] = f"{min(ratios):.2f}–{max(ratios):.2f}"
-    row["of the limit"] = round(middle["Limit"] / middle["Ours"], 3)
+    medians = {name: median(values) for name, values in seconds.items()}
+    row: dict[str, object] = {"variant": variant}
+    row |= {f"{name} s": round(value, 2) for name, value in medians.items()}
+    for name in [name for name in ("report", "lightning") if name in seconds]:
+        ratios = [theirs / ours for theirs, ours in zip(seconds[name], seconds["ours"], strict=True)]
+        row[f"{name}/ours"] = round(medians[name] / medians["ours"], 2)
+        row[f"{name} spread"] = f"{min(ratios):.2f}–{max(ratios):.2f}"
+    row["of the limit"] = round(medians["limit"] / medians["ours"], 3)
     return row
-
-
-def epochs_alone(
-    contender: type[Contender], variant: str, images: int, epochs: int, folder: str, *, reporter: Reporter
-) -> tuple[float, float]:
-    """One thread's epochs in this process: when the first began and the last ended."""
-    Hardware(device="cpu", threads=1).prepare()
-    training = contender(variant, *images_of(images), Path(folder))
-    training.epoch()
-    reporter.say("ready")  # answered when all are
-    start = time.monotonic()
-    for _ in range(epochs):
-        training.epoch()
-    return start, time.monotonic()
-
-
-class _StartTogether(Terminal):
-    """Answers the jobs' only line when all of them have said it."""
-
-    def __init__(self, jobs: int) -> None:
-        super().__init__()
-        self._barrier = Barrier(jobs)
-
-    def say(self, line: str) -> None:
-        self._barrier.wait()
 
 
 def side_by_side(
@@ -97,27 +135,36 @@ def side_by_side(
 ) -> pd.DataFrame:
     """Seconds per epoch of one training when ``workers`` run at a time, one thread each.
 
-    That is the time from the first's start to the last's end, divided by the epochs of all.
+    That is the time until the last one's end, divided by the epochs of all.
     """
     scale = EPOCH_IMAGES / (images // BATCH * BATCH)
     rows = []
     for variant in variants:
         row: dict[str, object] = {"variant": variant, "workers": workers}
-        for contender in (Ours, Report):
-            place = folder / f"{variant}-{contender.__name__}"
-            with Pool(workers, _StartTogether(workers), lambda run_id, reason: None) as pool:
-                jobs = [
-                    pool.submit(epochs_alone, contender, variant, images, epochs, _made(place, number))
+        for name in ("ours", "report"):
+            with ExitStack() as stack:
+                contenders = [
+                    stack.enter_context(
+                        ContenderProcess(
+                            ENTRIES[name], variant, images, 1, folder / f"{variant}-{name}-{number}"
+                        )
+                    )
                     for number in range(workers)
                 ]
-                spans = [job.result() for job in jobs]
-            seconds = max(end for _, end in spans) - min(start for start, _ in spans)
-            row[f"{contender.__name__.lower()} s"] = round(seconds / epochs / workers * scale, 2)
+                _train_together(contenders, 1)  # warms up
+                start = time.perf_counter()
+                _train_together(contenders, epochs)
+                seconds = time.perf_counter() - start
+            row[f"{name} s"] = round(seconds / epochs / workers * scale, 2)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _made(folder: Path, number: int) -> str:
-    place = folder / str(number)
-    place.mkdir(parents=True)
-    return str(place)
+def _train_together(contenders: Sequence[ContenderProcess], epochs: int) -> None:
+    """Train epochs in all processes at a time, and wait for the last one."""
+    for contender in contenders:
+        for _ in range(epochs):
+            contender.start_epoch()
+    for contender in contenders:
+        for _ in range(epochs):
+            contender.seconds()
