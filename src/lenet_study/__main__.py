@@ -5,21 +5,22 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from lenet_study.cli import parameters
-from lenet_study.cli.commands import COMMANDS
+from lenet_study.cli.commands import COMMANDS, Command
 from lenet_study.errors import JobError, StoreError, UserError
 from lenet_study.execution.signals import exit_on_sigterm
 from lenet_study.training.hardware import limit_spinning
 
 
-def command_line() -> click.Group:
-    """Build the command line: every entry point as a subcommand."""
+def command_line(commands: Mapping[str, Command]) -> click.Group:
+    """Build the command line: every command as a subcommand."""
     group = click.Group("lenet_study", help="LeNet-5 models on Fashion-MNIST, in MLflow.")
-    for name, command in COMMANDS.items():
+    for name, command in commands.items():
 
         def callback(command: Any = command, **values: Any) -> None:
             parameters.call(command, values)
@@ -33,8 +34,12 @@ def command_line() -> click.Group:
     return group
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, commands: Mapping[str, Command] = COMMANDS) -> int:
     """Run one command.
+
+    Args:
+        arguments: The command and its options; those of the process if None.
+        commands: The functions to choose from, by name.
 
     Returns:
         The exit code: 0; 2 for what the user can cure; 1 for a failure of the store, the disk or the
@@ -43,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     exit_on_sigterm()  # so that an open run ends KILLED
     limit_spinning()
     try:
-        command_line().main(arguments, prog_name="python -m lenet_study", standalone_mode=False)
+        command_line(commands).main(arguments, prog_name="python -m lenet_study", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
         return 2

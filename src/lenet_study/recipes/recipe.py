@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Interval
 from lenet_study.recipes.variants import STRICT, VARIANTS, Variant
 
 SEED_LIMIT = 2**32  # exclusive; NumPy's limit
-Seed = Annotated[int, Interval(ge=0, lt=SEED_LIMIT), "Seed of all that is random."]
+Seed = Annotated[int, Interval(ge=0, le=SEED_LIMIT - 1), "Seed of all that is random."]
 Auxiliary = Literal["probe", "untrained", "joint"]
 Precision = Annotated[
     Literal["float32", "bfloat16"],
