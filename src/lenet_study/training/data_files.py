@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -144,11 +144,10 @@ class DataFiles:
             UserError: Every source failed.
             StoreError: The disk is full.
         """
-        for folder in self._folders():
-            if all(_find(folder, name) for name in self.sha256):
-                return str(folder)
-        missing = [name for name in self.sha256 if not self._path(name)]
-        return self._fetch(missing) if missing else f"{self.folder} and {self.debian_folder}"
+        paths = {name: path for name in self.sha256 if (path := self._path(name))}
+        if missing := self.sha256.keys() - paths.keys():
+            return self._fetch(", ".join(sorted(missing)))
+        return " and ".join(dict.fromkeys(str(path.parent) for path in paths.values()))
 
     def verify(self) -> str:
         """Check the sums of all files; fetch them first if need be. Returns and raises as ``ensure``."""
@@ -171,14 +170,17 @@ class DataFiles:
             torch.from_numpy(labels.astype(np.int64)),
         )
 
-    def _folders(self) -> tuple[Path, ...]:
-        raw = self.folder / "FashionMNIST" / "raw"  # where torchvision puts them
-        return (self.folder, raw, self.debian_folder)
-
     def _path(self, name: str) -> Path | None:
-        return next((path for folder in self._folders() if (path := _find(folder, name))), None)
+        """Return where a file is, plain or compressed; the preferred place if there are several."""
+        folders = (
+            self.folder,
+            self.folder / "FashionMNIST" / "raw",
+            self.debian_folder,
+        )  # 2nd: torchvision's
+        paths = (folder / file for folder in folders for file in (name, f"{name}.gz"))
+        return next((path for path in paths if path.is_file()), None)
 
-    def _fetch(self, missing: Sequence[str]) -> str:
+    def _fetch(self, missing: str) -> str:
         """Fetch all files from the first source that has them; return where they are, in words."""
         self._make_folder(missing)
         failures = []
@@ -195,7 +197,7 @@ class DataFiles:
                     ) from error
                 failures.append(f"{source}: {_one_line(error)}")
         raise UserError(
-            f"Fashion-MNIST is missing ({', '.join(missing)} not in {self.folder}) and could not be fetched "
+            f"Fashion-MNIST is missing ({missing} not in {self.folder}) and could not be fetched "
             f"({'; '.join(failures)}): put the four files there, or name their folder with data_dir or "
             f"{ENVIRONMENT_VARIABLE}, or `apt-get install {DEBIAN_PACKAGE}`"
         )
@@ -225,22 +227,17 @@ class DataFiles:
             )
         return content
 
-    def _make_folder(self, missing: Sequence[str]) -> None:
+    def _make_folder(self, missing: str) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
             raise UserError(
-                f"Fashion-MNIST is missing ({', '.join(missing)} not in {self.folder}), and nothing can be "
+                f"Fashion-MNIST is missing ({missing} not in {self.folder}), and nothing can be "
                 f"written there ({error.strerror}): name another folder with data_dir or "
                 f"{ENVIRONMENT_VARIABLE}"
             ) from error
-
-
-def _find(folder: Path, name: str) -> Path | None:
-    candidates = (folder / name, folder / f"{name}.gz")
-    return next((path for path in candidates if path.is_file()), None)
 
 
 def _run(*command: str, cwd: str) -> None:

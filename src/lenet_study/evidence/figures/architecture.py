@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, pairwise
 from math import prod, sqrt
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,14 +48,6 @@ class _Stage:
     parameters: list[int]  # of each operation that has any
 
 
-class _Box(NamedTuple):
-    """Where arrows meet a drawn stage."""
-
-    left: float
-    right: float
-    bottom: float
-
-
 @styled
 def draw(name: str, variant: Variant, variants: Mapping[str, Variant] = VARIANTS) -> Figure:
     """Draw a model's layers, shapes and parameters; orange is what its parent does not have.
@@ -80,15 +72,15 @@ def draw(name: str, variant: Variant, variants: Mapping[str, Variant] = VARIANTS
         _draw_stage(axes, x, stage, former)
         for x, stage, former in zip(positions, trunk, parent_stages, strict=False)  # which ends with heads
     ]
-    for box, following in pairwise(boxes):
-        _draw_arrow(axes, (box.right, MIDDLE), (following.left, MIDDLE))
+    for (_, right, _), (left, _, _) in pairwise(boxes):
+        _draw_arrow(axes, (right, MIDDLE), (left, MIDDLE))
     for part, group in groupby(zip(positions, trunk, boxes, strict=True), lambda item: item[1].part):
         members = list(group)
-        (first, *_), (last, stage, box) = members[0], members[-1]
+        (first, *_), (last, stage, (*_, bottom)) = members[0], members[-1]
         axes.plot((first - 0.6, last + 0.6), (5.1, 5.1), color=GREY, lw=1)
         _write(axes, (first + last) / 2, 5.33, part, family="monospace")
         if part in HEADS:
-            _draw_head(axes, (last, box.bottom), stage, heads[HEADS[part]])
+            _draw_head(axes, (last, bottom), stage, heads[HEADS[part]])
     _draw_schedule(figure, variant, changed=_schedule(variant) != _schedule(parent))
     return figure
 
@@ -135,8 +127,8 @@ def _write_captions(
         axes.text(0.3, y, row, color=GREY, va="top")
 
 
-def _draw_stage(axes: Axes, x: float, stage: _Stage, former: _Stage) -> _Box:
-    """Draw a stage of the trunk and what is to be known of it; ``former`` is the parent's."""
+def _draw_stage(axes: Axes, x: float, stage: _Stage, former: _Stage) -> tuple[float, float, float]:
+    """Draw a stage of the trunk with its texts, as ``_draw_solid``; ``former`` is the parent's stage."""
     resized = bool(stage.parameters) and stage.shape[0] != former.shape[0]
     is_new = [operation not in former.operations for operation in stage.operations]
     for line, operation in enumerate(stage.operations):
@@ -157,8 +149,10 @@ def _draw_head(axes: Axes, start: tuple[float, float], stage: _Stage, head: _Sta
     axes.text(x + 0.2, y, text, va="center", linespacing=1.4)
 
 
-def _draw_solid(axes: Axes, x: float, y: float, stage: _Stage, changed: bool = False) -> _Box:
-    """Draw a box of feature maps, or a bar of units, around (x, y)."""
+def _draw_solid(
+    axes: Axes, x: float, y: float, stage: _Stage, changed: bool = False
+) -> tuple[float, float, float]:
+    """Draw a box of feature maps, or a bar of units, around (x, y); return its left, right and bottom."""
     w, h, d = 0.14, 0.042 * sqrt(stage.shape[0]), 0.0
     if len(stage.shape) == 3:
         w, h, d = max(0.04, 0.012 * stage.shape[0]), 0.042 * stage.shape[1], 0.015 * stage.shape[2]
@@ -169,7 +163,7 @@ def _draw_solid(axes: Axes, x: float, y: float, stage: _Stage, changed: bool = F
     faces = np.array((front, top, side)) + origin
     edge = CHANGED if changed else "#3B4B5C"
     axes.add_collection(PolyCollection(faces, facecolors=shades, edgecolors=edge, lw=0.8))
-    return _Box(left=origin[0] - 0.04, right=origin[0] + w + d + 0.04, bottom=origin[1] - 0.04)
+    return origin[0] - 0.04, origin[0] + w + d + 0.04, origin[1] - 0.04
 
 
 def _draw_schedule(figure: Figure, variant: Variant, changed: bool) -> None:
