@@ -17,6 +17,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from servers import folder_for_all, free_port, wait_until_said
 
+from lenet_study.server.__main__ import main, run
 from lenet_study.server.secrets import ADMIN, prepare_secrets, read_secret
 from lenet_study.server.settings import ServerSettings
 from lenet_study.tracking.run import open_run
@@ -78,6 +79,14 @@ def restarted(folder: Path, patch: pytest.MonkeyPatch):
 def test_a_run_is_there_after_a_restart(team):
     assert mlflow.MlflowClient().get_run(team.run_id).info.status == "FINISHED"
     assert mlflow.artifacts.load_text(f"runs:/{team.run_id}/note.txt") == "kept"
+
+
+@pytest.mark.server
+def test_its_health_can_be_asked(team, capsys):
+    options = ["--secrets", str(team.folder / "secrets"), "--address", f"http://{team.client.host}"]
+    main(["check", *options], standalone_mode=False)
+    assert run(["check", *options, "--name", "another.example.com"]) == 1
+    assert "is not healthy (403)" in capsys.readouterr().err
 
 
 @pytest.mark.server

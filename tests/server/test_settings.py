@@ -1,5 +1,6 @@
 """What a server is started with; what no server can use is refused in one sentence."""
 
+import asyncio
 import shutil
 import socket
 import stat
@@ -168,3 +169,15 @@ def test_hosts_that_are_not_exact_are_refused(monkeypatch):
         monkeypatch.setenv("MLFLOW_SERVER_ALLOWED_HOSTS", hosts)
         with pytest.raises(RuntimeError, match="not exact"):
             create_app()
+
+
+def test_web_sockets_are_closed():
+    from lenet_study.server.middleware import Guard
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(Guard(app=None, hosts=["here"])({"type": "websocket"}, None, send))
+    assert sent == [{"type": "websocket.close", "code": 1008}]
