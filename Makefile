@@ -136,12 +136,14 @@ mlproject: setup ## write MLproject and docker/MLproject from the commands' decl
 docs: setup ## write docs/runs.md from the schema
 	python -m lenet_study.tracking.runs_page > docs/runs.md
 
-# Newer releases: LOCK_OPTIONS=--upgrade. uv does not read pip's settings, which may say where torch's CPU builds are.
+# Newer releases: LOCK_OPTIONS=--upgrade. uv reads no settings of pip's, which may say where torch's CPU builds are,
+# and prefers what is locked, so that the lock's torch, without +cpu, would be the index's build for CUDA.
 lock: $(DEV) ## pin everything that the requirements*.in files need
 	export UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}"; \
 	for name in requirements requirements-serve requirements-dev requirements-bench; do \
-	  uv pip compile $(LOCK_OPTIONS) --quiet --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
-	    --python-version 3.11.7 --output-file $$name.txt $$name.in && sed -i 's/+cpu$$//' $$name.txt || exit; \
+	  uv pip compile --upgrade-package torch $(LOCK_OPTIONS) --quiet --no-header --no-annotate \
+	    --no-emit-index-url --no-emit-find-links --python-version 3.11.7 --output-file $$name.txt $$name.in && \
+	    sed -i 's/+cpu$$//' $$name.txt || exit; \
 	done
 	@! grep -H '^nvidia-' requirements*.txt || { echo "uv found no CPU build of torch: set UV_FIND_LINKS"; false; }
 
