@@ -51,7 +51,7 @@ def test_it_shows_the_models_shapes_and_counts(name):
     shapes, counts, output = ["1×28×28"], [[]], torch.zeros(1, 1, 28, 28)
     for layer in (*model.first_wave, *model.second_wave, *model.classifier):
         output = layer(output)
-        if type(layer).__name__ not in ("ReLU", "BatchNorm1d", "BatchNorm2d"):
+        if type(layer).__name__ not in ("ReLU", "BatchNorm1d", "BatchNorm2d", "Dropout"):
             shapes.append("×".join(f"{size:,}" for size in output.shape[1:]))
             counts.append([])
         if count := sum(parameter.numel() for parameter in layer.parameters()):

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lenet_study.recipes.variants import VARIANTS
+
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 STEP = re.compile(
@@ -96,7 +98,7 @@ def test_the_code_blocks_pass_the_lint(section, project):
         copy.python("-m", "ruff", *check, "--no-cache", "src")
 
 
-PARAMETER = """
+FIELD = """
 import json
 import sys
 from dataclasses import replace
@@ -152,7 +154,7 @@ def test_a_training_parameter_is_one_field_and_its_use(project):
             assert declared[name]["parameters"]["z_loss"] == {"type": "float", "default": 0.0}
             assert "--z-loss {z_loss}" in declared[name]["command"]
         assert "z_loss" not in declared["evaluate"]["parameters"]
-    result = copy.script(PARAMETER)
+    result = copy.script(FIELD)
     assert Path(result["module"]).is_relative_to(copy.folder)
     assert result["written"] == result["read"] == 0.25
     assert result["left out"] == 0.0
@@ -161,7 +163,7 @@ def test_a_training_parameter_is_one_field_and_its_use(project):
     assert result["effect"] == pytest.approx(0.25, rel=1e-3)
 
 
-VARIANT = """
+SIXTH = """
 import json
 import sys
 from pathlib import Path
@@ -179,14 +181,14 @@ from lenet_study.workflows.study import StudyResult, comparison, select
 from lenet_study.workflows.train import TrainingJob, train
 
 data = DataFiles(Path(sys.argv[1]), json.loads(sys.argv[2]), sources={})
-recipe = variant_recipes(TrainingConfig(epochs=1, batch_size=20))["v5"]
+recipe = variant_recipes(TrainingConfig(epochs=1, batch_size=20))["v2-dropout"]
 result = train(TrainingJob(recipe=recipe, hardware=Hardware(device="cpu"), data=data))
 client = mlflow.MlflowClient()
 run = client.get_run(result.run_id)
 model = load_model(result.run_id)
-table = comparison(StudyResult({"v5": result}, select({"v5": result}), None, None, {}))
-curves = figures.curves({"v5": result.history}, {"v5": 1})
-picture = architecture.draw("v5", VARIANTS["v5"])
+table = comparison(StudyResult({"v2-dropout": result}, select({"v2-dropout": result}), None, None, {}))
+curves = figures.curves({"v2-dropout": result.history}, {"v2-dropout": 1})
+picture = architecture.draw("v2-dropout", VARIANTS["v2-dropout"])
 artifact = client.download_artifacts(result.run_id, "model_summary.txt", ".")
 print(json.dumps({
     "module": lenet_study.__file__,
@@ -207,18 +209,18 @@ print(json.dumps({
 def test_a_variant_is_one_entry(project, toy_files):
     copy = project("A variant")
     assert [len(step["code"].splitlines()) for step in copy.steps] == [1]
-    assert "[baseline|v1|v2|v3|v4|v5]" in copy.command("train", "--help")
-    result = copy.script(VARIANT, str(toy_files.folder), json.dumps(toy_files.sha256))
+    assert "|v2-dropout" in copy.command("train", "--help")
+    result = copy.script(SIXTH, str(toy_files.folder), json.dumps(toy_files.sha256))
     assert Path(result["module"]).is_relative_to(copy.folder)
 
-    colour = result["colours"].pop("v5")
+    colour = result["colours"].pop("v2-dropout")
     assert colour not in result["colours"].values()
     assert result["tags"]["mlflow.runColor"] == colour
     assert set(result["line"]) == {colour}
 
     change = "half of the classifier's inputs are dropped"
-    assert result["tags"]["mlflow.note.content"] == f"**v5**: v2, but {change}."
-    assert f"v5 = v2, but {change}" in result["texts"]
+    assert result["tags"]["mlflow.note.content"] == f"**v2-dropout**: v2, but {change}."
+    assert f"v2-dropout = v2, but {change}" in result["texts"]
     assert "333,970 parameters (v2: 333,970)" in result["texts"]
     assert any("Orange: changed from v2" in text for text in result["texts"])
     assert result["texts"].count("ReLU, drop 0.5") == 2
@@ -229,13 +231,13 @@ def test_a_variant_is_one_entry(project, toy_files):
     assert int(result["version"]) == 1
     assert result["logits"] == [3, 10]
     (row,) = result["compared"]
-    assert row == {"training": "v5", "best_epoch": 1, "val_accuracy": result["val_accuracy"]}
+    assert row == {"training": "v2-dropout", "best_epoch": 1, "val_accuracy": result["val_accuracy"]}
 
 
 def test_an_entry_point_is_one_function(project):
     copy = project("An entry point")
     assert "count     Print the number of weights of one model." in copy.command("--help")
-    assert "--variant [baseline|v1|v2|v3|v4]" in squeezed(copy.command("count", "--help"))
+    assert f"--variant [{'|'.join(VARIANTS)}] Which variant." in squeezed(copy.command("count", "--help"))
     assert copy.command("count", "--variant", "v2") == "333970\n"
     assert "Invalid value for '--variant'" in copy.command("count", "--variant", "v9", code=2)
     for declared, prefix in zip(

@@ -65,7 +65,7 @@ def test_fit_learns(name, toy_train, toy_validation):
     _, result = fit(name, toy_train, toy_validation, replace(BRIEF, epochs=6))
     first, last = result.history[0], result.history[-1]
     assert result.best.val_accuracy > 0.9
-    assert last.train_accuracy > 0.9
+    assert last.train_accuracy > (0.5 if VARIANTS[name].dropout else 0.9)  # of what dropout leaves
     assert last.train_loss < 0.5 * first.train_loss
 
 
