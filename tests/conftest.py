@@ -84,14 +84,14 @@ class Recorder:
     def __init__(self):
         self.events = []
 
-    def on_run_start(self, *content):
-        self.events.append(("on_run_start", *content))
+    def on_run_start(self, name, run_id, epochs):
+        self.events.append(("on_run_start", name, run_id, epochs))
 
-    def on_epoch_end(self, *content):
-        self.events.append(("on_epoch_end", *content))
+    def on_epoch_end(self, name, epoch):
+        self.events.append(("on_epoch_end", name, epoch))
 
-    def on_run_end(self, *content):
-        self.events.append(("on_run_end", *content))
+    def on_run_end(self, name):
+        self.events.append(("on_run_end", name))
 
     def message(self, line):
         self.events.append(("message", line))

@@ -47,6 +47,12 @@ class ProcessId:
 
 
 @dataclass(frozen=True)
+class Environment:
+    def run(self, reporter, monitor):
+        return os.environ.get("STORE"), os.environ.get("OTHER")
+
+
+@dataclass(frozen=True)
 class Refuse:
     def run(self, reporter, monitor):
         raise UserError("colour=red is unknown: use blue")
@@ -145,6 +151,13 @@ def test_results_and_reports_arrive(executor):
     assert executor.failed == {}
 
 
+def test_a_job_has_the_environment_of_its_submission(executor, monkeypatch):
+    monkeypatch.delenv("OTHER", raising=False)
+    for value in ("first", "second"):
+        monkeypatch.setenv("STORE", value)
+        assert executor.submit(Environment()).result() == (value, None)
+
+
 def test_a_job_that_fails_takes_no_other_with_it(executor):
     futures = {
         "refused": executor.submit(Refuse()),
@@ -204,8 +217,8 @@ def test_each_job_has_its_own_monitor(executor):
 class Broken(Recorder):
     """A reporter that fails at the first epoch."""
 
-    def on_epoch_end(self, *content):
-        super().on_epoch_end(*content)
+    def on_epoch_end(self, name, epoch):
+        super().on_epoch_end(name, epoch)
         raise StoreError("the disk is full")
 
 

@@ -1,60 +1,103 @@
-"""Cross-validation in several processes, on the real data: same weights, and one killed worker."""
+"""Cross-validation in several processes: the same weights, a killed worker, and a command that ends early."""
 
 import os
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
+from conftest import process_context
 from servers import wait_until_said
 
-from lenet_study.workflows import kfold
+from lenet_study.__main__ import main
+from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
+from lenet_study.training.data_files import SHA256
+from lenet_study.training.hardware import Hardware
+from lenet_study.workflows.kfold import kfold_side_by_side
+from lenet_study.workflows.train import TrainingJob
 
-ROOT = Path(__file__).parents[2]
-DATA = os.environ.get("LENET_STUDY_DATA", str(ROOT / "data"))
-FOLDS = {"variant": "baseline", "folds": 3, "data_dir": DATA, "seed": 0}
-CONFIG = {
-    "batch_size": 32,
-    "learning_rate": 0.001,
-    "auxiliary": "probe",
-    "auxiliary_weight": 0.3,
-    "precision": "float32",
-}
-
-COMMAND = [sys.executable, "-m", "lenet_study", "kfold", "--workers", "2", "--epochs", "2"]
-COMMAND += [part for name, value in FOLDS.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-
-pytestmark = pytest.mark.realdata
-
-
-def environment():
-    return {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+FOLDS = ["kfold", "--variant", "baseline", "--folds", "3", "--workers", "2"]
 
 
 def runs(store, stage):
     return store.search_runs(["1"], f"tags.stage = '{stage}'")
 
 
-def test_several_processes_give_the_weights_of_one(store):
+def test_several_processes_give_the_weights_of_one(store, toy_files):
+    recipe = variant_recipes(TrainingConfig(epochs=1))["baseline"]
+    job = TrainingJob(recipe=recipe, hardware=Hardware(device="cpu"), data=toy_files, folds=3)
     for workers in (1, 2):
-        kfold.main(**FOLDS, **CONFIG, spec="", epochs=1, device="cpu", threads=1, workers=workers)
+        kfold_side_by_side(job, workers)
     weights = {(run.data.tags["fold"], run.data.tags["weights.sha256"]) for run in runs(store, "fold")}
     assert len(runs(store, "fold")) == 6
     assert len(weights) == 3
 
 
-def test_a_killed_worker_fails_its_run_alone(store, tmp_path):
-    with (tmp_path / "log").open("w+") as log:
-        process = subprocess.Popen(COMMAND, cwd=tmp_path, env=environment(), stdout=log, stderr=log)
+class Command:
+    """The command line in a process of its own, which takes the toy images for Fashion-MNIST.
+
+    Args:
+        arguments: The command and its options.
+        files: The toy images.
+        log: File of what it writes to the terminal.
+    """
+
+    def __init__(self, arguments, files, log):
+        arguments = [*arguments, "--data-dir", str(files.folder)]
+        target = arguments, dict(files.sha256), log, dict(os.environ)
+        self.log = log
+        self.process = process_context().Process(target=run_command, args=target)
+        self.process.start()
+        self.pid = self.process.pid
+
+    def workers(self):
+        """The processes that train: children of the fork server, which is a child of the command."""
         try:
-            wait_until_said(process, tmp_path / "log", "epoch 1/2", 2)
-            workers(process.pid)[0].kill()
-            assert process.wait(timeout=240) == 0, (tmp_path / "log").read_text()
-        finally:
-            process.kill()
-    output = (tmp_path / "log").read_text()
+            servers = psutil.Process(self.pid).children()
+        except psutil.NoSuchProcess:
+            return []
+        return [child for server in servers for child in server.children()]
+
+    def poll(self):
+        return self.process.exitcode
+
+    def wait(self, timeout):
+        self.process.join(timeout)
+        return self.process.exitcode
+
+
+def run_command(arguments, sums, log, environment):
+    os.environ.clear()
+    os.environ.update(environment)
+    log.touch()
+    with log.open("a") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    SHA256.update(sums)
+    sys.exit(main(arguments))
+
+
+@pytest.fixture
+def command(store, toy_files, tmp_path):
+    """Starts the command line; whatever happens, it ends with the test."""
+    commands = []
+
+    def start(*arguments):
+        commands.append(Command(arguments, toy_files, tmp_path / "log"))
+        return commands[-1]
+
+    (tmp_path / "log").touch()
+    yield start
+    for started in commands:
+        started.process.kill()
+
+
+def test_a_killed_worker_fails_its_run_alone(store, command):
+    kfold = command(*FOLDS, "--epochs", "50")
+    wait_until_said(kfold, kfold.log, "epoch 1/50", 2)
+    kfold.workers()[0].kill()
+    assert kfold.wait(timeout=240) == 0, kfold.log.read_text()
+    output = kfold.log.read_text()
     assert "failed: its process died (exit code -9)" in output
     assert "over 2 folds" in output
     folds = runs(store, "fold")
@@ -64,32 +107,19 @@ def test_a_killed_worker_fails_its_run_alone(store, tmp_path):
     (parent,) = runs(store, "kfold")
     assert parent.info.status == "FINISHED"
     assert "its process died (exit code -9)" in parent.data.tags["failed"]
-    assert workers(process.pid) == []
+    assert kfold.workers() == []
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_workers_do_not_outlive_their_command(store, tmp_path, sent, code):
-    with (tmp_path / "log").open("w+") as log:
-        process = subprocess.Popen(COMMAND, cwd=tmp_path, env=environment(), stdout=log, stderr=log)
-        try:
-            wait_until_said(process, tmp_path / "log", "epoch 1/2", 2)
-            left = workers(process.pid)
-            process.send_signal(sent)
-            assert process.wait(timeout=60) == code
-        finally:
-            process.kill()
-    _, alive = psutil.wait_procs(left, timeout=60)
-    assert len(left) == 2
+def test_workers_do_not_outlive_their_command(store, command, sent, code):
+    kfold = command(*FOLDS, "--epochs", "100000")
+    wait_until_said(kfold, kfold.log, "epoch 1/100000", 2)
+    workers = kfold.workers()
+    os.kill(kfold.pid, sent)
+    assert kfold.wait(timeout=60) == code
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert len(workers) == 2
     assert alive == []
     assert [run.info.status for run in runs(store, "fold")] == ["KILLED", "KILLED"]
     (parent,) = runs(store, "kfold")
     assert parent.info.status == ("KILLED" if sent == signal.SIGTERM else "RUNNING")
-
-
-def workers(process_id):
-    """The processes that train: children of the fork server, which is a child of the command."""
-    try:
-        servers = psutil.Process(process_id).children()
-    except psutil.NoSuchProcess:
-        return []
-    return [child for server in servers for child in server.children()]

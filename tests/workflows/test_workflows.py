@@ -10,18 +10,23 @@ import pandas as pd
 import pytest
 from conftest import TRAINING_ARTIFACTS, Recorder, add_training, open_store
 
-from lenet_study.errors import JobError, UserError
+from lenet_study.errors import JobError, StoreError, UserError
 from lenet_study.evidence import figures
+from lenet_study.execution.executor import Monitor
 from lenet_study.execution.inline import InlineExecutor
-from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
+from lenet_study.recipes.recipe import Recipe, TrainingConfig, variant_recipes
 from lenet_study.recipes.variants import VARIANTS, parameter_count
 from lenet_study.tracking import registry
+from lenet_study.tracking.schema import Metric, Tag
+from lenet_study.tracking.stored_training import StoredTraining
 from lenet_study.training import dataset
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.hardware import Hardware
 from lenet_study.training.history import Epoch
+from lenet_study.workflows.data import verify_data
 from lenet_study.workflows.evaluate import EvaluationJob, evaluate
 from lenet_study.workflows.kfold import kfold, kfold_side_by_side
+from lenet_study.workflows.promote import promote
 from lenet_study.workflows.retrain import RetrainingJob, retrain
 from lenet_study.workflows.study import select, study
 from lenet_study.workflows.train import TrainingJob, TrainingResult, train
@@ -54,14 +59,17 @@ def finished(initialised_database, tmp_path_factory, toy_files):
     """A finished study with two folds, and how often it read the test split."""
     folder = tmp_path_factory.mktemp("study")
     files = CountingFiles(**vars(toy_files))
+    recorder = Recorder()
     with open_store(initialised_database, folder) as client:
-        study(CONFIG, folds=2, hardware=CPU, workers=1, data=files)
+        result = study(CONFIG, folds=2, hardware=CPU, workers=1, data=files, reporter=recorder)
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         runs = client.search_runs(experiments, order_by=["attributes.start_time ASC"])
         yield SimpleNamespace(
             client=client,
             runs={run.info.run_name: run for run in runs},
             test_reads=CountingFiles.reads,
+            result=result,
+            text=recorder.text,
             job=TrainingJob(recipe=RECIPES["baseline"], hardware=CPU, data=toy_files),
         )
 
@@ -235,35 +243,59 @@ def test_the_study_names_the_addresses_of_its_trainings(finished):
     assert run_of(finished, "study").info.run_id in tags["address.curves"]
     for variant in VARIANTS:
         assert finished.runs[variant].info.run_id in tags["address.comparison"]
+    assert tags["address.curves"] in finished.text
+    assert tags["address.comparison"] in finished.text
 
 
-def test_every_training_workflow_repeats_its_weights_bit_for_bit(finished):
-    """Alone, each workflow gives the weights that it gave within the study."""
+def test_the_study_tells_its_selection_and_its_champion(finished):
     chosen = chosen_of(finished)
-    job = replace(finished.job, recipe=RECIPES[chosen])
-    train(job)
-    kfold_side_by_side(replace(job, folds=2), workers=1)
-    retrain(job)
-    runs = finished.client.search_runs(["1"], f"tags.variant = '{chosen}'")
+    assert finished.result.selected == chosen
+    assert f"Selected on validation accuracy: {chosen}\n" in finished.text
+    assert "is now fashion-mnist-lenet@champion" in finished.text
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_a_training_gave_is_read_back_from_its_run(finished, variant):
+    trained = finished.result.trained[variant]
+    stored = StoredTraining.load(trained.run_id)
+    assert replace(TrainingResult.of(stored), seconds=trained.seconds) == trained
+    assert 0 < stored.seconds < trained.seconds + 1
+    assert stored.recipe == RECIPES[variant]
+
+
+@pytest.fixture(scope="module")
+def repeated(finished):
+    """What the selected variant tells when it is trained, cross-validated and retrained alone once more."""
+    job = replace(finished.job, recipe=RECIPES[chosen_of(finished)])
+    recorder = Recorder()
+    train(job, recorder)
+    kfold_side_by_side(replace(job, folds=2), 1, recorder)
+    retrain(job, recorder)
+    return recorder.text
+
+
+def test_every_training_workflow_repeats_its_weights_bit_for_bit(finished, repeated):
+    """Alone, each workflow gives the weights that it gave within the study."""
+    runs = finished.client.search_runs(["1"], f"tags.variant = '{chosen_of(finished)}'")
     for stage in ("train", "fold", "retrain"):
         of_stage = [run for run in runs if run.data.tags["stage"] == stage]
         weights = {(run.info.run_name, run.data.tags["weights.sha256"]) for run in of_stage}
         assert len(of_stage) == 2 * len(weights)
 
 
-def test_retraining_is_compared_with_the_best_training_of_the_variant(finished):
-    recorder = Recorder()
-    retrain(replace(finished.job, recipe=RECIPES["v1"]), recorder)
-    assert "no finished training" not in recorder.text
-    latest = latest_run(finished, "v1 retrained on test")
-    assert latest.data.tags["compared.run_id"] == finished.runs["v1"].info.run_id
+def test_retraining_is_compared_with_the_best_training_of_the_variant(finished, repeated):
+    assert "no finished training" not in repeated
+    chosen = chosen_of(finished)
+    latest = latest_run(finished, f"{chosen} retrained on test")
+    assert "study" not in latest.data.tags
+    assert latest.data.tags["compared.run_id"] == finished.runs[chosen].info.run_id
     assert "confusion_comparison.png" in artifacts(finished, latest)
 
 
 def test_retraining_without_a_former_training_says_so(store, toy_files):
     recorder = Recorder()
     retrain(TrainingJob(recipe=RECIPES["baseline"], hardware=CPU, data=toy_files), recorder)
-    assert "no finished training of baseline to compare with" in recorder.text
+    assert "no finished training of baseline to compare with; `train` makes one" in recorder.text
     (latest,) = store.search_runs(["1"], "tags.stage = 'evaluate'")
     assert latest.info.run_name == "baseline retrained on test"
     assert "compared.run_id" not in latest.data.tags
@@ -326,8 +358,9 @@ def quick_study(files, *failing, variants=("baseline",), recorder=None):
 
 def test_a_study_whose_promotion_is_refused_keeps_its_report(store, toy_files):
     add_training(store, "older", 1.0, registered=False, variant="baseline")
+    failing = ("baseline retrained", "baseline fold 1/2", "baseline fold 2/2")  # which saves their time
     with pytest.raises(UserError, match=r"older.* has no registered model"):
-        quick_study(toy_files)
+        quick_study(toy_files, *failing)
     (run,) = store.search_runs(["1"], "tags.stage = 'study'")
     assert run.info.status == "FAILED"
     files = {file.path for file in store.list_artifacts(run.info.run_id)}
@@ -367,30 +400,77 @@ def test_a_cross_validation_says_over_how_many_folds_its_mean_is(store, toy_file
     assert list(folds.fold) == ["fold 1", "fold 3"]
 
 
-class Critic:
-    """Ends a training after its first epoch."""
-
-    def on_run_start(self, run_id):
-        pass
+class Impatient(Monitor):
+    """Ends a training after its second epoch."""
 
     def on_epoch_end(self, epoch):
-        return f"others are better than {epoch.val_accuracy:.0%}"
+        return f"others are better than {epoch.val_accuracy:.0%}" if epoch.epoch == 2 else None
 
 
-def test_a_pruned_training_is_killed_says_why_and_keeps_its_history(store, toy_files):
+def test_a_pruned_training_keeps_its_history_and_has_no_model(store, toy_files):
     recorder = Recorder()
-    job = TrainingJob(recipe=RECIPES["baseline"], stage="trial", hardware=CPU, data=toy_files)
-    result = train(job, recorder, Critic())
-    (run,) = store.search_runs(["1"])
-    assert run.info.status == "KILLED"
-    assert run.data.tags["pruned"] == result.pruned
+    recipe = variant_recipes(replace(CONFIG, epochs=5))["v1"]
+    job = TrainingJob(recipe=recipe, stage="trial", hardware=CPU, data=toy_files)
+    result = train(job, recorder, Impatient())
     assert "others are better" in result.pruned
     assert result.model is None
-    assert not run.outputs.model_outputs
-    assert len(result.history) == 1
-    assert run.data.metrics["best/epoch"] == 1
-    assert "history.csv" in {file.path for file in store.list_artifacts(run.info.run_id)}
-    assert [event[0] for event in recorder.events] == ["on_run_start", "on_epoch_end", "on_run_end"]
+    assert [epoch.epoch for epoch in result.history] == [1, 2]
+    assert result.best in result.history
+    stored = StoredTraining.load(result.run_id)
+    assert (stored.status, stored.tag(Tag.PRUNED)) == ("KILLED", result.pruned)
+    assert stored.tag(Tag.ERROR) == ""
+    assert stored.history == result.history
+    assert stored.best == result.best
+    assert stored.metric(Metric.BEST_VAL_ACCURACY) == result.best.val_accuracy
+    with pytest.raises(StoreError, match="no logged model"):
+        stored.model_uri  # noqa: B018
+    assert {file.path for file in store.list_artifacts(result.run_id)} >= TRAINING_ARTIFACTS
+    assert store.search_model_versions() == []
+    assert [name for name, *_ in recorder.events] == ["on_run_start", *["on_epoch_end"] * 2, "on_run_end"]
+
+
+def test_a_training_that_fails_is_failed_and_its_bar_goes(store, toy_files):
+    class Broken(Monitor):
+        def on_epoch_end(self, epoch):
+            raise OSError("the disk is full")
+
+    recorder = Recorder()
+    with pytest.raises(OSError, match="the disk is full"):
+        train(TrainingJob(recipe=RECIPES["baseline"], hardware=CPU, data=toy_files), recorder, Broken())
+    (run,) = store.search_runs(["1"])
+    assert (run.info.status, run.data.tags["error"]) == ("FAILED", "the disk is full")
+    assert recorder.events[-1] == ("on_run_end", "baseline")
+
+
+def test_a_model_of_a_recipe_file_is_no_candidate_for_promotion(store, toy_files):
+    slim = Recipe(name="slim", variant=replace(VARIANTS["v1"], channels=(4, 8)), config=CONFIG)
+    result = train(TrainingJob(recipe=slim, hardware=CPU, data=toy_files, recipe_file="slim.json"))
+    stored = StoredTraining.load(result.run_id)
+    assert (stored.stage, stored.variant) == ("recipe", "slim")
+    assert stored.params["recipe"] == "slim.json"
+    assert stored.params["recipe.learning_rate"] == "0.002"
+    assert "Its recipe file decides" in store.get_run(result.run_id).data.tags["mlflow.note.content"]
+    assert result.model.version == 1
+    with pytest.raises(UserError, match="no finished training to promote"):
+        promote()
+
+
+def test_too_many_folds_are_refused_before_there_is_a_run(store, toy_files):
+    job = TrainingJob(recipe=RECIPES["baseline"], hardware=CPU, data=toy_files, folds=21)
+    with pytest.raises(UserError, match="folds=21 does not fit the 20 images of the rarest class"):
+        kfold_side_by_side(job, workers=1)
+    with pytest.raises(UserError, match="folds=21 does not fit the 20 images of the rarest class"):
+        study(CONFIG, folds=21, hardware=CPU, workers=1, data=toy_files)
+    assert store.search_experiments(filter_string="name = 'fashion-mnist-lenet'") == []
+
+
+def test_verified_data_says_where_it_is(toy_files):
+    recorder = Recorder()
+    verify_data(toy_files, recorder)
+    assert f"Fashion-MNIST is in {toy_files.folder}; all four files" in recorder.text
+    damaged = replace(toy_files, sha256={name: "0" * 64 for name in toy_files.sha256})
+    with pytest.raises(UserError, match="wrong SHA-256"):
+        verify_data(damaged)
 
 
 def test_select_takes_the_first_on_a_tie():

@@ -10,7 +10,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -66,7 +66,7 @@ class ProcessExecutor(Executor):
 
     def _run_in_process(self, job: Job[T], monitor: Monitor) -> T:
         ours, theirs = _CONTEXT.Pipe()
-        process = _CONTEXT.Process(target=_work, args=(theirs, job), daemon=True)
+        process = _CONTEXT.Process(target=_work, args=(theirs, job, dict(os.environ)), daemon=True)
         process.start()  # the first waits some seconds for the fork server
         self._processes.add(process)
         theirs.close()
@@ -156,8 +156,10 @@ class _RemoteMonitor(Monitor):
         return reason
 
 
-def _work(connection: Connection, job: Job[object]) -> None:
+def _work(connection: Connection, job: Job[object], environment: Mapping[str, str]) -> None:
     """Run a job in a process of its own, which only its parent ends early, be it by its own end."""
+    os.environ.clear()  # it is that of the fork server's start, which may name another store
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     exit_on_sigterm()
     threading.Thread(target=_follow_parent, daemon=True).start()

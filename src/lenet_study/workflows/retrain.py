@@ -48,5 +48,6 @@ def retrain(
     """
     former = best_training(job.recipe)
     if former is None:
-        reporter.message(f"There is no finished training of {job.recipe.name} to compare with.")
+        name = job.recipe.name
+        reporter.message(f"There is no finished training of {name} to compare with; `train` makes one.")
     return RetrainingJob(training=job, former=former.run_id if former else "").run(reporter, Monitor())

@@ -34,10 +34,10 @@ from lenet_study.training.history import Epoch
 from lenet_study.training.loop import FitResult
 from lenet_study.training.model import LeNet, summary
 
-Stage = Literal["train", "recipe", "fold", "retrain", "trial", "confirm"]
+Stage = Literal["train", "fold", "retrain", "trial", "confirm"]
 _IMAGES = {"fold": "On all folds but one: ", "retrain": "On training and validation images: "}
 _FILE = " Its recipe file decides: the params `recipe.…` count, not their namesakes."
-_REGISTERED = ("train", "recipe", "retrain")
+_REGISTERED = ("train", "retrain")
 PROOF_IMAGES = 1000  # images on which an exported model must equal the eager one
 
 
@@ -47,8 +47,8 @@ class TrainingJob:
 
     Attributes:
         recipe: What to train, and how.
-        stage: ``train`` a variant on the training split, ``recipe`` a model of a recipe file, ``fold`` on all
-            folds but one, ``retrain`` on all images; ``trial`` and ``confirm`` for a search.
+        stage: ``train`` on the training split, ``fold`` on all folds but one, ``retrain`` on all images;
+            ``trial`` and ``confirm`` for a search.
         hardware: Where to train.
         data: The images.
         recipe_file: Path of the file that the recipe came from; empty for a variant.
@@ -177,7 +177,7 @@ def _open_training_run(job: TrainingJob) -> AbstractContextManager[Run]:
     fold: dict[str, object] = {Tag.FOLD: job.fold} if job.fold else {}
     return open_run(
         job.name,
-        stage=job.stage,
+        stage="recipe" if job.stage == "train" and job.recipe.searched else job.stage,
         params=job.params(),
         tags={**variant_tags(job.recipe.name), **fold, **job.tags},
         description=_IMAGES.get(job.stage, "") + describe(job.recipe) + (_FILE if job.recipe_file else ""),
