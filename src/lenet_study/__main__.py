@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
 
 import click
 
@@ -21,13 +21,8 @@ def command_line(commands: Mapping[str, Command]) -> click.Group:
     """Build the command line: every command as a subcommand."""
     group = click.Group("lenet_study", help="LeNet-5 models on Fashion-MNIST, in MLflow.")
     for name, command in commands.items():
-
-        def callback(command: Any = command, **values: Any) -> None:
-            parameters.call(command, values)
-
-        options: list[click.Parameter] = [
-            parameter.option() for parameter in parameters.parameters_of(command).values()
-        ]
+        options: list[click.Parameter] = [*parameters.options_of(command).values()]
+        callback = partial(parameters.call, command)
         group.add_command(
             click.Command(name, callback=callback, help=inspect.getdoc(command), params=options)
         )

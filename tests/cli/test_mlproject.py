@@ -15,7 +15,7 @@ from conftest import TRAINING_ARTIFACTS
 
 from lenet_study.cli import mlproject
 from lenet_study.cli.commands import COMMANDS, ENTRY_POINTS
-from lenet_study.cli.parameters import parameters_of
+from lenet_study.cli.parameters import options_of
 
 ROOT = Path(__file__).parents[2]
 LOCAL, DOCKER = ROOT / "MLproject", ROOT / "docker" / "MLproject"
@@ -89,8 +89,8 @@ def test_main_is_the_study():
 @pytest.mark.parametrize("command", ENTRY_POINTS)
 def test_parameters_and_defaults_are_those_of_the_command_line(command):
     declared = DECLARED[command]["parameters"]
-    parameters = parameters_of(ENTRY_POINTS[command]).values()
-    expected = {parameter.name: parameter.default for parameter in parameters}
+    options = options_of(ENTRY_POINTS[command])
+    expected = {parameter: option.default for parameter, option in options.items()}
     assert {name: value["default"] for name, value in declared.items()} == expected
     numbers = {
         name for name, default in expected.items() if type(default) in (int, float)
@@ -103,8 +103,8 @@ def test_every_parameter_is_passed_on(command):
     line = DECLARED[command]["command"]
     assert line.startswith(f"PYTHONPATH=src python -m lenet_study {command} ")
     passed = re.findall(r"(--[\w-]+) \{(\w+)\}", line)
-    parameters = parameters_of(ENTRY_POINTS[command]).values()
-    assert passed == [(parameter.flag, parameter.name) for parameter in parameters]
+    options = options_of(ENTRY_POINTS[command])
+    assert passed == [(option.opts[0], parameter) for parameter, option in options.items()]
 
 
 def test_a_parameter_without_default_is_declared_without_one():

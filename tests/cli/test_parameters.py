@@ -7,7 +7,7 @@ import click
 import pytest
 from annotated_types import Ge, Gt, Interval, Le, Lt
 
-from lenet_study.cli.parameters import Parameter, call, parameters_of
+from lenet_study.cli.parameters import call, options_of
 from lenet_study.recipes.constraints import Matches, OneOf
 
 Meaning = Annotated[int, Ge(1), "General meaning."]
@@ -33,32 +33,36 @@ def command(
 
 
 RECEIVED = []
-PARAMETERS = parameters_of(command)
+OPTIONS = options_of(command)
 
 
 def parse(*arguments, function=command):
     """Values that click makes of a command line."""
-    options = [parameter.option() for parameter in parameters_of(function).values()]
-    return click.Command("command", params=options).make_context("command", list(arguments)).params
+    options = options_of(function).values()
+    return click.Command("command", params=[*options]).make_context("command", list(arguments)).params
 
 
 def test_fields_of_dataclasses_and_arguments_are_parameters_in_their_order():
     names = ["size", "rate", "word", "kind", "mode", "switch", "count", "plain"]
-    assert list(PARAMETERS) == names
+    assert list(OPTIONS) == names
     defaults = [3, 0.5, "abc", "one", "x", False, 2, ""]
-    assert [parameter.default for parameter in PARAMETERS.values()] == defaults
+    assert [option.default for option in OPTIONS.values()] == defaults
     assert parse() == dict(zip(names, defaults, strict=True))
 
 
 def test_the_last_text_is_the_meaning():
-    meanings = {name: parameter.meaning for name, parameter in PARAMETERS.items()}
+    meanings = {name: option.help for name, option in OPTIONS.items()}
     assert meanings["size"] == "Size of it."
     assert meanings["count"] == "Meaning here."
     assert meanings["plain"] == ""
 
 
-def test_a_flag_has_dashes():
-    assert Parameter("learning_rate", click.FLOAT, 0.1, "").flag == "--learning-rate"
+def test_a_flag_has_dashes_and_the_parameter_keeps_its_name():
+    def trains(learning_rate: float = 0.1) -> None:
+        """Train."""
+
+    option = options_of(trains)["learning_rate"]
+    assert (option.opts, option.name) == (["--learning-rate"], "learning_rate")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +109,7 @@ def test_bounds_become_clicks(kind, constraints, bounds):
         pass
 
     bounded.__annotations__["value"] = Annotated.__class_getitem__((kind, *constraints, "It."))
-    click_type = parameters_of(bounded)["value"].type
+    click_type = options_of(bounded)["value"].type
     assert isinstance(click_type, click.IntRange if kind is int else click.FloatRange)
     assert (click_type.min, click_type.min_open, click_type.max, click_type.max_open) == bounds
 
@@ -116,7 +120,7 @@ def test_a_refused_word_tells_the_cure():
 
 
 def test_a_call_passes_dataclasses_and_arguments():
-    call(command, parse("--size", "7", "--word", "xy", "--switch", "true"))
+    call(command, **parse("--size", "7", "--word", "xy", "--switch", "true"))
     assert RECEIVED.pop() == (Choices(size=7), "xy", "one", "x", True, 2, "")
 
 
@@ -124,7 +128,7 @@ def test_a_parameter_without_default_has_to_be_given():
     def needs(folder: Annotated[str, "Where."]) -> None:
         """Do it."""
 
-    assert parameters_of(needs)["folder"].default is None
+    assert options_of(needs)["folder"].required
     assert parse("--folder", "x", function=needs) == {"folder": "x"}
     with pytest.raises(click.MissingParameter) as error:
         parse(function=needs)

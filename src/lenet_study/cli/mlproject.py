@@ -8,8 +8,10 @@ import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import click
+
 from lenet_study.cli.commands import ENTRY_POINTS
-from lenet_study.cli.parameters import Parameter, parameters_of
+from lenet_study.cli.parameters import options_of
 
 DEFAULT = "study"  # also as `main`: what a bare `mlflow run .` does
 NOTE = "# Made by `make mlproject` from src/lenet_study/cli/commands.py."
@@ -35,30 +37,29 @@ def mlproject(
         prefix: What stands before a command's name.
         commands: The entry points by name.
     """
-    entries = [_entry_point(name, prefix, parameters_of(command)) for name, command in commands.items()]
+    entries = [_entry_point(name, prefix, options_of(command)) for name, command in commands.items()]
     head = f"{NOTE}\nname: lenet-study\n\n{environment}\n\nentry_points:\n"
     return head + "\n".join(entries) + f"\n  main: *{DEFAULT}\n"
 
 
-def _entry_point(name: str, prefix: str, parameters: Mapping[str, Parameter]) -> str:
+def _entry_point(name: str, prefix: str, options: Mapping[str, click.Option]) -> str:
     anchor = f" &{name}" if name == DEFAULT else ""
-    declared = "".join(
-        f"      {parameter.name}: {_declared(parameter)}\n" for parameter in parameters.values()
-    )
+    declared = "".join(f"      {parameter}: {_declared(option)}\n" for parameter, option in options.items())
     # A flag stays with its value: textwrap breaks lines at spaces alone.
-    options = " ".join(f"{parameter.flag}\0{{{parameter.name}}}" for parameter in parameters.values())
-    command = textwrap.fill(f"{prefix}{name} {options}", 100, break_on_hyphens=False).replace("\0", " ")
+    values = " ".join(f"{option.opts[0]}\0{{{parameter}}}" for parameter, option in options.items())
+    command = textwrap.fill(f"{prefix}{name} {values}", 100, break_on_hyphens=False).replace("\0", " ")
     return (
         f"  {name}:{anchor}\n    parameters:\n{declared}"
         f"    command: >-\n{textwrap.indent(command, ' ' * 6)}\n"
     )
 
 
-def _declared(parameter: Parameter) -> str:
+def _declared(option: click.Option) -> str:
     """Return a parameter's declaration as YAML; MLflow checks no type, the command line does."""
-    number = isinstance(parameter.default, int | float) and not isinstance(parameter.default, bool)
-    default = "" if parameter.default is None else f", default: {json.dumps(parameter.default)}"
-    return f"{{type: {'float' if number else 'string'}{default}}}"
+    if option.required:
+        return "{type: string}"
+    number = isinstance(option.default, int | float) and not isinstance(option.default, bool)
+    return f"{{type: {'float' if number else 'string'}, default: {json.dumps(option.default)}}}"
 
 
 def write(root: Path) -> None:

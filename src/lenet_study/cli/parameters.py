@@ -11,7 +11,7 @@ import math
 import re
 import typing
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, TypeGuard
 
 import annotated_types
@@ -54,48 +54,21 @@ class Pattern(click.ParamType[str]):
         return str(value)
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter of a command."""
-
-    name: str  # in MLflow
-    type: click.ParamType[Any]
-    default: str | int | float | bool | None  # None: it has to be given
-    meaning: str
-
-    @property
-    def flag(self) -> str:
-        """Name on the command line."""
-        return "--" + self.name.replace("_", "-")
-
-    def option(self) -> click.Option:
-        """Build the click option of this parameter."""
-        default = {"required": True} if self.default is None else {"default": self.default}
-        return click.Option(
-            [self.flag, self.name],
-            type=self.type,
-            help=self.meaning,
-            show_default=self.default != "",
-            **default,
-        )
-
-
-def parameters_of(command: Callable[..., None]) -> dict[str, Parameter]:
-    """Return the parameters of a command by name: its own arguments, and the fields of its dataclasses."""
+def options_of(command: Callable[..., None]) -> dict[str, click.Option]:
+    """Return the options of a command by parameter: its own arguments, and the fields of its dataclasses."""
     hints = typing.get_type_hints(command, include_extras=True)
-    parameters: dict[str, Parameter] = {}
+    options: dict[str, click.Option] = {}
     for argument in inspect.signature(command).parameters.values():
         hint = hints[argument.name]
         if _is_declaration(hint):
             types = typing.get_type_hints(hint, include_extras=True)
-            declared = [_parameter(field.name, types[field.name], field.default) for field in fields(hint)]
+            options |= {field.name: _option(field.name, types[field.name], field) for field in fields(hint)}
         else:
-            declared = [_parameter(argument.name, hint, argument.default)]
-        parameters |= {parameter.name: parameter for parameter in declared}
-    return parameters
+            options[argument.name] = _option(argument.name, hint, argument)
+    return options
 
 
-def call(command: Callable[..., None], values: dict[str, Any]) -> None:
+def call(command: Callable[..., None], /, **values: Any) -> None:
     """Call a command with the values of its parameters."""
     hints = typing.get_type_hints(command, include_extras=True)
     arguments = {}
@@ -112,14 +85,19 @@ def _is_declaration(hint: Any) -> TypeGuard[type[Any]]:
     return isinstance(hint, type) and is_dataclass(hint)
 
 
-def _parameter(name: str, hint: Any, default: Any) -> Parameter:
-    """Read one declaration; the last text among its annotations is its meaning."""
+def _option(name: str, hint: Any, declared: Field[Any] | inspect.Parameter) -> click.Option:
+    """Build the option of one declaration; the last text among its annotations is its meaning."""
     annotations = list(getattr(hint, "__metadata__", ()))
     kind = hint.__origin__ if annotations else hint
     meanings = [annotation for annotation in annotations if isinstance(annotation, str)]
-    if default in (inspect.Parameter.empty, MISSING):
-        default = None
-    return Parameter(name, _click_type(kind, annotations), default, meanings[-1] if meanings else "")
+    required = declared.default in (MISSING, inspect.Parameter.empty)
+    return click.Option(
+        ["--" + name.replace("_", "-"), name],
+        type=_click_type(kind, annotations),
+        help=meanings[-1] if meanings else "",
+        show_default=declared.default != "",
+        **({"required": True} if required else {"default": declared.default}),
+    )
 
 
 def _click_type(kind: Any, annotations: list[Any]) -> click.ParamType[Any]:
