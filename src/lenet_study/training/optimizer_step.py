@@ -22,17 +22,11 @@ def make_optimizer(
     """Build an optimizer that steps all parameters in one call; on a GPU it can be captured."""
     on_gpu = next(model.parameters()).is_cuda
     rate = torch.tensor(learning_rate, device="cuda") if on_gpu else learning_rate
+    options: dict[str, Any] = {"lr": rate, "weight_decay": weight_decay, "fused": True}
     if name == "sgd":
-        return torch.optim.SGD(
-            model.parameters(),
-            lr=rate,
-            momentum=MOMENTUM,
-            nesterov=True,
-            weight_decay=weight_decay,
-            fused=True,
-        )
+        return torch.optim.SGD(model.parameters(), momentum=MOMENTUM, nesterov=True, **options)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
-    return kind(model.parameters(), lr=rate, weight_decay=weight_decay, fused=True, capturable=on_gpu)
+    return kind(model.parameters(), capturable=on_gpu, **options)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
