@@ -102,7 +102,7 @@ class Limit(Contender):
         super().__init__(variant, images, threads, folder)
         Hardware(device="cpu", threads=threads).prepare()
         self.batches = list(loop.training_batches(self.train, self.normalisation, self.recipe, 1))
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.to(memory_format=torch.channels_last)
         optimizer = make_optimizer(self.model, "adam", self.recipe.config.learning_rate, weight_decay=0.0)
         loss_fn = partial(loop.training_loss, self.model, self.recipe)
         self.step = make_step(loss_fn, self.model, optimizer)

@@ -53,12 +53,12 @@ def ready_step(variant: str, change: str = AS_BUILT) -> Callable[[], object]:
     if change == "pooling after ReLU":
         order_as_published(model)
     layout = torch.contiguous_format if change == "contiguous" else torch.channels_last
-    model.to(memory_format=layout).train()  # type: ignore[call-overload]
+    model.to(memory_format=layout).train()
     if change == "Adam not fused":
         optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     else:
         optimizer = make_optimizer(model, "adam", config.learning_rate, weight_decay=0.0)
-    torch.utils.deterministic.fill_uninitialized_memory = change == "fresh memory filled"  # type: ignore[attr-defined]
+    torch.utils.deterministic.fill_uninitialized_memory = change == "fresh memory filled"
     if change == "without oneDNN":
         torch.backends.mkldnn.set_flags(False)
     loss_fn = partial(loop.training_loss, model, recipe)
