@@ -32,7 +32,7 @@ from lenet_study.training.data_files import DataFiles
 from lenet_study.workflows.promote import promote
 from lenet_study.workflows.train import TrainingJob, train
 
-WHOLE = {"trials": 8, "max_epochs": 4, "confirm_seeds": 2}
+WHOLE = {"trials": 5, "max_epochs": 4, "confirm_seeds": 2}
 TWO = {"trials": 2, "confirm_seeds": 2}
 PICTURES = {"optimization_history.png", "search.html"}
 
@@ -96,7 +96,7 @@ def test_every_trial_is_a_nested_run_with_the_same_outcome(finished):
     runs = {int(run.data.tags["trial"]): run for run in runs_of(finished.client, "trial")}
     trials = study_of(finished.folder).trials
     assert parent.info.status == "FINISHED"
-    assert sorted(runs) == [trial.number for trial in trials] == list(range(8))
+    assert sorted(runs) == [trial.number for trial in trials] == list(range(5))
     for trial in trials:
         run = runs[trial.number]
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
@@ -115,11 +115,11 @@ def test_every_trial_is_a_nested_run_with_the_same_outcome(finished):
 def test_the_parent_shows_the_best_so_far_pictures_and_a_table(finished):
     (parent,) = runs_of(finished.client, "search")
     history = finished.client.get_metric_history(parent.info.run_id, "search/best_val_accuracy")
-    assert [point.step for point in history] == list(range(1, 9))
+    assert [point.step for point in history] == list(range(1, 6))
     assert [point.value for point in history] == sorted(point.value for point in history)
     assert {file.path for file in finished.client.list_artifacts(parent.info.run_id)} >= PICTURES
     trials = table(finished.client, parent, "trials.csv")
-    assert trials["number"].tolist() == list(range(8))
+    assert trials["number"].tolist() == list(range(5))
     assert trials["accuracy"].max() == history[-1].value
     assert "storage" not in parent.data.params  # it may hold a password
     expected = {"search_name": "toy", "trials": "8", "workers": "1", "threads": "1", "precision": "float32"}
@@ -163,7 +163,7 @@ def test_the_same_command_finds_nothing_left_to_do(copied, toy_files):
     before = len(runs_of(copied, "trial"))
     text = run_search(toy_files, **WHOLE).text
     assert len(runs_of(copied, "trial")) == before
-    assert "Search toy goes on after 8 trials" in text
+    assert "Search toy goes on after 5 trials" in text
     assert "was confirmed before" in text
 
 

@@ -1,23 +1,24 @@
 """Pictures of a search: what they show, and that they can be read."""
 
+import matplotlib
 import matplotlib.pyplot as plt
-import numpy as np
 import optuna
 import pytest
-from drawing import assert_global_state_stays
+from drawing import assert_global_state_stays, words
 from optuna.trial import TrialState
 
-from lenet_study.search import pictures as search_figures
+from lenet_study.search import pictures
+from lenet_study.search.pictures import interactive_page, still_pictures
 from lenet_study.search.space import Space
 
 SPACE = Space(500_000, 10)
 
 
-def made(count, directions=("maximize",), pruned=()):
+def made(count, directions=("maximize",), pruned=(), name="toy"):
     """A search whose trials are the better the later, but for those that are pruned."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        study_name="toy", directions=directions, sampler=optuna.samplers.RandomSampler(0)
+        study_name=name, directions=directions, sampler=optuna.samplers.RandomSampler(0)
     )
     for number in range(count):
         trial = study.ask()
@@ -31,26 +32,25 @@ def made(count, directions=("maximize",), pruned=()):
 
 
 def test_a_search_without_complete_trials_has_no_pictures():
-    assert search_figures.pictures(made(0)) == {}
-    assert search_figures.pictures(made(2, pruned=(0, 1))) == {}
-    assert "toy" in search_figures.page(made(0))
+    assert still_pictures(made(0)) == {}
+    assert still_pictures(made(2, pruned=(0, 1))) == {}
+    assert "toy" in interactive_page(made(0))
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_few_trials_tell_no_importances(count):
-    expected = {"optimization_history", "slice", "parallel_coordinate"}
-    assert search_figures.pictures(made(count)).keys() == expected
+    assert still_pictures(made(count)).keys() == {"optimization_history"}
 
 
 def test_many_trials_give_every_picture():
-    names = search_figures.pictures(made(8)).keys()
-    assert names == {"optimization_history", "slice", "parallel_coordinate", "parameter_importances"}
-    several = search_figures.pictures(made(8, ("maximize", "minimize"))).keys()
+    names = still_pictures(made(8)).keys()
+    assert names == {"optimization_history", "parameter_importances"}
+    several = still_pictures(made(8, ("maximize", "minimize"))).keys()
     assert several == names | {"pareto_front"}
 
 
 def test_the_history_shows_the_best_so_far_and_pruned_trials():
-    figure = search_figures.pictures(made(6, pruned=(2,)))["optimization_history"]
+    figure = still_pictures(made(6, pruned=(2,)))["optimization_history"]
     (axes,) = figure.axes
     lines = {line.get_label(): line for line in axes.lines}
     assert lines["best so far"].get_ydata().tolist() == [0.9, 0.901, 0.903, 0.904, 0.905, 0.905]
@@ -61,36 +61,20 @@ def test_the_history_shows_the_best_so_far_and_pruned_trials():
 def test_the_history_ends_with_the_last_trial_that_was_judged():
     study = made(3)
     study.enqueue_trial({})
-    (axes,) = search_figures.pictures(study)["optimization_history"].axes
+    (axes,) = still_pictures(study)["optimization_history"].axes
     lines = {line.get_label(): line for line in axes.lines}
     assert lines["best so far"].get_xdata().tolist() == [0, 1, 2, 2]
 
 
-def test_a_slice_has_a_panel_for_every_parameter_and_all_trials_within_it():
+def test_importances_name_every_parameter_the_largest_on_top():
     study = made(8)
-    figure = search_figures.pictures(study)["slice"]
-    panels = [axes for axes in figure.axes if axes.get_title()]
-    names = [name.replace("_", " ") for name in study.trials[0].params]
-    assert [axes.get_title() for axes in panels] == names
-    for axes in panels:
-        points = axes.collections[0].get_offsets()
-        assert len(points) == 8
-        low, high = axes.get_xlim()
-        assert np.all((low <= points[:, 0]) & (points[:, 0] <= high))
-
-
-def test_parallel_coordinates_lie_between_the_ends_of_each_axis():
-    figure = search_figures.pictures(made(8))["parallel_coordinate"]
-    lines = [line for line in figure.axes[0].lines if len(line.get_ydata()) > 2]
-    assert len(lines) == 8
-    assert all(np.all((line.get_ydata() >= 0) & (line.get_ydata() <= 1)) for line in lines)
-
-
-def test_importances_are_shares_the_largest_on_top():
-    figure = search_figures.parameter_importances({"epochs": 0.7, "dropout": 0.3})
-    (axes,) = figure.axes
-    assert [bar.get_width() for bar in axes.patches] == [0.3, 0.7]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["dropout", "epochs"]
+    (axes,) = still_pictures(study)["parameter_importances"].axes
+    bars = sorted(axes.patches, key=lambda bar: bar.get_y(), reverse=True)
+    widths = [bar.get_width() for bar in bars]
+    assert widths == sorted(widths, reverse=True)
+    assert not axes.yaxis_inverted()
+    assert sum(widths) == pytest.approx(1)
+    assert {label.get_text() for label in axes.get_yticklabels()} == set(study.trials[0].params)
 
 
 def test_the_front_is_what_no_trial_beats_in_both():
@@ -98,20 +82,40 @@ def test_the_front_is_what_no_trial_beats_in_both():
     trial = study.ask()
     SPACE.suggest(trial)
     study.tell(trial, [0.8, 9000])  # worse and larger than all
-    figure = search_figures.pictures(study)["pareto_front"]
-    lines = {line.get_label(): line for line in figure.axes[0].lines}
-    assert lines["Pareto front"].get_xdata().tolist() == [0, 1000, 2000, 3000, 4000]
-    assert lines["other trials"].get_ydata().tolist() == [0.8]
+    (axes,) = still_pictures(study)["pareto_front"].axes
+    points = {dots.get_label(): dots.get_offsets().tolist() for dots in axes.collections}
+    assert sorted(points["Best Trial"]) == [[0.9 + n / 1000, 1000 * n] for n in range(5)]
+    assert points["Trial"] == [[0.8, 9000]]
+
+
+@pytest.mark.parametrize("name", ["parameter_importances", "pareto_front"])
+def test_optuna_s_pictures_are_not_cut_off(name):
+    figure = still_pictures(made(8, ("maximize", "minimize")))[name]
+    figure.draw_without_rendering()
+    used, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert min(used.x0, used.y0, width - used.x1, height - used.y1) > 0, words(figure)
 
 
 def test_the_page_stands_alone_and_has_every_plot():
-    page = search_figures.page(made(8, ("maximize", "minimize")))
+    page = interactive_page(made(8, ("maximize", "minimize")))
     for heading in ("Optimization history", "Parallel coordinate", "Slice", "Importances", "Pareto front"):
         assert f"<h2>{heading}</h2>" in page
     assert page.count("<script src=") == 0  # nothing is fetched
 
 
-def test_global_state_stays_as_it_was(monkeypatch):
-    study = made(8)
-    assert_global_state_stays(monkeypatch, search_figures, lambda: search_figures.pictures(study)["slice"])
+def test_a_name_is_no_markup():
+    assert "<h1>Search a&lt;b</h1>" in interactive_page(made(0, name="a<b"))
+
+
+def test_our_picture_needs_no_pyplot_and_leaves_global_state_as_it_was(monkeypatch):
+    trials = made(8).trials
+    assert_global_state_stays(monkeypatch, pictures, lambda: pictures.optimization_history(trials))
+
+
+def test_optuna_s_pictures_leave_settings_as_they_were_and_no_figure_open():
+    study = made(8, ("maximize", "minimize"))
+    still_pictures(study)  # pyplot chooses its backend
+    before = matplotlib.rcParams.copy()
+    still_pictures(study)
+    assert matplotlib.rcParams.copy() == before
     assert plt.get_fignums() == []

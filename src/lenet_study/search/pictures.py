@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from optuna.trial import FrozenTrial, TrialState
 
-from lenet_study.evidence.figures.style import CHANGED, PALETTE, styled
+from lenet_study.evidence.figures.style import CHANGED, PALETTE, new_figure, styled
 from lenet_study.search import attributes
 from lenet_study.search.sampling import quiet
 
@@ -65,7 +65,7 @@ def still_pictures(study: optuna.Study) -> dict[str, Figure]:
 @styled
 def optimization_history(trials: Sequence[FrozenTrial]) -> Figure:
     """Draw the accuracy of every trial in order, and the best so far."""
-    figure = Figure((8, 4.2), layout="constrained")
+    figure = new_figure(8, 4.2)
     axes = figure.subplots()
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     pruned = [t for t in trials if t.state == TrialState.PRUNED and t.intermediate_values]
@@ -87,7 +87,7 @@ def optimization_history(trials: Sequence[FrozenTrial]) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     below = sum(value < low for value in [*accuracies, *last])
     axes.set_title(f"{below} below the picture" if below else "", loc="right", color=_GREY)
-    axes.legend(loc="best")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     return figure
 
 

@@ -112,10 +112,10 @@ class Space:
         ranges = {name: distribution_to_json(values) for name, values in trial.distributions.items()}
         return hashlib.sha256(json.dumps(ranges, sort_keys=True).encode()).hexdigest()[:16]
 
-    def variant_points(self) -> dict[str, Mapping[str, object]]:
+    def variant_points(self, variants: Mapping[str, Variant] = VARIANTS) -> dict[str, Mapping[str, object]]:
         """Return the points at which variants lie, by name; those outside the space are left out."""
-        points = {name: self._point(variant) for name, variant in VARIANTS.items()}
-        return {name: point for name, point in points.items() if self._gives(point, VARIANTS[name])}
+        points = {name: self._point(variant) for name, variant in variants.items()}
+        return {name: point for name, point in points.items() if self._gives(point, variants[name])}
 
     def warm_start_points(self) -> list[Mapping[str, object]]:
         """Return where today's practice would begin: v4 annealed, regularised and augmented, in three ways.

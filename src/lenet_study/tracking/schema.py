@@ -31,6 +31,10 @@ class Name(str):
         made.meaning, made.unit, made.formerly = meaning, unit, formerly
         return made
 
+    def __getnewargs__(self) -> tuple[str, str, str, tuple[str, ...]]:
+        """Return the arguments that make it again: jobs go to other processes with names among their tags."""
+        return str(self), self.meaning, self.unit, self.formerly
+
     def read(self, values: Mapping[str, T]) -> T | None:
         """Return the value under this name or a former one; None if there is none.
 
