@@ -74,10 +74,11 @@ class Executor(ABC):
     def results(self, futures: Mapping[str, Future[T]]) -> dict[str, T]:
         """Wait for named jobs and return the results of those that did not fail; report the others."""
         results: dict[str, T] = {}
+        # In the order of the names, not of the ends: what is printed and logged is the same each time.
         for name, future in futures.items():
             try:
                 results[name] = future.result()
-            except Exception as error:
+            except Exception as error:  # a job that fails takes no other with it
                 self.failed[name] = str(error)
                 self.reporter.message(f"{name} failed: {error}")
         return results
@@ -88,7 +89,7 @@ class Executor(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error:
+        if error:  # an interruption or a fault of the submitter, not of a job: those are in their futures
             self.cancel()
         self.close()
 
@@ -100,5 +101,6 @@ def presentable(error: Exception) -> Exception:
     """
     if isinstance(error, UserError | JobError | StoreError | OSError):
         return error
+    # A fault of the program: its author needs the trace, which does not cross the border of a process.
     traceback.print_exception(error)
     return JobError(f"{type(error).__name__}: {error}")

@@ -15,7 +15,7 @@ class InlineExecutor(Executor):
         future: Future[T] = Future()
         try:
             future.set_result(job.run(self.reporter, monitor))
-        except Exception as error:
+        except Exception as error:  # no KeyboardInterrupt or SystemExit: these end the submitter, too
             future.set_exception(presentable(error))
         return future
 

@@ -64,8 +64,8 @@ class Terminal:
 
     def message(self, line: str) -> None:
         """Print a line above the bars."""
-        tqdm.write(line)
-        sys.stdout.flush()
+        tqdm.write(line)  # print() would tear the bars apart
+        sys.stdout.flush()  # a log file is read while the work goes on
 
 
 class Progress:
@@ -91,6 +91,7 @@ class Progress:
         if epoch.val_accuracy is not None:  # first: a narrow terminal cuts the end of the line
             metrics = f"val loss {epoch.val_loss:.3f} accuracy {epoch.val_accuracy:.2%}, {metrics}"
         if self._bar.disable:
+            # Without a terminal, as in a log file, a bar would fill it with its copies: a line an epoch.
             left = self._seconds / epoch.epoch * (self._epochs - epoch.epoch)
             print(
                 f"{self._name}  epoch {epoch.epoch}/{self._epochs}  {metrics}  "
@@ -98,7 +99,7 @@ class Progress:
                 flush=True,
             )
             return
-        self._bar.set_postfix_str(metrics, refresh=False)
+        self._bar.set_postfix_str(metrics, refresh=False)  # update() draws it, once
         self._bar.update()
         if epoch.epoch == self._epochs:
             self.close()
