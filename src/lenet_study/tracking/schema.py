@@ -7,7 +7,7 @@ No other module writes these names out. ``docs/runs.md`` is made of this one (``
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -31,9 +31,9 @@ class Name(str):
         made.meaning, made.unit, made.formerly = meaning, unit, formerly
         return made
 
-    def __getnewargs__(self) -> tuple[str, str, str, tuple[str, ...]]:
-        """Return the arguments that make it again: jobs go to other processes with names among their tags."""
-        return str(self), self.meaning, self.unit, self.formerly
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what makes it again: jobs go to other processes with names among their tags."""
+        return type(self), (str(self), self.meaning, self.unit, self.formerly)
 
     def read(self, values: Mapping[str, T]) -> T | None:
         """Return the value under this name or a former one; None if there is none.
