@@ -113,10 +113,16 @@ def test_a_pruned_run_is_killed_and_says_why(store):
 
 
 def test_a_pruned_run_that_fails_is_failed(store):
-    with pytest.raises(ValueError, match="disk"), opened() as run:
-        run.prune("others are better")
-        raise ValueError("disk")
-    assert store.get_run(run.id).info.status == "FAILED"
+    def work():
+        with opened() as run:
+            run_ids.append(run.id)
+            run.prune("others are better")
+            raise ValueError("disk")
+
+    run_ids = []
+    with pytest.raises(ValueError, match="disk"):
+        work()
+    assert store.get_run(run_ids[0]).info.status == "FAILED"
 
 
 def test_the_first_run_of_a_process_is_the_one_that_mlflow_run_made(store, monkeypatch):

@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import signal
 import socket
 import threading
 import time
@@ -13,9 +14,18 @@ from conftest import process_context
 from mlflow.exceptions import MlflowException
 
 from lenet_study.errors import StoreError, UserError
+from lenet_study.execution.signals import leave
 from lenet_study.tracking import links
 from lenet_study.tracking.run import open_run
-from lenet_study.tracking.store import HEALTH_TIMEOUT, connect, fail, record_refusal, runs_with, store_errors
+from lenet_study.tracking.store import (
+    HEALTH_TIMEOUT,
+    connect,
+    fail,
+    record_refusal,
+    runs_with,
+    store_errors,
+    uninterrupted,
+)
 
 
 def test_failing_a_run_leaves_finished_ones_alone(store):
@@ -211,6 +221,41 @@ def test_a_refusal_that_cannot_be_written_down_raises_nothing(store, monkeypatch
     record_refusal("0123456789abcdef0123456789abcdef", "there is no such run")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/nowhere/mlflow.db")
     record_refusal("0123456789abcdef0123456789abcdef", "there is no such store")
+
+
+def write_when_terminated(steps):
+    with uninterrupted():
+        with uninterrupted():
+            signal.raise_signal(signal.SIGTERM)
+            steps.append("inner")
+        steps.append("outer")
+    steps.append("after")
+
+
+@pytest.fixture
+def leaving():
+    """SIGTERM as the command line takes it."""
+    before = signal.signal(signal.SIGTERM, leave)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("store", "leaving")
+def test_a_signal_waits_for_the_end_of_a_call():
+    steps = []
+    with pytest.raises(SystemExit) as caught:
+        write_when_terminated(steps)
+    assert steps == ["inner", "outer"]
+    assert caught.value.code == 143
+
+
+@pytest.mark.usefixtures("store", "leaving")
+def test_a_server_s_call_is_interrupted_at_once(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    steps = []
+    with pytest.raises(SystemExit):
+        write_when_terminated(steps)
+    assert steps == []
 
 
 def test_runs_are_looked_up_by_their_tags_in_all_experiments(store):

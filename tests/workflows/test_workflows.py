@@ -468,7 +468,7 @@ def test_verified_data_says_where_it_is(toy_files):
     recorder = Recorder()
     verify_data(toy_files, recorder)
     assert f"Fashion-MNIST is in {toy_files.folder}; all four files" in recorder.text
-    damaged = replace(toy_files, sha256={name: "0" * 64 for name in toy_files.sha256})
+    damaged = replace(toy_files, sha256=dict.fromkeys(toy_files.sha256, "0" * 64))
     with pytest.raises(UserError, match="wrong SHA-256"):
         verify_data(damaged)
 

@@ -10,10 +10,12 @@ import torch
 from scipy.stats import binomtest
 from sklearn.manifold import TSNE
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from threadpoolctl import threadpool_limits
 from torch.nn.functional import cross_entropy
 
 from lenet_study.evidence.export import as_input
 from lenet_study.training.dataset import Split
+from lenet_study.training.hardware import cores
 from lenet_study.training.loop import EVALUATION_BATCH
 from lenet_study.training.model import CLASSES
 
@@ -134,5 +136,7 @@ def embedding(features: torch.Tensor, seed: int) -> np.ndarray:
     """Return two t-SNE coordinates per image: float32 [N, 2] (van der Maaten and Hinton 2008)."""
     perplexity = min(30.0, (len(features) - 1) / 3)  # sklearn's default, smaller for few images
     start = "pca" if (features != features[0]).any() else "random"  # PCA of equal rows is NaN
-    tsne = TSNE(perplexity=perplexity, init=start, random_state=seed, n_jobs=torch.get_num_threads())
-    return tsne.fit_transform(features.numpy())
+    tsne = TSNE(perplexity=perplexity, init=start, random_state=seed, n_jobs=cores())
+    # All cores, whatever trainings may take: t-SNE gives the same numbers on any, and takes a minute on one.
+    with threadpool_limits(cores(), user_api="openmp"):
+        return tsne.fit_transform(features.numpy())

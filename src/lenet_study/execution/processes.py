@@ -19,7 +19,7 @@ from typing import Any
 from lenet_study.errors import JobError
 from lenet_study.execution.executor import Executor, Job, Monitor, T, presentable
 from lenet_study.execution.reporter import Reporter
-from lenet_study.execution.signals import exit_on_sigterm
+from lenet_study.execution.signals import exit_on_sigterm, leave
 from lenet_study.training.history import Epoch
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -116,8 +116,11 @@ class _Channel:
         self._connection.send_bytes(pickle.dumps(message))
 
     def call(self, method: str, *arguments: object) -> Any:
-        self.send(method, *arguments)
-        answer, error = pickle.loads(self._connection.recv_bytes())
+        try:
+            self.send(method, *arguments)
+            answer, error = pickle.loads(self._connection.recv_bytes())
+        except (EOFError, ConnectionError):
+            leave(signal.SIGTERM)  # the parent is no more
         if error:
             raise error
         return answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from types import FrameType
+from typing import NoReturn
 
 
 def exit_on_sigterm() -> None:
@@ -12,11 +13,12 @@ def exit_on_sigterm() -> None:
 
     A second signal is ignored; so is SIGHUP where it was before, as `nohup` does.
     """
-    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGTERM, leave)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, _exit)
+        signal.signal(signal.SIGHUP, leave)
 
 
-def _exit(signum: int, frame: FrameType | None) -> None:
-    signal.signal(signum, signal.SIG_IGN)  # once: the open run must be closed in peace
+def leave(signum: int, frame: FrameType | None = None) -> NoReturn:
+    """Raise SystemExit as the end of a process by this signal; what comes later does not disturb it."""
+    signal.signal(signum, signal.SIG_IGN)
     sys.exit(128 + signum)

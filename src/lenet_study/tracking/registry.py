@@ -26,7 +26,7 @@ from lenet_study.errors import UserError
 from lenet_study.evidence import export
 from lenet_study.tracking.run import Run
 from lenet_study.tracking.schema import File, Metric, Tag
-from lenet_study.tracking.store import NAME, connect, store_errors
+from lenet_study.tracking.store import NAME, connect, store_call, uninterrupted
 from lenet_study.tracking.stored_training import StoredTraining
 from lenet_study.training.dataset import Normalisation
 from lenet_study.training.model import SIDE, LeNet
@@ -106,7 +106,7 @@ def log_model(
         parity = export.parity(model, normalisation, scripted, images)
         twin = export.parity(model, normalisation, export.load_program(program), images)
         proof.write_text(json.dumps({"torchscript": asdict(parity), "pt2": asdict(twin)}, indent=2))
-        with _expected_warnings():
+        with _expected_warnings(), uninterrupted():
             info = mlflow.pytorch.log_model(
                 scripted,
                 name=File.MODEL,
@@ -223,7 +223,7 @@ def logged_model_of(training: StoredTraining) -> LoggedModel:
 
 def version_of(run_id: str) -> Version | None:
     """Return the registered version that a run made, if it made one."""
-    with store_errors():
+    with store_call():
         versions = mlflow.MlflowClient().search_model_versions(f"name = '{NAME}' and run_id = '{run_id}'")
     return versions[0] if versions else None
 
@@ -241,7 +241,7 @@ def version_with_alias(alias: str) -> Version | None:
 def set_champion(version: Version, reason: str, by_run: str) -> None:
     """Make a version the champion, its predecessor ``previous``, and write down why."""
     client = mlflow.MlflowClient()
-    with store_errors():
+    with store_call():
         former = version_with_alias(CHAMPION)
         client.set_model_version_tag(NAME, version.version, Tag.PROMOTED_REASON, reason)
         client.set_model_version_tag(NAME, version.version, Tag.PROMOTED_BY_RUN, by_run)
@@ -258,7 +258,7 @@ def set_challenger(model: LoggedModel, evidence: Mapping[str, object]) -> Versio
         evidence: Figures of its confirmation, by the names in ``Tag.CONFIRMED``.
     """
     client = mlflow.MlflowClient()
-    with store_errors():
+    with store_call():
         number = model.version or mlflow.register_model(model.uri, NAME, tags=model.tags).version
         for figure, value in evidence.items():
             name = Tag.CONFIRMED.format(figure=figure)
@@ -276,7 +276,7 @@ def confirmation_of(version: Version) -> dict[str, str]:
 
 def drop_challenger() -> None:
     """Take the challenger's alias away: it has become the champion."""
-    with store_errors():
+    with store_call():
         mlflow.MlflowClient().delete_registered_model_alias(NAME, CHALLENGER)
 
 

@@ -8,63 +8,67 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
 from matplotlib.figure import Figure
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow import entities
 from mlflow.tracking.context.registry import resolve_tags
 
-from lenet_study.tracking import schema
 from lenet_study.tracking.provenance import freeze, provenance_tags
-from lenet_study.tracking.schema import File, Tag
-from lenet_study.tracking.store import connect, prepare_experiment, store_errors
+from lenet_study.tracking.schema import File, Metric, Tag
+from lenet_study.tracking.store import connect, prepare_experiment, store_errors, uninterrupted
 from lenet_study.training.dataset import Split
 from lenet_study.training.history import Epoch
 
 SOURCE = "https://github.com/zalandoresearch/fashion-mnist"
 EPOCH_METRICS = {
-    "train_loss": schema.Metric.TRAIN_LOSS,
-    "train_accuracy": schema.Metric.TRAIN_ACCURACY,
-    "val_loss": schema.Metric.VAL_LOSS,
-    "val_accuracy": schema.Metric.VAL_ACCURACY,
-    "learning_rate": schema.Metric.LEARNING_RATE,
-    "seconds": schema.Metric.EPOCH_SECONDS,
+    "train_loss": Metric.TRAIN_LOSS,
+    "train_accuracy": Metric.TRAIN_ACCURACY,
+    "val_loss": Metric.VAL_LOSS,
+    "val_accuracy": Metric.VAL_ACCURACY,
+    "learning_rate": Metric.LEARNING_RATE,
+    "seconds": Metric.EPOCH_SECONDS,
 }
 BEST_METRICS = {
-    "epoch": schema.Metric.BEST_EPOCH,
-    "val_accuracy": schema.Metric.BEST_VAL_ACCURACY,
-    "val_loss": schema.Metric.BEST_VAL_LOSS,
-    "train_accuracy": schema.Metric.BEST_TRAIN_ACCURACY,
-    "train_loss": schema.Metric.BEST_TRAIN_LOSS,
+    "epoch": Metric.BEST_EPOCH,
+    "val_accuracy": Metric.BEST_VAL_ACCURACY,
+    "val_loss": Metric.BEST_VAL_LOSS,
+    "train_accuracy": Metric.BEST_TRAIN_ACCURACY,
+    "train_loss": Metric.BEST_TRAIN_LOSS,
 }
 
 
 class Run:
-    """An open MLflow run."""
+    """An open MLflow run.
+
+    Attributes:
+        final_status: Its status once its work has ended without an exception.
+    """
 
     def __init__(self, run: mlflow.entities.Run) -> None:
         self.id: str = run.info.run_id
         self.experiment_id: str = run.info.experiment_id
+        self.final_status = "FINISHED"
         self._client = mlflow.MlflowClient()
-        self._logged = set(run.data.params)
-        self._pruned = ""
+        self._param_names = set(run.data.params)
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log params that the run does not have yet: `mlflow run` has stored the user's spelling."""
-        new = {name: value for name, value in params.items() if name not in self._logged}
-        self._client.log_batch(self.id, params=[Param(str(k), str(v)) for k, v in new.items()])
-        self._logged |= new.keys()
+        new = {name: value for name, value in params.items() if name not in self._param_names}
+        self._log_batch(params=[entities.Param(str(name), str(value)) for name, value in new.items()])
+        self._param_names |= new.keys()
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
         """Set tags; values become text."""
-        self._client.log_batch(self.id, tags=[RunTag(str(k), str(v)) for k, v in tags.items()])
+        self._log_batch(tags=[entities.RunTag(str(name), str(value)) for name, value in tags.items()])
 
     def log_metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None:
         """Log all metrics of one step at once; None is left out."""
         now = mlflow.utils.time.get_current_time_millis()
-        present = [Metric(str(k), v, now, step) for k, v in metrics.items() if v is not None]
-        self._client.log_batch(self.id, metrics=present)
+        present = {str(name): value for name, value in metrics.items() if value is not None}
+        self._log_batch(metrics=[entities.Metric(name, value, now, step) for name, value in present.items()])
 
     def log_epoch(self, epoch: Epoch) -> None:
         """Log an epoch's metrics; the step is the epoch."""
@@ -100,27 +104,28 @@ class Run:
         dataset = mlflow.data.from_numpy(
             split.images.numpy(), source=SOURCE, name=f"fashion-mnist-{context}", digest=digest[:32]
         )
-        tags = [InputTag("mlflow.data.context", context), InputTag("sha256", digest)]
-        logged = DatasetInput(dataset._to_mlflow_entity(), tags)
-        self._client.log_inputs(self.id, datasets=[logged])
+        tags = [entities.InputTag("mlflow.data.context", context), entities.InputTag("sha256", digest)]
+        logged = entities.DatasetInput(dataset._to_mlflow_entity(), tags)
+        with uninterrupted():
+            self._client.log_inputs(self.id, datasets=[logged])
         self.set_tags({Tag.DATASET_SHA256.format(context=context): digest})
 
     def prune(self, reason: str) -> None:
         """Write down why a search ended this training early; the run then ends KILLED."""
-        self._pruned = reason
+        self.final_status = "KILLED"
         self.set_tags({Tag.PRUNED: reason})
 
-    @property
-    def final_status(self) -> str:
-        """The status of the run when its work has ended without an exception."""
-        return "KILLED" if self._pruned else "FINISHED"
+    def _log_batch(self, **batch: Any) -> None:
+        with uninterrupted():
+            self._client.log_batch(self.id, **batch)
 
     @contextmanager
     def _artifact(self, name: str) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, name)
             yield path
-            self._client.log_artifact(self.id, str(path))
+            with uninterrupted():
+                self._client.log_artifact(self.id, str(path))
 
 
 @contextmanager
@@ -154,25 +159,14 @@ def open_run(
         StoreError: The tracking server or its store failed.
     """
     connect()
+    optional = {Tag.DESCRIPTION: description, Tag.STUDY: study, Tag.PARENT_RUN: parent}
     all_tags: dict[str, object] = {Tag.STAGE: stage, **provenance_tags(), **(tags or {})}
-    if description:
-        all_tags["mlflow.note.content"] = description
-    if study:
-        all_tags[Tag.STUDY] = study
-    if parent:
-        all_tags["mlflow.parentRunId"] = parent
+    all_tags |= {tag: value for tag, value in optional.items() if value}
+    run, status = None, "FAILED"
     with store_errors():
-        client = mlflow.MlflowClient()
-        run_id = os.environ.get("MLFLOW_RUN_ID", "")
-        experiment_id = prepare_experiment(parent or study, adopted=run_id)
-        os.environ.pop("MLFLOW_RUN_ID", None)
-        if not run_id:
-            resolved = resolve_tags({str(k): str(v) for k, v in all_tags.items()})
-            run_id = client.create_run(experiment_id, run_name=name, tags=resolved).info.run_id
-        active = mlflow.start_run(run_id, run_name=name, nested=True, log_system_metrics=system_metrics)
-        status = "FAILED"
         try:
-            run = Run(active)
+            with uninterrupted():
+                run = _start(name, all_tags, parent or study, system_metrics)
             run.set_tags(all_tags)
             run.log_params(params)
             run.log_text(freeze(), File.ENVIRONMENT)
@@ -182,7 +176,21 @@ def open_run(
             status = "KILLED"
             raise
         except Exception as error:
-            client.set_tag(active.info.run_id, Tag.ERROR, " ".join(str(error).split())[:5000])
+            if run:
+                run.set_tags({Tag.ERROR: " ".join(str(error).split())[:5000]})
             raise
         finally:
-            mlflow.end_run(status)
+            if run:
+                with uninterrupted():
+                    mlflow.end_run(status)
+
+
+def _start(name: str, tags: Mapping[str, object], surrounding: str, system_metrics: bool) -> Run:
+    """Create a run in the experiment of the surrounding one, or adopt that of `mlflow run`; activate it."""
+    run_id = os.environ.get("MLFLOW_RUN_ID", "")
+    experiment_id = prepare_experiment(surrounding, adopted=run_id)
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    if not run_id:
+        resolved = resolve_tags({str(tag): str(value) for tag, value in tags.items()})
+        run_id = mlflow.MlflowClient().create_run(experiment_id, run_name=name, tags=resolved).info.run_id
+    return Run(mlflow.start_run(run_id, run_name=name, nested=True, log_system_metrics=system_metrics))

@@ -86,6 +86,10 @@ class Tag:
     PROMOTED_BY_RUN = Name("promoted.by_run", "Tag of a version: the run that promoted it")
     FORMER_VERSION = Name("former.version", "Version that was the champion before")
     CONFIRMED = Name("confirm.{figure}", "Tag of a version: a figure of its confirmation by a search")
+    DESCRIPTION = Name("mlflow.note.content", "Description of the run or experiment, in Markdown")
+    PARENT_RUN = Name("mlflow.parentRunId", "Id of the run that this one is nested under")
+    COLOUR = Name("mlflow.runColor", "Colour of the variant in MLflow's charts and in the study's pictures")
+    EXPERIMENT_KIND = Name("mlflow.experimentKind", "Tag of an experiment: which pages MLflow opens it with")
 
 
 class Metric:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import mlflow
 import requests
@@ -24,9 +26,9 @@ from lenet_study.tracking.schema import Tag
 NAME = "fashion-mnist-lenet"  # of the experiment and of the registered model
 StoredRun: TypeAlias = MLflowRun
 HEALTH_TIMEOUT = 10.0  # seconds
-_NOTE = "mlflow.note.content"
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # pages for models, not prompts
-_ABOUT = {_NOTE: "LeNet-5 variants on Fashion-MNIST: each is its parent plus one change."}
+_EXPERIMENT_TAGS = {Tag.EXPERIMENT_KIND: "custom_model_development"}  # pages for models, not prompts
+_ABOUT = {Tag.DESCRIPTION: "LeNet-5 variants on Fashion-MNIST: each is its parent plus one change."}
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def connect(timeout: float = HEALTH_TIMEOUT) -> None:
@@ -82,7 +84,7 @@ def _open_file(uri: str) -> None:
             f"The folder {database.parent} of the store {database.name} cannot be written to: "
             "work in another folder, or set MLFLOW_TRACKING_URI"
         )
-    with store_errors(), FileLock(f"{database}.lock"):
+    with store_call(), FileLock(f"{database}.lock"):
         mlflow.MlflowClient().search_experiments(max_results=1)
 
 
@@ -106,6 +108,41 @@ def store_errors() -> Iterator[None]:
                 "MLFLOW_TRACKING_PASSWORD (the server's docker/secrets/client.sh does)"
             ) from error
         raise StoreError(f"MLflow at {redact(uri)} failed: {message[:500]}") from error
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold signals back until a call of a SQLite store has ended.
+
+    An exception that a signal's handler raises within SQLAlchemy leaves the database locked: what was to be
+    written because of the signal, such as the run's end, would wait for that lock in vain.
+    """
+    held: dict[signal.Signals, Any] = {}
+    received: list[int] = []
+    in_main_thread = threading.current_thread() is threading.main_thread()  # where handlers are called
+    if in_main_thread and mlflow.get_tracking_uri().startswith("sqlite"):
+        held = {number: signal.getsignal(number) for number in _SIGNALS}
+        held = {number: handler for number, handler in held.items() if callable(handler)}
+    for number in held:
+        signal.signal(number, lambda number, frame: received.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+        for first in received[:1]:
+            signal.raise_signal(first)
+
+
+@contextmanager
+def store_call() -> Iterator[None]:
+    """Make a call of the store, or a few: uninterrupted, and a failure becomes one sentence.
+
+    Raises:
+        StoreError: The server or its store failed.
+    """
+    with store_errors(), uninterrupted():
+        yield
 
 
 def redact(uri: str) -> str:
@@ -154,7 +191,7 @@ def experiment_ids() -> list[str]:
 def runs_with(tags: Mapping[str, str]) -> list[StoredRun]:
     """Return the runs with these tags in any experiment, whatever their status."""
     conditions = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-    with store_errors():
+    with store_call():
         client, runs, token = mlflow.MlflowClient(), [], None
         while token != "":
             page = client.search_runs(experiment_ids(), conditions, page_token=token)
@@ -165,7 +202,7 @@ def runs_with(tags: Mapping[str, str]) -> list[StoredRun]:
 
 def fail(run_id: str, reason: str) -> None:
     """End a run whose process died; one that has ended stays as it is."""
-    with store_errors():
+    with store_call():
         client = mlflow.MlflowClient()
         if client.get_run(run_id).info.status == "RUNNING":
             client.set_tag(run_id, Tag.ERROR, reason)

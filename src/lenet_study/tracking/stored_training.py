@@ -16,7 +16,7 @@ from lenet_study.errors import StoreError
 from lenet_study.recipes import recipe_file
 from lenet_study.recipes.recipe import Recipe
 from lenet_study.tracking.schema import FORMER_STAGES, File, Metric, Name, Tag
-from lenet_study.tracking.store import StoredRun, connect, experiment_ids, store_errors
+from lenet_study.tracking.store import StoredRun, connect, experiment_ids, store_call
 from lenet_study.training.history import Epoch
 
 
@@ -41,7 +41,7 @@ class StoredTraining:
         Raises:
             StoreError: The store failed or has no such run.
         """
-        with store_errors():
+        with store_call():
             return cls(mlflow.MlflowClient().get_run(run_id))
 
     @property
@@ -88,7 +88,7 @@ class StoredTraining:
             UserError: Its recipe file is damaged.
             StoreError: The store failed, or has no recipe file of it.
         """
-        with store_errors(), tempfile.TemporaryDirectory() as folder:
+        with store_call(), tempfile.TemporaryDirectory() as folder:
             client = mlflow.MlflowClient()
             files = {file.path for file in client.list_artifacts(self.run_id)}
             name = next((name for name in (File.RECIPE, *File.RECIPE.formerly) if name in files), None)
@@ -109,7 +109,7 @@ class StoredTraining:
         Raises:
             StoreError: The store failed.
         """
-        with store_errors(), tempfile.TemporaryDirectory() as folder:
+        with store_call(), tempfile.TemporaryDirectory() as folder:
             path = mlflow.MlflowClient().download_artifacts(self.run_id, File.HISTORY, folder)
             table = pd.read_csv(path).astype(object)
         records = table.where(table.notna(), None).to_dict("records")
@@ -153,7 +153,7 @@ def _finished(limit: int, variant: str, stage: str) -> Sequence[StoredRun]:
         f"metrics.`{Metric.BEST_VAL_ACCURACY}` >= 0",
     ]
     conditions += [f"tags.{Tag.VARIANT} = '{variant}'"] if variant else []
-    with store_errors():
+    with store_call():
         return mlflow.MlflowClient().search_runs(
             experiment_ids(),
             " and ".join(conditions),

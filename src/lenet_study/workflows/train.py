@@ -187,10 +187,9 @@ def _open_training_run(job: TrainingJob) -> AbstractContextManager[Run]:
     )
 
 
-def variant_tags(name: str) -> dict[str, str]:
+def variant_tags(name: str) -> dict[str, object]:
     """Return the tags of every run about one model: its name and, of a variant, its colour in charts."""
-    colour = {"mlflow.runColor": figures.COLOURS[name]} if name in VARIANTS else {}
-    return {Tag.VARIANT: name, **colour}
+    return {Tag.VARIANT: name, **({Tag.COLOUR: figures.COLOURS[name]} if name in VARIANTS else {})}
 
 
 def hardware_tags(device: torch.device) -> dict[str, object]:
