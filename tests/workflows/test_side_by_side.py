@@ -93,9 +93,9 @@ def command(store, toy_files, tmp_path):
 
 
 def test_a_killed_worker_fails_its_run_alone(store, command):
-    kfold = command(*FOLDS, "--epochs", "50")
-    wait_until_said(kfold, kfold.log, "epoch 1/50", 2)
-    kfold.workers()[0].kill()
+    kfold = command(*FOLDS, "--epochs", "20")
+    wait_until_said(kfold, kfold.log, "epoch 1/20", 2)
+    kfold.workers()[-1].kill()  # the youngest: it has just begun
     assert kfold.wait(timeout=240) == 0, kfold.log.read_text()
     output = kfold.log.read_text()
     assert "failed: its process died (exit code -9)" in output
