@@ -122,7 +122,7 @@ def test_the_parent_shows_the_best_so_far_pictures_and_a_table(finished):
     assert trials["number"].tolist() == list(range(5))
     assert trials["accuracy"].max() == history[-1].value
     assert "storage" not in parent.data.params  # it may hold a password
-    expected = {"search_name": "toy", "trials": "8", "workers": "1", "threads": "1", "precision": "float32"}
+    expected = {"search_name": "toy", "trials": "5", "workers": "1", "threads": "1", "precision": "float32"}
     assert expected.items() <= parent.data.params.items()
 
 

@@ -120,6 +120,7 @@ def _challenger(store: TrialStore, best: FrozenTrial) -> Recipe:
 
 def _champion(store: TrialStore) -> Recipe:
     """Return the recipe of the registry's champion; without one, that of the search's best variant."""
+    # From its run, not by its name: a champion may be a model that a search found.
     version = registry.version_with_alias(registry.CHAMPION)
     if version:
         return StoredTraining.load(version.run_id).recipe
@@ -141,6 +142,7 @@ def _train(jobs: Mapping[Key, TrainingJob], executor: Executor) -> dict[Key, Tra
     finished = {key: result for key, job in jobs.items() if (result := _finished(job, executor.reporter))}
     if finished:
         executor.reporter.message(f"Trainings finished before: {len(finished)} of {len(jobs)}")
+    # All at once, so that no worker is idle; in the order of the jobs, whichever ends first.
     submitted = {key: executor.submit(job) for key, job in jobs.items() if key not in finished}
     return {key: finished.get(key) or submitted[key].result() for key in jobs}
 
@@ -148,6 +150,7 @@ def _train(jobs: Mapping[Key, TrainingJob], executor: Executor) -> dict[Key, Tra
 def _finished(job: TrainingJob, reporter: Reporter) -> TrainingResult | None:
     """Return the same training, if an earlier process of this search finished it with the same packages."""
     tags: dict[str, str] = {name: str(job.tags[name]) for name in (Tag.SEARCH, Tag.CONFIRM)}
+    # All params, the hardware's too: another number of threads gives other bits, which would not be paired.
     params = {name: str(value) for name, value in job.params().items()}
     for run in runs_with({**tags, Tag.STAGE: job.stage, **environment_tags()}):
         training = StoredTraining(run)
@@ -177,6 +180,7 @@ def _figures(table: pd.DataFrame, comparisons: int) -> dict[str, float]:
     by the number of comparisons that this search has made so far (Bonferroni): the best of many attempts is
     partly luck.
     """
+    # Images that validate for each image trained on: two seeds' splits share most of them.
     overlap = VALIDATION_FRACTION / (1 - VALIDATION_FRACTION)
     test = corrected_paired_t_test(table["difference"].tolist(), overlap, "greater")
     return {

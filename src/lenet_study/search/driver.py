@@ -49,8 +49,7 @@ def search(
         reporter: Hears how it goes.
 
     Raises:
-        UserError: The budget is below the smallest model, the storage cannot be used, or the search was
-            begun with another configuration.
+        UserError: No model is within the budget, or ``open_trial_store`` refuses the configuration.
         StoreError: Optuna's storage or MLflow's store failed.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -60,7 +59,7 @@ def search(
     settings = Settings(config, side_by_side)
     fingerprint = _fingerprint(settings, data)
     params = {**asdict(config), **asdict(hardware), "workers": workers, "data_dir": str(data.folder)}
-    connect()
+    connect()  # first: a search is not made if the runs of its trials could not be stored
     with open_trial_store(settings, fingerprint) as store:
         repeated = _close_orphans(store)
         with _open_search_run(store, params, share) as run:
@@ -77,6 +76,7 @@ def search(
 
 def _fingerprint(settings: Settings, data: DataFiles) -> dict[str, object]:
     """Return what must stay the same for the trials of a search to be comparable."""
+    # The sampler and the pruner may change: they only choose what is trained, and for how long.
     fingerprint: dict[str, object] = {name: getattr(settings.config, name) for name in _COMPARABLE}
     return fingerprint | {"space": settings.space.digest(), "data": data.train().digest()}
 
@@ -117,7 +117,8 @@ def _releasing(store: TrialStore, reporter: Reporter) -> Iterator[None]:
         reporter.message(f"Interrupted after {len(store.finished())} trials: the same command goes on")
         raise
     finally:
-        with suppress(StoreError, optuna.exceptions.StorageInternalError):  # then the next start does it
+        # A storage that has failed is what ended the search: the next start closes the trials then.
+        with suppress(StoreError, optuna.exceptions.StorageInternalError):
             store.release_own(partial(result_from_run, store))
 
 
@@ -141,7 +142,7 @@ def _close_orphans(store: TrialStore) -> list[int]:
 
 
 def _report(store: TrialStore, run: Run, reporter: Reporter) -> None:
-    """Log a table and pictures of all trials of the search, and say which are the best."""
+    """Log a table and pictures of all trials, those of earlier processes too; say which are the best."""
     table = _table(store)
     run.log_table(table, File.TRIALS)
     for name, figure in pictures.still_pictures(store.study).items():

@@ -21,26 +21,13 @@ from lenet_study.search.sampling import quiet
 FEWEST = 4  # complete trials from which importances can be estimated
 ACCURACY = "validation accuracy"
 _GREY = "#8C8C8C"
-_PAGE = jinja2.Template(
-    """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{{ title }}</title>
-<style>body {font-family: sans-serif; margin: 2rem} body > div {overflow-x: auto}</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-{% for heading, plot in plots.items() %}
-<h2>{{ heading }}</h2>
-<div>{{ plot | safe }}</div>
-{% endfor %}
-</body>
-</html>
-""",
-    autoescape=True,
-)
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
+<style>body {font-family: sans-serif; margin: 2rem} body > div {overflow-x: auto}</style></head>
+<body><h1>{{ title }}</h1>
+{% for heading, plot in plots.items() %}<h2>{{ heading }}</h2><div>{{ plot | safe }}</div>{% endfor %}
+</body></html>
+"""
 
 
 def still_pictures(study: optuna.Study) -> dict[str, Figure]:
@@ -113,7 +100,8 @@ def interactive_page(study: optuna.Study) -> str:
         heading = name.removeprefix("param_").replace("_", " ").capitalize()
         # The first plot brings plotly's script along, 4 MB, for all of them.
         plots[heading] = figure.to_html(full_html=False, include_plotlyjs=not plots)
-    return _PAGE.render(title=f"Search {study.study_name}", plots=plots)
+    page = jinja2.Template(_PAGE, autoescape=True)
+    return page.render(title=f"Search {study.study_name}", plots=plots)
 
 
 def _interactive(study: optuna.Study) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, get_args
 
@@ -26,6 +26,12 @@ HIDDEN_UNITS = (16, 512)  # of the first hidden layer
 # its learning rates are so many times larger. AdamW's decay acts on the weights alone, unscaled by gradients.
 SGD_RATE = 20
 ADAMW_DECAY = 100
+# Params that are a field of the training's configuration, of the variant or of its augmentation as they are.
+_OWN_FIELDS = (
+    *("learning_rate", "batch_size", "auxiliary", "auxiliary_weight"),
+    *("batch_norm", "optimizer", "weight_decay", "dropout", "label_smoothing"),
+    *("flip", "shift", "erase"),
+)
 SCHEDULES = {"constant": (None, False), "halved": (5, False), "cosine": (None, True)}
 
 
@@ -70,6 +76,7 @@ class Space:
         auxiliary: Any = trial.suggest_categorical("auxiliary", ("probe", "joint"))
         auxiliary_weight = trial.suggest_float("auxiliary_weight", 0.05, 0.5)
 
+        # The factors are applied here: multivariate TPE needs ranges that are the same in every trial.
         halve_every, anneal = SCHEDULES[schedule]
         variant = Variant(
             change=f"found by a search within {self.max_parameters:,} parameters",
@@ -148,26 +155,15 @@ class Space:
         most = self._most_hidden_units(variant.channels, ratio, variant.batch_norm)
         report = TrainingConfig()
         schedule = (variant.halve_learning_rate_every, variant.cosine_annealing)
-        return {
+        fields = asdict(report) | asdict(variant) | asdict(variant.augmentation)
+        return {name: fields[name] for name in _OWN_FIELDS} | {
             "epochs": min(self._epochs, key=lambda epochs: abs(epochs - report.epochs)),
             "first_channels": variant.channels[0],
             "second_channels": variant.channels[1],
-            "batch_norm": variant.batch_norm,
             "hidden_share": (variant.hidden_units[0] - HIDDEN_UNITS[0]) / max(1, most - HIDDEN_UNITS[0]),
             "hidden_ratio": ratio,
-            "optimizer": variant.optimizer,
-            "learning_rate": report.learning_rate,
             "schedule": next((name for name, value in SCHEDULES.items() if value == schedule), None),
-            "batch_size": report.batch_size,
-            "weight_decay": variant.weight_decay,
-            "dropout": variant.dropout,
-            "label_smoothing": variant.label_smoothing,
-            "flip": variant.augmentation.flip,
             "photometric": 1.0,
-            "shift": variant.augmentation.shift,
-            "erase": variant.augmentation.erase,
-            "auxiliary": report.auxiliary,
-            "auxiliary_weight": report.auxiliary_weight,
         }
 
     def _gives(self, point: Mapping[str, object], variant: Variant) -> bool:
@@ -193,6 +189,7 @@ class Space:
     def _most_channels(self) -> tuple[int, int]:
         """The widest convolutions with which the smallest hidden layers are within the budget."""
         smallest = (HIDDEN_UNITS[0], HIDDEN_UNITS[0])
+        # In the proportion of the report's channels, about 1 to 2, and in the steps of the two ranges.
         pairs = ((first, max(8, first * 2 // 8 * 8)) for first in range(64, 0, -2))
         return next(pair for pair in pairs if _parameter_count(pair, smallest, True) <= self.max_parameters)
 

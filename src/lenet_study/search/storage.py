@@ -42,6 +42,7 @@ def open_trial_store(settings: Settings, fingerprint: Mapping[str, object]) -> I
     url, shown = _parse(address), redact(address)
     with ExitStack() as held:
         with _storage_errors(shown):
+            # Held until the search ends: two processes would take each other's trials for orphans.
             try:
                 held.enter_context(FileLock(_lock_of(url, name), timeout=0))
             except Timeout as error:
@@ -76,12 +77,11 @@ def _parse(address: str) -> URL:
 def _open_study(storage: RDBStorage, settings: Settings, fingerprint: Mapping[str, object]) -> optuna.Study:
     """Make Optuna's study or open it; every step can be done again after a kill."""
     name = settings.config.search_name
-    fresh = name not in optuna.get_all_study_names(storage)
     study = optuna.create_study(
         study_name=name,
         storage=storage,
         sampler=RandomSampler(),  # gives numbers to trials; their params come from studies in memory
-        directions=settings.directions if fresh else None,
+        directions=settings.directions,
         load_if_exists=True,
     )
     if attributes.SEARCH_ID not in study.user_attrs:
@@ -95,6 +95,7 @@ def _open_study(storage: RDBStorage, settings: Settings, fingerprint: Mapping[st
         raise UserError(
             f"search_name={name} was begun with {was}: go on with that, or choose another search_name"
         )
+    # Queued first, in this order; those that an earlier process has queued are not queued again.
     for variant, point in settings.space.variant_points().items():
         study.enqueue_trial(dict(point), user_attrs={attributes.VARIANT: variant}, skip_if_exists=True)
     for point in settings.space.warm_start_points():
@@ -146,5 +147,6 @@ def _storage_errors(shown: str) -> Iterator[None]:
             "MLflow: name one of its own"
         ) from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, OSError) as error:
+        # The driver's own words on one line; SQLAlchemy wraps them in pages of background.
         reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise UserError(f"storage={shown} cannot be used ({reason}): check the address") from error
