@@ -9,7 +9,7 @@ import optuna
 import pandas as pd
 from conftest import open_store
 
-from lenet_study.execution.reporter import Silent
+from lenet_study.execution.reporter import Reporter
 from lenet_study.recipes import recipe_file
 from lenet_study.recipes.recipe import Recipe, TrainingConfig
 from lenet_study.recipes.variants import VARIANTS
@@ -29,7 +29,7 @@ CONFIG = SearchConfig(
 )
 
 
-class Recorder(Silent):
+class Recorder(Reporter):
     """Remembers what the user is told.
 
     Args:

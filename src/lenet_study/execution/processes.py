@@ -126,7 +126,7 @@ class _Channel:
         return answer
 
 
-class _RemoteReporter:
+class _RemoteReporter(Reporter):
     """A worker's reporter."""
 
     def __init__(self, channel: _Channel) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Protocol
 
 from tqdm import tqdm
 
 from lenet_study.training.history import Epoch
 
 
-class Reporter(Protocol):
-    """Where a job reports to; it only reports, and decides nothing."""
+class Reporter:
+    """Where a job reports to; it decides nothing, and this one keeps everything from the user."""
 
     def on_run_start(self, name: str, run_id: str, epochs: int) -> None:
         """Hear that a run is open; ``epochs`` will follow, none for an evaluation."""
@@ -26,23 +25,7 @@ class Reporter(Protocol):
         """Hear a line for the user."""
 
 
-class Silent:
-    """Keeps everything from the user."""
-
-    def on_run_start(self, name: str, run_id: str, epochs: int) -> None:
-        """Show nothing."""
-
-    def on_epoch_end(self, name: str, epoch: Epoch) -> None:
-        """Show nothing."""
-
-    def on_run_end(self, name: str) -> None:
-        """Show nothing."""
-
-    def message(self, line: str) -> None:
-        """Show nothing."""
-
-
-class Terminal:
+class Terminal(Reporter):
     """Reports to the user."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ import optuna
 import pandas as pd
 
 from lenet_study.errors import StoreError
-from lenet_study.execution.reporter import Reporter, Silent
+from lenet_study.execution.reporter import Reporter
 from lenet_study.search import attributes, pictures
 from lenet_study.search.config import SearchConfig
 from lenet_study.search.confirmation import confirm
@@ -37,7 +37,7 @@ def search(
     hardware: Hardware = Hardware(),
     workers: int = 0,
     data: DataFiles | None = None,
-    reporter: Reporter = Silent(),
+    reporter: Reporter = Reporter(),
 ) -> None:
     """Search, train the best trial beside the champion over several seeds, register it if it is better.
 

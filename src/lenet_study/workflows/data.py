@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from lenet_study.execution.reporter import Reporter, Silent
+from lenet_study.execution.reporter import Reporter
 from lenet_study.training.data_files import DataFiles
 
 
 def verify_data(
     data: DataFiles,
-    reporter: Reporter = Silent(),
+    reporter: Reporter = Reporter(),
 ) -> None:
     """Find or fetch the data, check it, and say where it is. Raises as ``DataFiles.train``."""
     place = data.verify()

@@ -12,7 +12,7 @@ import torch
 from lenet_study.evidence import figures, predictions
 from lenet_study.evidence.predictions import Predictions
 from lenet_study.execution.executor import Monitor
-from lenet_study.execution.reporter import Reporter, Silent
+from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking import links, registry
 from lenet_study.tracking.registry import LoadedModel
 from lenet_study.tracking.run import Run, open_run
@@ -73,7 +73,7 @@ def predict_untracked(job: EvaluationJob) -> EvaluationResult:
 
 def evaluate(
     job: EvaluationJob,
-    reporter: Reporter = Silent(),
+    reporter: Reporter = Reporter(),
 ) -> EvaluationResult:
     """Score a model on the 10,000 test images, in a run of its own."""
     start = perf_counter()

@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 
 from lenet_study.errors import UserError
-from lenet_study.execution.reporter import Reporter, Silent
+from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking.registry import load_model
 
 
 def fetch_model(
     model: str,
     folder: Path,
-    reporter: Reporter = Silent(),
+    reporter: Reporter = Reporter(),
 ) -> None:
     """Copy a logged model's files into a folder, which appears whole or not at all.
 

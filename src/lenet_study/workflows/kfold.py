@@ -10,7 +10,7 @@ import pandas as pd
 from lenet_study.errors import JobError
 from lenet_study.evidence import figures
 from lenet_study.execution.executor import Executor
-from lenet_study.execution.reporter import Reporter, Silent
+from lenet_study.execution.reporter import Reporter
 from lenet_study.recipes.recipe import describe
 from lenet_study.tracking import links
 from lenet_study.tracking.run import Run, open_run
@@ -90,7 +90,7 @@ def _summarise(run: Run, name: str, trained: Mapping[str, TrainingResult], repor
 def kfold_side_by_side(
     job: TrainingJob,
     workers: int = 0,
-    reporter: Reporter = Silent(),
+    reporter: Reporter = Reporter(),
 ) -> dict[str, TrainingResult]:
     """Cross-validate one model on this computer; see ``kfold``.
 

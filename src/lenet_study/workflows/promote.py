@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from lenet_study.errors import UserError
-from lenet_study.execution.reporter import Reporter, Silent
+from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking import registry
 from lenet_study.tracking.registry import CHALLENGER, CHAMPION, PREVIOUS, Version, confirmation_of
 from lenet_study.tracking.run import Run, open_run
@@ -22,7 +22,7 @@ COMPARED = 20  # best trainings listed in the run's table
 def promote(
     *,
     rollback: bool = False,
-    reporter: Reporter = Silent(),
+    reporter: Reporter = Reporter(),
 ) -> None:
     """Promote the best model, or roll the last promotion back, in a run of its own.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lenet_study.execution.executor import Monitor
-from lenet_study.execution.reporter import Reporter, Silent
+from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking.stored_training import best_training
 from lenet_study.workflows.evaluate import EvaluationJob, EvaluationResult, evaluate, predict_untracked
 from lenet_study.workflows.train import TrainingJob, TrainingResult, train
@@ -40,7 +40,7 @@ class RetrainingJob:
 
 def retrain(
     job: TrainingJob,
-    reporter: Reporter = Silent(),
+    reporter: Reporter = Reporter(),
 ) -> tuple[TrainingResult, EvaluationResult]:
     """Train one model on all training images, keep the last epoch, and evaluate it.
 

@@ -13,7 +13,7 @@ from lenet_study.errors import JobError
 from lenet_study.evidence import figures
 from lenet_study.evidence.published import published_models
 from lenet_study.execution.executor import Executor
-from lenet_study.execution.reporter import Reporter, Silent
+from lenet_study.execution.reporter import Reporter
 from lenet_study.recipes.recipe import Recipe, TrainingConfig, variant_recipes
 from lenet_study.recipes.variants import VARIANTS
 from lenet_study.tracking import links
@@ -59,7 +59,7 @@ def study(
     workers: int = 0,
     data: DataFiles | None = None,
     variants: Collection[str] = tuple(VARIANTS),
-    reporter: Reporter = Silent(),
+    reporter: Reporter = Reporter(),
     make_executor: Callable[[int, Reporter], Executor] = local_executor,
 ) -> StudyResult:
     """Run the whole study; its trainings are runs of their own, tagged with the study's id.

@@ -15,7 +15,7 @@ import torch
 from lenet_study.evidence import figures
 from lenet_study.evidence.figures import architecture
 from lenet_study.execution.executor import Monitor
-from lenet_study.execution.reporter import Reporter, Silent
+from lenet_study.execution.reporter import Reporter
 from lenet_study.recipes import recipe_file
 from lenet_study.recipes.recipe import Recipe, describe
 from lenet_study.recipes.variants import VARIANTS, parameter_count
@@ -136,7 +136,7 @@ class TrainingResult:
 
 def train(
     job: TrainingJob,
-    reporter: Reporter = Silent(),
+    reporter: Reporter = Reporter(),
     monitor: Monitor = Monitor(),
 ) -> TrainingResult:
     """Do one training in a run of its own: log its data, metrics, pictures and model.
