@@ -41,9 +41,9 @@ def serve(
     """Serve until interrupted.
 
     Args:
-        settings: Of the server.
+        settings: Checked arguments.
         postgres: Runs a database in a folder, and yields its address, or nothing where it cannot.
-        run: Runs a command in an environment, and returns its exit code.
+        run: Runs a command in an environment.
 
     Returns:
         The server's exit code; 0 when interrupted.

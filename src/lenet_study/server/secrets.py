@@ -18,12 +18,8 @@ GENERATED = ("admin_password", "database_password", "session_key")
 def prepare_secrets(folder: Path, port: int) -> None:
     """Generate the passwords that do not exist yet, and write files with which clients here log in.
 
-    Args:
-        folder: For the files.
-        port: Of the server on this machine.
-
     Raises:
-        UserError: The folder's password of the first user is not one that MLflow takes.
+        UserError: The first user has a password that MLflow does not take.
     """
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # only its owner gets in; containers, of other users, are given single files

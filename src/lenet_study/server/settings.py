@@ -32,7 +32,6 @@ class ServerSettings:
     workers: int = 2
 
     def __post_init__(self) -> None:
-        """Refuse what would start a server that answers nobody, or anybody."""
         for host in self.host_headers:
             if not re.fullmatch(r"[\w.\-]+(:\d+)?|\[[\da-fA-F:]+\](:\d+)?", host):
                 raise UserError(
