@@ -1,4 +1,4 @@
-"""MLflow's web pages show the five models: the addresses that a study prints, in headless Chromium."""
+"""MLflow's web pages show all variants: the addresses that a study prints, in headless Chromium."""
 
 import shutil
 import sys
@@ -9,13 +9,14 @@ import pytest
 from conftest import open_store
 from servers import free_port, serving
 
-from lenet_study.evidence.figures import charts as figures
-from lenet_study.recipes.recipe import chosen
+from lenet_study.evidence.figures import COLOURS
+from lenet_study.recipes.recipe import TrainingConfig, describe, variant_recipes
 from lenet_study.recipes.variants import VARIANTS
-from lenet_study.tracking import run as tracking
-from lenet_study.training.hardware import Hardware
-from lenet_study.training.loop import Epoch, TrainingConfig
-from lenet_study.workflows.train import Job, describe, variant_tags
+from lenet_study.tracking import links
+from lenet_study.tracking.run import open_run
+from lenet_study.training.data_files import DataFiles
+from lenet_study.training.history import Epoch
+from lenet_study.workflows.train import TrainingJob, variant_tags
 
 webdriver = pytest.importorskip("selenium.webdriver")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -71,17 +72,16 @@ def write_study():
     Returns:
         The addresses of its pages, and the run ids by variant.
     """
-    tracking.connect()
-    config, machine = TrainingConfig(epochs=EPOCHS), Hardware(device="cpu", threads=1)
+    recipes = variant_recipes(TrainingConfig(epochs=EPOCHS))
     runs = {}
-    with tracking.run("study", stage="study", params={"folds": 5}) as study:
+    with open_run("study", stage="study", params={"folds": 5}) as study:
         study.set_tags({"study": study.id})
         for variant in reversed(VARIANTS):  # as the study starts them
-            recipe = chosen(variant, "", config)
-            with tracking.run(
+            recipe = recipes[variant]
+            with open_run(
                 variant,
                 stage="train",
-                params=Job(stage="train", recipe=recipe, hardware=machine).parameters(),
+                params=TrainingJob(recipe=recipe, data=DataFiles.at("data")).params(),
                 tags=variant_tags(variant),
                 description=describe(recipe),
                 study=study.id,
@@ -90,11 +90,11 @@ def write_study():
                     run.log_epoch(epoch)
                 run.log_best(history(variant)[-1])
             runs[variant] = run.id
-        with tracking.run(
+        with open_run(
             "v4 fold 1/5", stage="fold", params={}, tags=variant_tags("v4"), study=study.id
         ) as fold:
             fold.log_epoch(history("v4")[0])
-    return tracking.study_addresses(study.experiment_id, study.id, [runs[name] for name in VARIANTS]), runs
+    return links.study_addresses(study.experiment_id, study.id, [runs[name] for name in VARIANTS]), runs
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def study(initialised_database, tmp_path_factory):
     with open_store(initialised_database, folder):
         addresses, runs = write_study()
         with user_interface(folder, f"sqlite:///{folder}/mlflow.db") as address:
-            here = {name: url.replace(tracking.LOCAL_UI, address) for name, url in addresses.items()}
+            here = {name: url.replace(links.LOCAL_UI, address) for name, url in addresses.items()}
             yield here, runs
 
 
@@ -190,30 +190,34 @@ def rgb(colour):
     return f"rgb({red}, {green}, {blue})"
 
 
-def test_the_curves_page_overlays_the_five_trainings(driver, study):
+def test_the_curves_page_overlays_all_trainings(driver, study):
     addresses, _ = study
     driver.get(addresses["curves"])
-    wait(driver, lambda d: "5 matching runs" in body(d))
+    wait(driver, lambda d: f"{len(VARIANTS)} matching runs" in body(d))
     text = body(driver)
-    assert [line for line in text.splitlines() if line in VARIANTS][:5] == list(VARIANTS), text
+    assert [line for line in text.splitlines() if line in VARIANTS][: len(VARIANTS)] == list(VARIANTS), text
     assert "fold 1/5" not in text
     assert "\nPrompts" not in text  # of the GenAI mode, which MLflow opens in by default
     for section in ("train", "val"):
         wait(driver, lambda d, section=section: d.execute_script(SHOW_SECTION, section))
         metrics = [metric for metric in PER_EPOCH if metric.startswith(section)]
         for metric in metrics:
-            wait(driver, lambda d, m=metric: d.execute_script(CHARTS).get(m, {}).get("drawn", 0) >= 5)
+            wait(
+                driver,
+                lambda d, m=metric: d.execute_script(CHARTS).get(m, {}).get("drawn", 0) >= len(VARIANTS),
+            )
             chart = driver.execute_script(CHARTS)[metric]
             lines = [trace for trace in chart["traces"] if trace[2] == EPOCHS]
             assert {name.split()[0] for name, _, _ in lines} == set(VARIANTS), chart
-            assert {rgb(figures.COLOURS[name]) for name in VARIANTS} <= set(chart["colours"]), chart
+            assert {rgb(COLOURS[name]) for name in VARIANTS} <= set(chart["colours"]), chart
 
 
-def test_the_comparison_page_shows_the_five_trainings_side_by_side(driver, study):
+def test_the_comparison_page_shows_all_trainings_side_by_side(driver, study):
     addresses, runs = study
     driver.get("about:blank")  # a new address behind the # alone does not load the page anew
     driver.get(addresses["comparison"])
-    wait(driver, lambda d: "Comparing 5 Runs from 1 Experiment" in body(d) and "val/loss" in body(d))
+    title = f"Comparing {len(VARIANTS)} Runs from 1 Experiment"
+    wait(driver, lambda d: title in body(d) and "val/loss" in body(d))
     text = body(driver)
     rows = [line.split("\t") for line in text.splitlines()]
     assert ["Run ID:", *(runs[name] for name in VARIANTS)] in rows

@@ -11,8 +11,8 @@ from servers import free_port, serving
 
 from lenet_study.recipes.variants import VARIANTS
 from lenet_study.tracking import registry
-from lenet_study.tracking import run as tracking
-from lenet_study.training import fashion_mnist as data
+from lenet_study.tracking.run import open_run
+from lenet_study.training.data_files import DataFiles
 from lenet_study.training.dataset import Normalisation
 from lenet_study.training.model import LeNet
 
@@ -22,9 +22,9 @@ DATA = os.environ.get("LENET_STUDY_DATA", str(Path(__file__).parents[2] / "data"
 @pytest.mark.server
 @pytest.mark.realdata
 def test_the_champion_is_served_with_the_eager_models_logits(store, tmp_path):
-    images = data.load_test(Path(DATA)).images[:16]
+    images = DataFiles.at(DATA).test().images[:16]
     model, normalise = LeNet(VARIANTS["v4"], seed=0), Normalisation.of(images)
-    with tracking.run("v4", stage="train", params={}) as run:
+    with open_run("v4", stage="train", params={}) as run:
         registry.log_model(run, model, normalise, images, {"name": "v4"}, register=True)
     version = registry.version_of(run.id)
     registry.set_champion(version, "for the test", run.id)
