@@ -12,7 +12,7 @@ import click
 
 from lenet_study.cli import parameters
 from lenet_study.cli.commands import COMMANDS, Command
-from lenet_study.errors import JobError, StoreError, UserError
+from lenet_study.errors import StudyError, UserError
 from lenet_study.execution.signals import exit_on_sigterm
 from lenet_study.training.hardware import limit_spinning
 
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None, commands: Mapping[str, Command] = C
         return _fail(f"{error.format_message().rstrip('.')}; see `{where} --help`.", 2)
     except UserError as error:
         return _fail(f"{error}.", 2)
-    except (JobError, StoreError, OSError) as error:
+    except (StudyError, OSError) as error:
         return _fail(f"{error}.", 1)
     except (KeyboardInterrupt, click.Abort):
         return _fail("Interrupted; finished runs are kept.", 130)

@@ -1,13 +1,17 @@
 """The project's exceptions; each message is one sentence for the user."""
 
 
-class UserError(Exception):
+class StudyError(Exception):
+    """What the project raises; its message is one sentence for the user."""
+
+
+class UserError(StudyError):
     """A problem the user can cure; its message is one sentence that names the cause and the cure."""
 
 
-class JobError(Exception):
+class JobError(StudyError):
     """One of several jobs failed; its message is one sentence."""
 
 
-class StoreError(Exception):
+class StoreError(StudyError):
     """The tracking server or its store failed; its message is one sentence."""

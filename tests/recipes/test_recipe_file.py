@@ -283,3 +283,26 @@ def test_every_draw_of_a_search_survives_its_file(seed):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
     recipe = Space(500_000, 30).suggest(study.ask())
     assert recipe_file.loads(recipe_file.dumps(recipe), "recipe.json") == recipe
+
+
+@pytest.mark.parametrize("parent", ["nonsense", "v9"])
+def test_a_parent_that_is_no_variant_is_refused(parent):
+    content = json.loads(recipe_file.dumps(SEARCHED))
+    content["variant"]["parent"] = parent
+    with pytest.raises(UserError, match=rf"variant.parent={parent} is no variant: write null, or baseline"):
+        recipe_file.loads(json.dumps(content), "recipe=x")
+
+
+def test_a_file_with_a_key_of_both_versions_is_refused():
+    content = json.loads(recipe_file.dumps(SEARCHED))
+    content["spec"] = content["variant"]
+    with pytest.raises(UserError, match=r"spec.* is refused"):
+        recipe_file.loads(json.dumps(content), "recipe=x")
+
+
+def test_a_long_value_is_cut_in_the_sentence():
+    content = json.loads(recipe_file.dumps(SEARCHED))
+    content["variant"]["dropout"] = "x" * 1000
+    with pytest.raises(UserError) as error:
+        recipe_file.loads(json.dumps(content), "recipe=x")
+    assert len(str(error.value)) < 300

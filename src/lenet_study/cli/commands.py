@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Command = Callable[..., None]
 Folds = Annotated[int, Ge(2), "Parts of the k-fold cross-validation."]
 Model = Annotated[str, "A run id, a models:/ address, or the path of a TorchScript file."]
-CHAMPION = "models:/fashion-mnist-lenet@champion"
+DEFAULT_MODEL = "models:/fashion-mnist-lenet@champion"
 COMMANDS: dict[str, Command] = {}  # of the command line
 ENTRY_POINTS: dict[str, Command] = {}  # those of both MLproject files, too
 
@@ -89,7 +89,9 @@ def retrain(choice: RecipeChoice, config: TrainingConfig, hardware: Hardware, da
 
 
 @entry_point
-def evaluate(hardware: Hardware, model: Model = CHAMPION, seed: Seed = 0, data_dir: DataDir = "") -> None:
+def evaluate(
+    hardware: Hardware, model: Model = DEFAULT_MODEL, seed: Seed = 0, data_dir: DataDir = ""
+) -> None:
     """Evaluate any model on the test split."""
     from lenet_study.workflows.evaluate import EvaluationJob
     from lenet_study.workflows.evaluate import evaluate as run_evaluation
@@ -125,7 +127,7 @@ def data(data_dir: DataDir = "") -> None:
 
 
 @command  # called by `make image-serve`
-def fetch(to: Annotated[str, "Folder to make."], model: Model = CHAMPION) -> None:
+def fetch(to: Annotated[str, "Folder to make."], model: Model = DEFAULT_MODEL) -> None:
     """Copy a logged model's files, checked against the sum that its run logged."""
     from lenet_study.workflows.fetch import fetch_model
 

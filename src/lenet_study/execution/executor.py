@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
-from lenet_study.errors import JobError, StoreError, UserError
+from lenet_study.errors import JobError, StudyError
 from lenet_study.execution.reporter import Reporter
 from lenet_study.training.history import Epoch
 
@@ -99,7 +99,7 @@ def presentable(error: Exception) -> Exception:
 
     Its traceback goes to stderr.
     """
-    if isinstance(error, UserError | JobError | StoreError | OSError):
+    if isinstance(error, StudyError | OSError):
         return error
     # A fault of the program: its author needs the trace, which does not cross the border of a process.
     traceback.print_exception(error)

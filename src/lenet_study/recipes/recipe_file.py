@@ -83,8 +83,15 @@ def loads(text: str, where: str) -> Recipe:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is no JSON ({error}): name the recipe.json of a run") from error
     if isinstance(content, dict):
-        content = {_OLD_KEYS.get(key, key): value for key, value in content.items()}
+        for former, key in _OLD_KEYS.items():
+            if former in content and key not in content:
+                content[key] = content.pop(former)
     recipe = _validate(content, where)
+    if recipe.variant.parent not in (None, *VARIANTS):
+        raise UserError(
+            f"{where}: variant.parent={recipe.variant.parent} is no variant: write null, or "
+            f"{', '.join(VARIANTS)}"
+        )
     if chosen_anew := [name for name in PER_RUN if name in content.get("config", {})]:
         raise UserError(
             f"{where}: config.{chosen_anew[0]} is no part of a recipe: name it on the command line instead"
@@ -112,5 +119,5 @@ def _validate(content: Any, where: str) -> Recipe:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the content"
-        value = "" if first["type"] == "missing" else f"={first['input']!r}"
+        value = "" if first["type"] == "missing" else f"={first['input']!r:.80}"
         raise UserError(f"{where}: {field}{value} is refused ({first['msg']}): mend the file") from error

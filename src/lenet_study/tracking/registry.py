@@ -126,17 +126,18 @@ def log_model(
             Tag.WEIGHTS_SHA256: export.weights_digest(model),
             Tag.TORCHSCRIPT_SHA256: export.file_digest(stored),
             Tag.MODEL_SHA256: _model_digest(logged),
-            Tag.PARITY: "passed" if all(each.passed for each in parities) else "failed",
+            Tag.PARITY: "passed" if all(parity.passed for parity in parities) else "failed",
         }
     run.log_metrics(
         {
-            Metric.PARITY_DIFFERENCE: float(np.max([each.max_abs_difference for each in parities])),
-            Metric.PARITY_AGREEMENT: min(each.class_agreement for each in parities),
+            Metric.PARITY_DIFFERENCE: float(np.max([parity.max_abs_difference for parity in parities])),
+            Metric.PARITY_AGREEMENT: min(parity.class_agreement for parity in parities),
         }
     )
     run.set_tags(sums)
     tags = {str(key): str(value) for key, value in {**description, **sums}.items()}
-    version = int(mlflow.register_model(info.model_uri, NAME, tags=tags).version) if register else None
+    with uninterrupted():
+        version = int(mlflow.register_model(info.model_uri, NAME, tags=tags).version) if register else None
     return LoggedModel(info.model_uri, version, sums[Tag.WEIGHTS_SHA256], tags)
 
 
@@ -231,7 +232,8 @@ def version_of(run_id: str) -> Version | None:
 def version_with_alias(alias: str) -> Version | None:
     """Return the version that has an alias, if one has it."""
     try:
-        return mlflow.MlflowClient().get_model_version_by_alias(NAME, alias)
+        with uninterrupted():
+            return mlflow.MlflowClient().get_model_version_by_alias(NAME, alias)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None

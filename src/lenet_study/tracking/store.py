@@ -84,7 +84,7 @@ def _open_file(uri: str) -> None:
             f"The folder {database.parent} of the store {database.name} cannot be written to: "
             "work in another folder, or set MLFLOW_TRACKING_URI"
         )
-    with store_call(), FileLock(f"{database}.lock"):
+    with FileLock(f"{database}.lock"), store_call():  # signals are held back for the call, not the wait
         mlflow.MlflowClient().search_experiments(max_results=1)
 
 

@@ -71,10 +71,7 @@ def predict_untracked(job: EvaluationJob) -> EvaluationResult:
     return EvaluationResult(f"{model.name} on test", model.run_id, predicted, perf_counter() - start)
 
 
-def evaluate(
-    job: EvaluationJob,
-    reporter: Reporter = Reporter(),
-) -> EvaluationResult:
+def evaluate(job: EvaluationJob, reporter: Reporter = Reporter()) -> EvaluationResult:
     """Score a model on the 10,000 test images, in a run of its own."""
     start = perf_counter()
     model = registry.load_model(job.model)

@@ -10,11 +10,7 @@ from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking.registry import load_model
 
 
-def fetch_model(
-    model: str,
-    folder: Path,
-    reporter: Reporter = Reporter(),
-) -> None:
+def fetch_model(model: str, folder: Path, reporter: Reporter = Reporter()) -> None:
     """Copy a logged model's files into a folder, which appears whole or not at all.
 
     Args:

@@ -19,11 +19,7 @@ SIGNIFICANT = 0.05  # p of the paired t-test below which a challenger's evidence
 COMPARED = 20  # best trainings listed in the run's table
 
 
-def promote(
-    *,
-    rollback: bool = False,
-    reporter: Reporter = Reporter(),
-) -> None:
+def promote(*, rollback: bool = False, reporter: Reporter = Reporter()) -> None:
     """Promote the best model, or roll the last promotion back, in a run of its own.
 
     Raises:

@@ -38,10 +38,7 @@ class RetrainingJob:
         return trained, evaluate(replace(model, model=trained.run_id, before=before), reporter)
 
 
-def retrain(
-    job: TrainingJob,
-    reporter: Reporter = Reporter(),
-) -> tuple[TrainingResult, EvaluationResult]:
+def retrain(job: TrainingJob, reporter: Reporter = Reporter()) -> tuple[TrainingResult, EvaluationResult]:
     """Train one model on all training images, keep the last epoch, and evaluate it.
 
     The model's best finished training is evaluated beside it, if there is one.

@@ -134,11 +134,7 @@ class TrainingResult:
         return cls(training.run_id, training.best, training.history, augmented, training.seconds, model)
 
 
-def train(
-    job: TrainingJob,
-    reporter: Reporter = Reporter(),
-    monitor: Monitor = Monitor(),
-) -> TrainingResult:
+def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = Monitor()) -> TrainingResult:
     """Do one training in a run of its own: log its data, metrics, pictures and model.
 
     Args:
@@ -159,14 +155,14 @@ def train(
             fit = loop.fit(model, images, validation, job.recipe, device=device, on_epoch=on_epoch)
         finally:
             reporter.on_run_end(job.name)
+        if fit.stopped:
+            run.prune(fit.stopped)  # at once: a search that is killed now reads here that the trial has ended
         augmented = _augmented_accuracy(model, validation, fit.normalisation, job.recipe)
         _log_results(run, job, fit, augmented)
-        if fit.stopped:
-            run.prune(fit.stopped)
-            logged = None
-        else:
-            proof = (validation or images).images[:PROOF_IMAGES]
-            logged = _log_model(run, job, model, fit, proof)
+        logged = None
+        if not fit.stopped:
+            images_of_proof = (validation or images).images[:PROOF_IMAGES]
+            logged = _log_model(run, job, model, fit, images_of_proof)
             _report(run, job, fit.best, logged, reporter)
     seconds = perf_counter() - start
     return TrainingResult(run.id, fit.best, fit.history, augmented, seconds, logged, fit.stopped)
