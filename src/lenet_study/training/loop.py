@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from time import perf_counter
+from typing import Any
 
 import torch
 from numpy.random import SeedSequence
@@ -15,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from lenet_study.recipes.recipe import Recipe
 from lenet_study.training import augmentation
+from lenet_study.training.checkpoint import Checkpoints
 from lenet_study.training.dataset import Normalisation, Split
 from lenet_study.training.history import Epoch
 from lenet_study.training.model import LeNet
@@ -47,6 +49,24 @@ class LoopState:
             self.best = epoch
             self.best_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return all of it as tensors, numbers and containers of them."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": [asdict(epoch) for epoch in self.history],
+            "best_epoch": self.best.epoch if self.best else 0,
+            "best_weights": self.best_weights,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to a state; model and optimizer must be made as they were for it."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.best = self.history[state["best_epoch"] - 1] if state["best_epoch"] else None
+        self.best_weights = state["best_weights"]
+
 
 @dataclass(frozen=True)
 class FitResult:
@@ -66,6 +86,7 @@ def fit(
     *,
     device: torch.device,
     on_epoch: OnEpoch = lambda epoch: None,
+    checkpoints: Checkpoints | None = None,
 ) -> FitResult:
     """Train ``model`` in place and leave it with the weights of its best epoch.
 
@@ -76,6 +97,12 @@ def fit(
         recipe: The optimizer, schedule, loss, augmentation, epochs and seed.
         device: Where to train.
         on_epoch: Called after every epoch. A reason that it returns ends the training there; None goes on.
+            Epochs that a checkpoint holds are announced again: the receiver skips what it has.
+        checkpoints: Where the state is written after every epoch, before ``on_epoch`` hears of it, and where
+            an interrupted training goes on from.
+
+    Raises:
+        OSError: A checkpoint cannot be written.
     """
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     normalisation = Normalisation.of(train.images)
@@ -85,11 +112,15 @@ def fit(
     optimizer = make_optimizer(model, variant.optimizer, config.learning_rate, variant.weight_decay)
     step = make_step(partial(training_loss, model, recipe), model, optimizer)
     state = LoopState(model, optimizer)
+    if checkpoints and (saved := checkpoints.newest()):
+        state.load_state_dict(saved)
 
-    stopped = None
+    stopped = next((reason for epoch in state.history if (reason := on_epoch(epoch))), None)
     while len(state.history) < config.epochs and not stopped:
         epoch = _next_epoch(state, step, train, validation, normalisation, recipe)
         state.add(epoch)
+        if checkpoints:
+            checkpoints.write(number, state.state_dict())
         stopped = on_epoch(epoch)
     assert state.best is not None
     model.load_state_dict(state.best_weights)

@@ -1,0 +1,90 @@
+"""Checkpoints: where a training stands after an epoch, each written whole or not at all.
+
+A file is the SHA-256 sum of its payload, then the payload: ``torch.save`` of the loop's state. It is written
+beside its place, forced to disk, and renamed; the folder is forced to disk after that. Whatever is cut off, the
+newest whole file is a state that the training had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+KEPT = 2  # the newest may be damaged; the one before it then stands in
+_SUM = 32  # bytes of a SHA-256 sum
+
+
+class Checkpoints:
+    """The checkpoints of one training.
+
+    Args:
+        folder: For them alone; made when the first is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.damaged: list[Path] = []  # files that ``newest`` has passed over
+
+    def write(self, epoch: int, state: dict[str, Any]) -> None:
+        """Write a state, and remove all but the newest two.
+
+        Args:
+            epoch: Epochs done; the file's name.
+            state: Tensors, numbers, texts and containers of them.
+
+        Raises:
+            OSError: The disk is full or cannot be written to; what was there is still whole.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        payload = buffer.getbuffer()
+        path = self._folder / f"{epoch:05d}.checkpoint"
+        partial = path.with_suffix(".partial")
+        try:
+            with partial.open("wb") as file:
+                file.write(hashlib.sha256(payload).digest())
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)  # room for what else has to be written
+            raise
+        _sync_folder(self._folder)
+        for old in sorted(self._folder.glob("*.checkpoint"))[:-KEPT]:
+            old.unlink()
+
+    def newest(self) -> dict[str, Any] | None:
+        """Return the newest state that is whole; None if there is none."""
+        self.damaged = []
+        for path in self._newest_first():
+            content = path.read_bytes()
+            if hashlib.sha256(content[_SUM:]).digest() == content[:_SUM]:
+                state: dict[str, Any] = torch.load(io.BytesIO(content[_SUM:]), weights_only=True)
+                return state
+            self.damaged.append(path)
+        return None
+
+    def remove(self) -> None:
+        """Remove all: the training has finished, or begins anew."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _newest_first(self) -> Iterator[Path]:
+        yield from sorted(self._folder.glob("*.checkpoint"), reverse=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force a folder's entries to disk: a rename is not on disk before."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
