@@ -1,24 +1,64 @@
-"""SIGTERM and SIGHUP as exceptions, so that an open run is closed before its process ends."""
+"""SIGTERM, SIGHUP and Ctrl-C end a process in order: its open run is closed before.
+
+A handler that only raises is not enough: Python drops an exception that falls into a weakref callback, as
+happens while matplotlib draws. So the handler also remembers the signal, and ``check`` raises it again between
+steps. A handler that only remembers is not enough either: a store that is away may block for minutes.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+
+_HANDLED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+_state = {"requested": 0, "deferrals": 0}  # the signal that came, if one did; contexts of ``deferred``
 
 
-def exit_on_sigterm() -> None:
-    """Make SIGTERM raise SystemExit with code 143, and the end of the terminal (SIGHUP) with 129.
+class Stopped(SystemExit):
+    """A signal asks this process to end; the exit code is 128 and the signal's number, as shells have it."""
 
-    A second signal is ignored; so is SIGHUP where it was before, as `nohup` does.
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+
+
+def stop_on_signals() -> None:
+    """Make SIGTERM, SIGHUP and SIGINT raise ``Stopped``.
+
+    A second Ctrl-C ends the process at once, any other second signal is ignored. So is SIGHUP where it was
+    before, as `nohup` does.
     """
-    signal.signal(signal.SIGTERM, leave)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, leave)
+    _state["requested"] = 0
+    for signum in _HANDLED:
+        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, _handle)
 
 
-def leave(signum: int, frame: FrameType | None = None) -> NoReturn:
-    """Raise SystemExit as the end of a process by this signal; what comes later does not disturb it."""
-    signal.signal(signum, signal.SIG_IGN)
-    sys.exit(128 + signum)
+def check() -> None:
+    """Raise ``Stopped`` if a signal has come; to be called between steps."""
+    if _state["requested"]:
+        raise Stopped(_state["requested"])
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Let a step be finished: a signal that comes within it is raised at its end."""
+    _state["deferrals"] += 1
+    try:
+        yield
+    finally:
+        _state["deferrals"] -= 1
+    if not _state["deferrals"]:
+        check()
+
+
+def _handle(signum: int, frame: FrameType | None) -> None:
+    if _state["requested"]:
+        if signum == signal.SIGINT:
+            os._exit(128 + signum)
+        return
+    _state["requested"] = signum
+    if not _state["deferrals"]:
+        raise Stopped(signum)

@@ -1,0 +1,70 @@
+"""Which process works on a run, and whether it still does."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+
+import psutil
+
+from lenet_study.tracking.schema import Tag
+
+HEARTBEAT_SECONDS = 60  # between two signs of life
+SILENCE_SECONDS = 600  # without one after which a run of another host counts as abandoned
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Owner(Enum):
+    """What is known of the process that works on a run."""
+
+    ALIVE = "alive"
+    GONE = "gone"
+    UNKNOWN = "unknown"  # of another host, and heard of lately; or of a version that did not tell
+
+
+def process_tags() -> dict[str, str]:
+    """Return the tags by which other processes can tell whether this one is alive."""
+    return {
+        Tag.PROCESS_HOST: socket.gethostname(),
+        Tag.PROCESS_BOOT: boot_id(),
+        Tag.PROCESS_PID: str(os.getpid()),
+        Tag.PROCESS_START: f"{psutil.Process().create_time():.2f}",
+        Tag.PROCESS_HEARTBEAT: heartbeat(),
+    }
+
+
+def heartbeat() -> str:
+    """Return a sign of life: now, in seconds since 1970."""
+    return f"{time.time():.0f}"
+
+
+def boot_id() -> str:
+    """Return what tells this start of this kernel from others; containers of one host share it."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+def owner_of(tags: Mapping[str, str]) -> Owner:
+    """Return whether the process that wrote these tags still works.
+
+    A process number means something on its own host alone, and until the next boot; host names are compared
+    as well because containers share the kernel, not the numbers.
+    """
+    if Tag.PROCESS_PID not in tags:
+        return Owner.UNKNOWN
+    if tags[Tag.PROCESS_HOST] == socket.gethostname():
+        if tags[Tag.PROCESS_BOOT] != boot_id():
+            return Owner.GONE
+        try:
+            start = psutil.Process(int(tags[Tag.PROCESS_PID])).create_time()
+        except psutil.NoSuchProcess:
+            return Owner.GONE
+        return Owner.ALIVE if abs(start - float(tags[Tag.PROCESS_START])) < 1 else Owner.GONE
+    silent = time.time() - float(tags[Tag.PROCESS_HEARTBEAT]) > SILENCE_SECONDS
+    return Owner.GONE if silent else Owner.UNKNOWN
