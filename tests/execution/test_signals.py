@@ -61,4 +61,4 @@ def test_a_second_ctrl_c_leaves_at_once_and_a_second_sigterm_is_ignored():
 
 
 def test_without_a_signal_nothing_happens():
-    assert run("with signals.deferred(): pass\n    signals.check()")[:2] == (0, ["went on"])
+    assert run("with signals.deferred(): pass\nsignals.check()")[:2] == (0, ["went on"])
