@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,12 @@ class Checkpoints:
 
     Args:
         folder: For them alone; made when the first is written.
+        fsync: Forces a file or folder, given by its descriptor, to disk.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, fsync: Callable[[int], None] = os.fsync) -> None:
         self._folder = folder
+        self._fsync = fsync
         self.damaged: list[Path] = []  # files that ``newest`` has passed over
 
     def write(self, epoch: int, state: dict[str, Any]) -> None:
@@ -53,12 +55,12 @@ class Checkpoints:
                 file.write(hashlib.sha256(payload).digest())
                 file.write(payload)
                 file.flush()
-                os.fsync(file.fileno())
+                self._fsync(file.fileno())
             partial.replace(path)
         except OSError:
             partial.unlink(missing_ok=True)  # room for what else has to be written
             raise
-        _sync_folder(self._folder)
+        self._sync_folder()
         for old in sorted(self._folder.glob("*.checkpoint"))[:-KEPT]:
             old.unlink()
 
@@ -77,14 +79,13 @@ class Checkpoints:
         """Remove all: the training has finished, or begins anew."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _sync_folder(self) -> None:
+        """Force the folder's entries to disk: a rename is not there before."""
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self._fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
     def _newest_first(self) -> Iterator[Path]:
         yield from sorted(self._folder.glob("*.checkpoint"), reverse=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force a folder's entries to disk: a rename is not on disk before."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
