@@ -87,7 +87,7 @@ def test_a_wrong_arrow_is_named_with_file_line_and_rule(tmp_path, file, line, ru
 def test_server_may_import_signals(tmp_path):
     path = tmp_path / "lenet_study" / "server" / "a.py"
     path.parent.mkdir(parents=True)
-    path.write_text("from lenet_study.execution.signals import exit_on_sigterm\n")
+    path.write_text("from lenet_study.execution.signals import stop_on_signals\n")
     assert list(wrong_arrows(tmp_path)) == []
 
 

@@ -40,7 +40,7 @@ def test_a_run_that_ends_well_is_finished(store):
         assert store.get_run(run.id).info.status == "RUNNING"
     stored = store.get_run(run.id)
     assert (stored.info.status, stored.info.run_name) == ("FINISHED", "toy")
-    assert "error" not in stored.data.tags
+    assert "failure.reason" not in stored.data.tags
     assert mlflow.active_run() is None
 
 
@@ -48,7 +48,7 @@ def test_an_exception_leaves_a_failed_run_with_its_message_on_one_line(store):
     with pytest.raises(ValueError, match="first"), opened() as run:
         raise ValueError("first\n  second")
     stored = store.get_run(run.id)
-    assert (stored.info.status, stored.data.tags["error"]) == ("FAILED", "first second")
+    assert (stored.info.status, stored.data.tags["failure.reason"]) == ("FAILED", "first second")
     assert mlflow.active_run() is None
 
 
@@ -108,7 +108,7 @@ def test_a_pruned_run_is_killed_and_says_why(store):
         run.log_metrics({"best/epoch": 1.0})
     stored = store.get_run(run.id)
     assert (stored.info.status, stored.data.tags["pruned"]) == ("KILLED", "others are better")
-    assert "error" not in stored.data.tags
+    assert "failure.reason" not in stored.data.tags
     assert stored.data.metrics == {"best/epoch": 1.0}
 
 

@@ -35,10 +35,10 @@ def test_failing_a_run_leaves_finished_ones_alone(store):
     for run_id in (finished, dead):
         fail(run_id, "its process died")
     stored = store.get_run(dead)
-    assert (stored.info.status, stored.data.tags["error"]) == ("FAILED", "its process died")
+    assert (stored.info.status, stored.data.tags["failure.reason"]) == ("FAILED", "its process died")
     stored = store.get_run(finished)
     assert stored.info.status == "FINISHED"
-    assert "error" not in stored.data.tags
+    assert "failure.reason" not in stored.data.tags
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_initialising_an_existing_store_keeps_its_runs(store):
 def test_a_refusal_is_written_into_the_run_that_mlflow_run_made(store):
     run_id = store.create_run(store.create_experiment("project")).info.run_id
     record_refusal(run_id, "epochs=0 is no number of epochs")
-    assert store.get_run(run_id).data.tags["error"] == "epochs=0 is no number of epochs"
+    assert store.get_run(run_id).data.tags["failure.reason"] == "epochs=0 is no number of epochs"
 
 
 def test_a_refusal_that_cannot_be_written_down_raises_nothing(store, monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -121,6 +122,10 @@ def test_a_full_disk_leaves_the_checkpoint_before_it_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["00001.checkpoint"]
 
 
+def path_of(descriptor):
+    return Path(f"/proc/self/fd/{descriptor}").readlink()
+
+
 class Disk:
     """A file system that keeps, at a power cut, what was forced to disk, and of the rest what it likes."""
 
@@ -133,12 +138,11 @@ class Disk:
 
     def fsync(self, descriptor):
         self.cut()
-        path = os.readlink(f"/proc/self/fd/{descriptor}")
-        if os.path.isdir(path):
+        path = path_of(descriptor)
+        if path.is_dir():
             self.entries = self._now()
         else:
-            with open(path, "rb") as file:
-                self.synced[os.fstat(descriptor).st_ino] = file.read()
+            self.synced[os.fstat(descriptor).st_ino] = path.read_bytes()
         self.cut()
 
     def cut(self):
@@ -180,8 +184,7 @@ def test_the_disk_of_that_test_would_show_a_missing_fsync(tmp_path, forgets):
     disk = Disk(tmp_path / "run")
 
     def careless(descriptor):
-        is_folder = os.path.isdir(os.readlink(f"/proc/self/fd/{descriptor}"))
-        if is_folder != (forgets == "folder"):
+        if path_of(descriptor).is_dir() != (forgets == "folder"):
             disk.fsync(descriptor)
 
     checkpoints = Checkpoints(tmp_path / "run", careless)

@@ -39,7 +39,10 @@ def test_the_run_of_a_process_that_died_ends_failed(store):
     with local_executor(2, Recorder()) as executor, pytest.raises(JobError, match="exit code 3"):
         executor.submit(Die(run_id)).result()
     stored = store.get_run(run_id)
-    assert (stored.info.status, stored.data.tags["error"]) == ("FAILED", "its process died (exit code 3)")
+    assert (stored.info.status, stored.data.tags["failure.reason"]) == (
+        "FAILED",
+        "its process died (exit code 3)",
+    )
 
 
 @pytest.mark.parametrize("module", PRELOADED)

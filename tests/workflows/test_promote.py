@@ -38,7 +38,7 @@ def test_nothing_is_promoted_from_an_empty_store(store):
         promoted()
     run = last_run(store)
     assert run.info.status == "FAILED"
-    assert "run `train` first" in run.data.tags["error"]
+    assert "run `train` first" in run.data.tags["failure.reason"]
 
 
 @pytest.mark.parametrize("stage", ["fold", "retrain", "evaluate"])
@@ -168,7 +168,7 @@ def test_a_model_whose_export_is_not_proven_is_refused(store, parity):
     assert aliases(store) == {"champion": 1}
     run = last_run(store)
     assert run.info.status == "FAILED"
-    assert "not promoted" in run.data.tags["error"]
+    assert "not promoted" in run.data.tags["failure.reason"]
     assert "promoted.version" not in run.data.tags
     assert "promoted.reason" not in store.get_model_version(NAME, "2").tags
 

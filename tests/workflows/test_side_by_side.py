@@ -103,7 +103,7 @@ def test_a_killed_worker_fails_its_run_alone(store, command):
     folds = runs(store, "fold")
     assert sorted(run.info.status for run in folds) == ["FAILED", "FINISHED", "FINISHED"]
     (failed,) = (run for run in folds if run.info.status == "FAILED")
-    assert failed.data.tags["error"] == "its process died (exit code -9)"
+    assert failed.data.tags["failure.reason"] == "its process died (exit code -9)"
     (parent,) = runs(store, "kfold")
     assert parent.info.status == "FINISHED"
     assert "its process died (exit code -9)" in parent.data.tags["failed"]

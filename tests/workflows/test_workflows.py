@@ -418,7 +418,7 @@ def test_a_pruned_training_keeps_its_history_and_has_no_model(store, toy_files):
     assert result.best in result.history
     stored = StoredTraining.load(result.run_id)
     assert (stored.status, stored.tag(Tag.PRUNED)) == ("KILLED", result.pruned)
-    assert stored.tag(Tag.ERROR) == ""
+    assert stored.tag(Tag.FAILURE_REASON) == ""
     assert stored.history == result.history
     assert stored.best == result.best
     assert stored.metric(Metric.BEST_VAL_ACCURACY) == result.best.val_accuracy
@@ -438,7 +438,7 @@ def test_a_training_that_fails_is_failed_and_its_bar_goes(store, toy_files):
     with pytest.raises(OSError, match="the disk is full"):
         train(TrainingJob(recipe=RECIPES["baseline"], hardware=CPU, data=toy_files), recorder, Broken())
     (run,) = store.search_runs(["1"])
-    assert (run.info.status, run.data.tags["error"]) == ("FAILED", "the disk is full")
+    assert (run.info.status, run.data.tags["failure.reason"]) == ("FAILED", "the disk is full")
     assert recorder.events[-1] == ("on_run_end", "baseline")
 
 

@@ -7,6 +7,7 @@ workflow is imported when its command is called: torch and MLflow take seconds, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,10 +25,19 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 Folds = Annotated[int, Ge(2), "Parts of the k-fold cross-validation."]
+CheckpointDir = Annotated[str, "Folder of all checkpoints; else one beside a local store."]
 Model = Annotated[str, "A run id, a models:/ address, or the path of a TorchScript file."]
 DEFAULT_MODEL = "models:/fashion-mnist-lenet@champion"
 COMMANDS: dict[str, Command] = {}  # of the command line
 ENTRY_POINTS: dict[str, Command] = {}  # those of both MLproject files, too
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folders:
+    """Where a training reads its images and keeps its checkpoints."""
+
+    data_dir: DataDir = ""
+    checkpoint_dir: CheckpointDir = ""
 
 
 def command(function: Command) -> Command:
@@ -46,23 +56,30 @@ def entry_point(function: Command) -> Command:
 def study(
     config: TrainingConfig,
     hardware: Hardware,
+    folders: Folders,
     folds: Folds = 5,
     workers: Workers = 0,
-    data_dir: DataDir = "",
 ) -> None:
     """Run the whole study."""
     from lenet_study.workflows.study import study as run_study
 
-    files = DataFiles.at(data_dir)
-    run_study(config, folds=folds, hardware=hardware, workers=workers, data=files, reporter=_terminal())
+    run_study(
+        config,
+        folds=folds,
+        hardware=hardware,
+        workers=workers,
+        data=DataFiles.at(folders.data_dir),
+        checkpoint_dir=folders.checkpoint_dir,
+        reporter=_terminal(),
+    )
 
 
 @entry_point
-def train(choice: RecipeChoice, config: TrainingConfig, hardware: Hardware, data_dir: DataDir = "") -> None:
+def train(choice: RecipeChoice, config: TrainingConfig, hardware: Hardware, folders: Folders) -> None:
     """Train one model and register it."""
     from lenet_study.workflows.train import train as run_training
 
-    run_training(_training_job(choice, config, hardware, data_dir), _terminal())
+    run_training(_training_job(choice, config, hardware, folders), _terminal())
 
 
 @entry_point
@@ -70,22 +87,22 @@ def kfold(
     choice: RecipeChoice,
     config: TrainingConfig,
     hardware: Hardware,
+    folders: Folders,
     folds: Folds = 5,
     workers: Workers = 0,
-    data_dir: DataDir = "",
 ) -> None:
     """Cross-validate one model."""
     from lenet_study.workflows.kfold import kfold_side_by_side
 
-    kfold_side_by_side(_training_job(choice, config, hardware, data_dir, folds), workers, _terminal())
+    kfold_side_by_side(_training_job(choice, config, hardware, folders, folds), workers, _terminal())
 
 
 @entry_point
-def retrain(choice: RecipeChoice, config: TrainingConfig, hardware: Hardware, data_dir: DataDir = "") -> None:
+def retrain(choice: RecipeChoice, config: TrainingConfig, hardware: Hardware, folders: Folders) -> None:
     """Train one model on training and validation images, then evaluate it."""
     from lenet_study.workflows.retrain import retrain as run_retraining
 
-    run_retraining(_training_job(choice, config, hardware, data_dir), _terminal())
+    run_retraining(_training_job(choice, config, hardware, folders), _terminal())
 
 
 @entry_point
@@ -119,6 +136,27 @@ def search(config: SearchConfig, hardware: Hardware, workers: Workers = 0, data_
 
 
 @entry_point
+def resume(
+    run_id: Annotated[str, "The interrupted training; empty for all of this store and host."] = "",
+    checkpoint_dir: CheckpointDir = "",
+    force: Annotated[bool, "Also with other packages, whose bits may differ."] = False,
+) -> None:
+    """Go on with interrupted trainings, each in its own run."""
+    from lenet_study.workflows.resume import resume as run_resume
+
+    run_resume(run_id, force=force, checkpoint_dir=checkpoint_dir, reporter=_terminal())
+
+
+@entry_point
+def reap() -> None:
+    """End the runs whose process is gone."""
+    from lenet_study.workflows.resume import reap as run_reap
+
+    if not run_reap(_terminal()):
+        print("Every open run has its process.")
+
+
+@entry_point
 def data(data_dir: DataDir = "") -> None:
     """Find or fetch Fashion-MNIST, and verify it."""
     from lenet_study.workflows.data import verify_data
@@ -135,13 +173,19 @@ def fetch(to: Annotated[str, "Folder to make."], model: Model = DEFAULT_MODEL) -
 
 
 def _training_job(
-    choice: RecipeChoice, config: TrainingConfig, hardware: Hardware, data_dir: str, folds: int = 0
+    choice: RecipeChoice, config: TrainingConfig, hardware: Hardware, folders: Folders, folds: int = 0
 ) -> TrainingJob:
     """Return the training that the parameters describe."""
     from lenet_study.workflows.train import TrainingJob
 
-    recipe, files = choice.load(config), DataFiles.at(data_dir)
-    return TrainingJob(recipe=recipe, hardware=hardware, data=files, recipe_file=choice.recipe, folds=folds)
+    return TrainingJob(
+        recipe=choice.load(config),
+        hardware=hardware,
+        data=DataFiles.at(folders.data_dir),
+        checkpoint_dir=folders.checkpoint_dir,
+        recipe_file=choice.recipe,
+        folds=folds,
+    )
 
 
 def _terminal() -> Reporter:

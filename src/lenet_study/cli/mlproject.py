@@ -49,7 +49,7 @@ def _entry_point(name: str, prefix: str, options: Mapping[str, click.Option]) ->
     values = " ".join(f"{option.opts[0]}\0{{{parameter}}}" for parameter, option in options.items())
     command = textwrap.fill(f"{prefix}{name} {values}", 100, break_on_hyphens=False).replace("\0", " ")
     return (
-        f"  {name}:{anchor}\n    parameters:\n{declared}"
+        f"  {name}:{anchor}\n    parameters:{'' if declared else ' {}'}\n{declared}"
         f"    command: >-\n{textwrap.indent(command, ' ' * 6)}\n"
     )
 

@@ -19,7 +19,7 @@ from typing import Any
 from lenet_study.errors import JobError
 from lenet_study.execution.executor import Executor, Job, Monitor, T, presentable
 from lenet_study.execution.reporter import Reporter
-from lenet_study.execution.signals import exit_on_sigterm, leave
+from lenet_study.execution.signals import Stopped, stop_on_signals
 from lenet_study.training.history import Epoch
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -120,7 +120,7 @@ class _Channel:
             self.send(method, *arguments)
             answer, error = pickle.loads(self._connection.recv_bytes())
         except (EOFError, ConnectionError):
-            leave(signal.SIGTERM)  # the parent is no more
+            raise Stopped(signal.SIGTERM) from None  # the parent is no more
         if error:
             raise error
         return answer
@@ -164,7 +164,7 @@ def _work(connection: Connection, job: Job[object], environment: Mapping[str, st
     os.environ.clear()  # it is that of the fork server's start, which may name another store
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    exit_on_sigterm()
+    stop_on_signals()
     threading.Thread(target=_follow_parent, daemon=True).start()
     channel = _Channel(connection)
     try:

@@ -1,8 +1,8 @@
 """SIGTERM, SIGHUP and Ctrl-C end a process in order: its open run is closed before.
 
 A handler that only raises is not enough: Python drops an exception that falls into a weakref callback, as
-happens while matplotlib draws. So the handler also remembers the signal, and ``check`` raises it again between
-steps. A handler that only remembers is not enough either: a store that is away may block for minutes.
+happens while matplotlib draws. So the handler also remembers the signal, and ``check`` raises it again
+between steps. A handler that only remembers is not enough either: a store that is away blocks for minutes.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from lenet_study.errors import StoreError, UserError
-from lenet_study.execution.signals import exit_on_sigterm
+from lenet_study.execution.signals import stop_on_signals
 from lenet_study.server import launch
 from lenet_study.server.secrets import prepare_secrets
 from lenet_study.server.settings import ServerSettings, check_port
@@ -87,7 +87,7 @@ def run(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code: 2 for what the user can cure, 1 for what failed.
     """
-    exit_on_sigterm()
+    stop_on_signals()
     try:
         main(arguments)
     except (UserError, StoreError, OSError) as error:

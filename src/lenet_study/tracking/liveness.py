@@ -56,7 +56,7 @@ def owner_of(tags: Mapping[str, str]) -> Owner:
     A process number means something on its own host alone, and until the next boot; host names are compared
     as well because containers share the kernel, not the numbers.
     """
-    if Tag.PROCESS_PID not in tags:
+    if not all(name in tags for name in (Tag.PROCESS_PID, Tag.PROCESS_HOST, Tag.PROCESS_BOOT)):
         return Owner.UNKNOWN
     if tags[Tag.PROCESS_HOST] == socket.gethostname():
         if tags[Tag.PROCESS_BOOT] != boot_id():

@@ -10,7 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -86,7 +86,7 @@ def log_model(
     *,
     register: bool,
 ) -> LoggedModel:
-    """Export a model, prove the export, and log it.
+    """Export a model, prove the export, and log it; a resumed run that has logged it registers it alone.
 
     Args:
         run: The open run that made the model.
@@ -96,6 +96,8 @@ def log_model(
         description: Written into the file and, as tags, on the registered version.
         register: Whether to make it a version of the registered model.
     """
+    if run.resumed and (logged_before := _logged_before(run, register)):
+        return logged_before
     exported = export.exportable(model, normalisation, dict(description))
     with tempfile.TemporaryDirectory() as folder:
         torchscript, program = Path(folder, "model.pth"), Path(folder, "model.pt2")
@@ -139,6 +141,18 @@ def log_model(
     with uninterrupted():
         version = int(mlflow.register_model(info.model_uri, NAME, tags=tags).version) if register else None
     return LoggedModel(info.model_uri, version, sums[Tag.WEIGHTS_SHA256], tags)
+
+
+def _logged_before(run: Run, register: bool) -> LoggedModel | None:
+    """Return the model that a run has logged before it was interrupted, registered if it is to be."""
+    training = StoredTraining.load(run.id)
+    if not training.tag(Tag.MODEL_SHA256):  # set once the model is whole and proven
+        return None
+    model = logged_model_of(training)
+    if register and model.version is None:
+        version = int(mlflow.register_model(model.uri, NAME, tags=model.tags).version)
+        return replace(model, version=version)
+    return model
 
 
 def load_model(reference: str, keep: Path | None = None) -> LoadedModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,12 @@ import mlflow
 import pandas as pd
 from matplotlib.figure import Figure
 from mlflow import entities
+from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
+from sqlalchemy.exc import SQLAlchemyError
 
+from lenet_study.errors import UserError
+from lenet_study.tracking.liveness import process_tags
 from lenet_study.tracking.provenance import freeze, provenance_tags
 from lenet_study.tracking.schema import File, Metric, Tag
 from lenet_study.tracking.store import connect, prepare_experiment, store_errors, uninterrupted
@@ -47,12 +51,14 @@ class Run:
         final_status: Its status once its work has ended without an exception.
     """
 
-    def __init__(self, run: mlflow.entities.Run) -> None:
+    def __init__(self, run: mlflow.entities.Run, *, resumed: bool = False) -> None:
         self.id: str = run.info.run_id
         self.experiment_id: str = run.info.experiment_id
+        self.resumed = resumed
         self.final_status = "FINISHED"
         self._client = mlflow.MlflowClient()
         self._param_names = set(run.data.params)
+        self._steps: dict[str, set[int]] = {}  # that a resumed run has of each metric
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log params that the run does not have yet: `mlflow run` has stored the user's spelling."""
@@ -65,9 +71,13 @@ class Run:
         self._log_batch(tags=[entities.RunTag(str(name), str(value)) for name, value in tags.items()])
 
     def log_metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None:
-        """Log all metrics of one step at once; None is left out."""
+        """Log all metrics of one step at once; None is left out, and what a resumed run has of that step."""
         now = mlflow.utils.time.get_current_time_millis()
-        present = {str(name): value for name, value in metrics.items() if value is not None}
+        present = {
+            str(name): value
+            for name, value in metrics.items()
+            if value is not None and not (self.resumed and step in self._steps_of(name))
+        }
         self._log_batch(metrics=[entities.Metric(name, value, now, step) for name, value in present.items()])
 
     def log_epoch(self, epoch: Epoch) -> None:
@@ -110,6 +120,13 @@ class Run:
             self._client.log_inputs(self.id, datasets=[logged])
         self.set_tags({Tag.DATASET_SHA256.format(context=context): digest})
 
+    def _steps_of(self, metric: str) -> set[int]:
+        """Return the steps that the store has of a metric: MLflow would store one logged twice twice."""
+        if metric not in self._steps:
+            history = self._client.get_metric_history(self.id, metric)
+            self._steps[metric] = {point.step for point in history}
+        return self._steps[metric]
+
     def prune(self, reason: str) -> None:
         """Write down why a search ended this training early; the run then ends KILLED."""
         self.final_status = "KILLED"
@@ -139,6 +156,7 @@ def open_run(
     study: str = "",
     parent: str = "",
     system_metrics: bool = False,
+    resume: str = "",
 ) -> Iterator[Run]:
     """Open a run; under `mlflow run` the process's first run is the one that the project has made.
 
@@ -154,30 +172,34 @@ def open_run(
         study: Id of the study's run that this run belongs to.
         parent: Id of the run to nest this one under.
         system_metrics: Sample processor, memory and disk while the run is open.
+        resume: Id of an interrupted run to go on with; empty opens a new one.
 
     Raises:
         StoreError: The tracking server or its store failed.
+        UserError: MLFLOW_RUN_ID names no run, or one that is not as `mlflow run` makes it.
     """
     connect()
     optional = {Tag.DESCRIPTION: description, Tag.STUDY: study, Tag.PARENT_RUN: parent}
-    all_tags: dict[str, object] = {Tag.STAGE: stage, **provenance_tags(), **(tags or {})}
+    all_tags: dict[str, object] = {Tag.STAGE: stage, **provenance_tags(), **process_tags(), **(tags or {})}
     all_tags |= {tag: value for tag, value in optional.items() if value}
     run, status = None, "FAILED"
     with store_errors():
         try:
             with uninterrupted():
-                run = _start(name, all_tags, parent or study, system_metrics)
+                run = _start(name, all_tags, parent or study, system_metrics, resume)
             run.set_tags(all_tags)
             run.log_params(params)
             run.log_text(freeze(), File.ENVIRONMENT)
             yield run
             status = run.final_status
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit) as signal:
             status = "KILLED"
+            if run:
+                _record_failure(run, signal, "stopped by a signal; `resume` goes on")
             raise
         except Exception as error:
             if run:
-                run.set_tags({Tag.ERROR: " ".join(str(error).split())[:5000]})
+                _record_failure(run, error, " ".join(str(error).split())[:5000])
             raise
         finally:
             if run:
@@ -185,12 +207,43 @@ def open_run(
                     mlflow.end_run(status)
 
 
-def _start(name: str, tags: Mapping[str, object], surrounding: str, system_metrics: bool) -> Run:
-    """Create a run in the experiment of the surrounding one, or adopt that of `mlflow run`; activate it."""
-    run_id = os.environ.get("MLFLOW_RUN_ID", "")
+def _start(name: str, tags: Mapping[str, object], surrounding: str, system_metrics: bool, resume: str) -> Run:
+    """Create a run in the experiment of the surrounding one, adopt that of `mlflow run`, or resume one."""
+    client = mlflow.MlflowClient()
+    run_id = resume or _adopted(client)
     experiment_id = prepare_experiment(surrounding, adopted=run_id)
     os.environ.pop("MLFLOW_RUN_ID", None)
     if not run_id:
         resolved = resolve_tags({str(tag): str(value) for tag, value in tags.items()})
-        run_id = mlflow.MlflowClient().create_run(experiment_id, run_name=name, tags=resolved).info.run_id
-    return Run(mlflow.start_run(run_id, run_name=name, nested=True, log_system_metrics=system_metrics))
+        run_id = client.create_run(experiment_id, run_name=name, tags=resolved).info.run_id
+    active = mlflow.start_run(run_id, run_name=name, nested=True, log_system_metrics=system_metrics)
+    run = Run(active, resumed=bool(resume))
+    if resume:
+        run.set_tags({Tag.RESUMED: int(active.data.tags.get(Tag.RESUMED, "0")) + 1})
+        for tag in (Tag.FAILURE_KIND, Tag.FAILURE_REASON):
+            if tag in active.data.tags:
+                client.delete_tag(run_id, tag)
+    return run
+
+
+def _record_failure(run: Run, error: BaseException, reason: str) -> None:
+    """Write down why a run did not finish, unless the store itself has failed."""
+    with suppress(MlflowException, SQLAlchemyError):
+        run.set_tags({Tag.FAILURE_KIND: type(error).__name__, Tag.FAILURE_REASON: reason})
+
+
+def _adopted(client: mlflow.MlflowClient) -> str:
+    """Return the id of the run that `mlflow run` has made for this process; empty if there is none."""
+    run_id = os.environ.get("MLFLOW_RUN_ID", "")
+    if not run_id:
+        return ""
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        raise UserError(f"MLFLOW_RUN_ID={run_id} names no run of this store: unset it") from error
+    if Tag.STAGE in run.data.tags or run.info.status != "RUNNING":
+        raise UserError(
+            f"MLFLOW_RUN_ID={run_id} names a run that has been used already: unset it, or let `resume` go on "
+            "with that run, if it was interrupted"
+        )
+    return run_id

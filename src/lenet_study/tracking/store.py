@@ -188,9 +188,30 @@ def experiment_ids() -> list[str]:
     return [experiment.experiment_id for experiment in experiments]
 
 
+def checkpoint_folder(run_id: str, root: str = "") -> Path:
+    """Return the folder of a run's checkpoints.
+
+    Args:
+        run_id: The run.
+        root: Folder of all runs' checkpoints; empty for one beside a local store, else in this folder.
+    """
+    uri = mlflow.get_tracking_uri()
+    beside = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Path()
+    return Path(root or beside / "checkpoints") / run_id
+
+
 def runs_with(tags: Mapping[str, str]) -> list[StoredRun]:
     """Return the runs with these tags in any experiment, whatever their status."""
-    conditions = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    return _search(" and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items()))
+
+
+def runs_with_status(status: str) -> list[StoredRun]:
+    """Return the runs of any experiment with a status."""
+    return _search(f"attributes.status = '{status}'")
+
+
+def _search(conditions: str) -> list[StoredRun]:
+    """Return all runs that meet the conditions, page by page."""
     with store_call():
         client, runs, token = mlflow.MlflowClient(), [], None
         while token != "":
@@ -200,17 +221,17 @@ def runs_with(tags: Mapping[str, str]) -> list[StoredRun]:
     return runs
 
 
-def fail(run_id: str, reason: str) -> None:
+def fail(run_id: str, reason: str, status: str = "FAILED") -> None:
     """End a run whose process died; one that has ended stays as it is."""
     with store_call():
         client = mlflow.MlflowClient()
         if client.get_run(run_id).info.status == "RUNNING":
-            client.set_tag(run_id, Tag.ERROR, reason)
-            client.set_terminated(run_id, "FAILED")
+            client.set_tag(run_id, Tag.FAILURE_REASON, reason)
+            client.set_terminated(run_id, status)
 
 
 def record_refusal(run_id: str, reason: str) -> None:
     """Write into a run that `mlflow run` has made why its command was refused."""
     with suppress(MlflowException, SQLAlchemyError, UserError, StoreError):
         connect()  # MLflow itself would try for minutes to reach a store that is not there
-        mlflow.MlflowClient().set_tag(run_id, Tag.ERROR, reason)
+        mlflow.MlflowClient().set_tag(run_id, Tag.FAILURE_REASON, reason)

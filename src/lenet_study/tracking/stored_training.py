@@ -56,6 +56,16 @@ class StoredTraining:
         return self.tag(Tag.VARIANT)
 
     @property
+    def parent(self) -> str:
+        """Id of the run that it is nested under; empty if there is none."""
+        return str(self._run.data.tags.get("mlflow.parentRunId", ""))
+
+    @property
+    def start(self) -> int:
+        """When the run was opened, in milliseconds since 1970."""
+        return int(self._run.info.start_time)
+
+    @property
     def seconds(self) -> float:
         """Wall time of the run."""
         return (self._run.info.end_time - self._run.info.start_time) / 1000

@@ -86,6 +86,7 @@ def fit(
     *,
     device: torch.device,
     on_epoch: OnEpoch = lambda epoch: None,
+    on_step: Callable[[], None] = lambda: None,
     checkpoints: Checkpoints | None = None,
 ) -> FitResult:
     """Train ``model`` in place and leave it with the weights of its best epoch.
@@ -98,6 +99,7 @@ def fit(
         device: Where to train.
         on_epoch: Called after every epoch. A reason that it returns ends the training there; None goes on.
             Epochs that a checkpoint holds are announced again: the receiver skips what it has.
+        on_step: Called after every step; an exception that it raises ends the training there.
         checkpoints: Where the state is written after every epoch, before ``on_epoch`` hears of it, and where
             an interrupted training goes on from.
 
@@ -110,7 +112,7 @@ def fit(
     validation = validation.to(device) if validation else None
     variant, config = recipe.variant, recipe.config
     optimizer = make_optimizer(model, variant.optimizer, config.learning_rate, variant.weight_decay)
-    step = make_step(partial(training_loss, model, recipe), model, optimizer)
+    step = _announce(make_step(partial(training_loss, model, recipe), model, optimizer), on_step)
     state = LoopState(model, optimizer)
     if checkpoints and (saved := checkpoints.newest()):
         state.load_state_dict(saved)
@@ -120,7 +122,7 @@ def fit(
         epoch = _next_epoch(state, step, train, validation, normalisation, recipe)
         state.add(epoch)
         if checkpoints:
-            checkpoints.write(number, state.state_dict())
+            checkpoints.write(epoch.epoch, state.state_dict())
         stopped = on_epoch(epoch)
     assert state.best is not None
     model.load_state_dict(state.best_weights)
@@ -154,6 +156,17 @@ def _next_epoch(
         val_accuracy=val_accuracy,
         seconds=perf_counter() - start,
     )
+
+
+def _announce(step: Step, on_step: Callable[[], None]) -> Step:
+    """Return a step that is announced when it is done."""
+
+    def announced(images: Tensor, labels: Tensor) -> Tensor:
+        logits = step(images, labels)
+        on_step()
+        return logits
+
+    return announced
 
 
 def learning_rate_at(epoch: int, recipe: Recipe) -> float:

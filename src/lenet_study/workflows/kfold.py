@@ -45,7 +45,7 @@ def kfold(
     with open_run(
         name,
         stage="kfold",
-        params={**job.params(), "folds": job.folds, **(params or {})},
+        params={**job.params(), **(params or {})},
         tags=variant_tags(job.recipe.name),
         description=f"{job.folds}-fold cross-validation of {describe(job.recipe)}",
         study=job.study,

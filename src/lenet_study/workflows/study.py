@@ -59,6 +59,7 @@ def study(
     workers: int = 0,
     data: DataFiles | None = None,
     variants: Collection[str] = tuple(VARIANTS),
+    checkpoint_dir: str = "",
     reporter: Reporter = Reporter(),
     make_executor: Callable[[int, Reporter], Executor] = local_executor,
 ) -> StudyResult:
@@ -71,6 +72,7 @@ def study(
         workers: Trainings side by side; 0 takes as many as the cores allow.
         data: The images.
         variants: Which to train.
+        checkpoint_dir: Folder of all runs' checkpoints; empty for one beside a local store.
         reporter: Hears how it goes.
         make_executor: Makes what runs so many trainings at a time.
 
@@ -89,7 +91,9 @@ def study(
     description = f"{len(recipes)} variants, selection, evaluation."
     with open_run("study", stage="study", params=params, description=description) as run:
         run.set_tags({Tag.STUDY: run.id, Tag.THREADS: share.threads, Tag.WORKERS: workers})
-        make_job = partial(TrainingJob, hardware=share, data=data, study=run.id)
+        make_job = partial(
+            TrainingJob, hardware=share, data=data, study=run.id, checkpoint_dir=checkpoint_dir
+        )
         with make_executor(workers, reporter) as executor:
             result = run_jobs(executor, recipes, make_job, folds, params)
         _log(run, result, perf_counter() - start, reporter)

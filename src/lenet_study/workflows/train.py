@@ -14,6 +14,7 @@ import torch
 
 from lenet_study.evidence import figures
 from lenet_study.evidence.figures import architecture
+from lenet_study.execution import signals
 from lenet_study.execution.executor import Monitor
 from lenet_study.execution.reporter import Reporter
 from lenet_study.recipes import recipe_file
@@ -23,10 +24,11 @@ from lenet_study.tracking import links, registry
 from lenet_study.tracking.registry import LoggedModel
 from lenet_study.tracking.run import Run, open_run
 from lenet_study.tracking.schema import File, Metric, Tag
-from lenet_study.tracking.store import NAME
+from lenet_study.tracking.store import NAME, checkpoint_folder
 from lenet_study.tracking.stored_training import StoredTraining
 from lenet_study.training import dataset, loop
 from lenet_study.training.augmentation import augment
+from lenet_study.training.checkpoint import Checkpoints
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.dataset import Normalisation, Split
 from lenet_study.training.hardware import Hardware
@@ -57,6 +59,8 @@ class TrainingJob:
         fold: Which fold validates, counting from 1, of how many ``folds``.
         folds: Parts of the cross-validation.
         tags: Further tags of its run.
+        checkpoint_dir: Folder of all runs' checkpoints; empty for one beside a local store.
+        resume: Id of the interrupted run to go on with; empty begins one.
     """
 
     recipe: Recipe
@@ -69,6 +73,8 @@ class TrainingJob:
     fold: int = 0
     folds: int = 0
     tags: Mapping[str, object] = field(default_factory=dict)
+    checkpoint_dir: str = ""
+    resume: str = ""
 
     @property
     def name(self) -> str:
@@ -89,6 +95,7 @@ class TrainingJob:
             **asdict(self.recipe.config),
             **asdict(self.hardware),
             "data_dir": str(self.data.folder),
+            **({"folds": self.folds} if self.folds else {}),
             **self.recipe.params(from_file=from_file),
         }
 
@@ -141,6 +148,11 @@ def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = 
         job: What to train.
         reporter: Hears how it goes.
         monitor: Hears of the run and of every epoch, and may end the training.
+
+    Raises:
+        UserError: The data cannot be had, or MLFLOW_RUN_ID names a run that has been used.
+        StoreError: The store failed.
+        OSError: A checkpoint cannot be written; those before it are whole, so that `resume` goes on.
     """
     start = perf_counter()
     device = job.hardware.prepare()
@@ -151,8 +163,16 @@ def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = 
         try:
             _log_inputs(run, job, images, validation, device)
             model = LeNet(job.recipe.variant, job.recipe.config.seed)
-            on_epoch = partial(_on_epoch, run, job.name, reporter, monitor)
-            fit = loop.fit(model, images, validation, job.recipe, device=device, on_epoch=on_epoch)
+            fit = loop.fit(
+                model,
+                images,
+                validation,
+                job.recipe,
+                device=device,
+                on_epoch=partial(_on_epoch, run, job.name, reporter, monitor),
+                on_step=signals.check,
+                checkpoints=(checkpoints := _checkpoints(job, run, reporter)),
+            )
         finally:
             reporter.on_run_end(job.name)
         if fit.stopped:
@@ -164,6 +184,7 @@ def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = 
             images_of_proof = (validation or images).images[:PROOF_IMAGES]
             logged = _log_model(run, job, model, fit, images_of_proof)
             _report(run, job, fit.best, logged, reporter)
+    checkpoints.remove()
     seconds = perf_counter() - start
     return TrainingResult(run.id, fit.best, fit.history, augmented, seconds, logged, fit.stopped)
 
@@ -180,7 +201,22 @@ def _open_training_run(job: TrainingJob) -> AbstractContextManager[Run]:
         study=job.study,
         parent=job.parent,
         system_metrics=True,
+        resume=job.resume,
     )
+
+
+def _checkpoints(job: TrainingJob, run: Run, reporter: Reporter) -> Checkpoints:
+    """Return the run's checkpoints; say which of a resumed run are damaged."""
+    checkpoints = Checkpoints(checkpoint_folder(run.id, job.checkpoint_dir))
+    if job.resume:
+        state = checkpoints.newest()
+        done = len(state["history"]) if state else 0
+        damaged = ", ".join(path.name for path in checkpoints.damaged)
+        reporter.message(
+            f"{job.name}: goes on after epoch {done} of {job.recipe.config.epochs}"
+            + (f"; damaged and passed over: {damaged}" if damaged else "")
+        )
+    return checkpoints
 
 
 def variant_tags(name: str) -> dict[str, object]:
@@ -210,9 +246,10 @@ def _log_inputs(
 
 def _on_epoch(run: Run, name: str, reporter: Reporter, monitor: Monitor, epoch: Epoch) -> str | None:
     """Log and report an epoch; return the monitor's reason to end the training, if it has one."""
-    run.log_epoch(epoch)
-    reporter.on_epoch_end(name, epoch)
-    return monitor.on_epoch_end(epoch)
+    with signals.deferred():  # the store and the user hear of a whole epoch
+        run.log_epoch(epoch)
+        reporter.on_epoch_end(name, epoch)
+        return monitor.on_epoch_end(epoch)
 
 
 def _log_results(run: Run, job: TrainingJob, fit: FitResult, augmented: float | None) -> None:

@@ -1,0 +1,210 @@
+"""Interrupted trainings go on in their own run, and end as if nothing had happened."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+import pytest
+from conftest import Recorder, open_store
+
+from lenet_study.errors import UserError
+from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
+from lenet_study.tracking.store import checkpoint_folder
+from lenet_study.training.hardware import Hardware
+from lenet_study.workflows.resume import interrupted, reap, resume
+from lenet_study.workflows.train import TrainingJob, train
+
+CONFIG = TrainingConfig(epochs=3, batch_size=16, learning_rate=0.002, seed=3)
+RECIPE = variant_recipes(CONFIG)["baseline"]
+SCRIPT = """
+import os, pickle, signal, sys
+from lenet_study.execution.executor import Monitor
+from lenet_study.execution.reporter import Terminal
+from lenet_study.execution.signals import stop_on_signals
+from lenet_study.tracking import registry
+from lenet_study.training import checkpoint
+from lenet_study.workflows import train
+
+stop_on_signals()
+point, number = sys.argv[1], signal.Signals(int(sys.argv[2]))
+
+def strike(*_, **__):
+    os.kill(os.getpid(), number)
+
+class Striking(Monitor):
+    def on_run_start(self, run_id):
+        if point == "start":
+            strike()
+    def on_epoch_end(self, epoch):
+        if point == f"epoch {epoch.epoch}":
+            strike()
+
+class Reporter(Terminal):
+    def message(self, line):
+        super().message(line)
+        if point == "registered" and "version" in line:
+            strike()
+
+{patch}
+train.train(pickle.load(sys.stdin.buffer), Reporter(), Striking())
+"""
+WITHIN = {  # what strikes at a point that no reporter or monitor hears of
+    "save": """
+        fsync, calls = os.fsync, []
+        def striking(descriptor):
+            calls.append(descriptor)
+            if len(calls) == 3:  # the second checkpoint's file
+                strike()
+            fsync(descriptor)
+        checkpoint.Checkpoints.__init__.__defaults__ = (striking,)
+    """,
+    "curves": "train._log_results = strike",
+    "export": "registry.export.save_program = strike",
+    "between logging and registering": "registry.mlflow.register_model = strike",
+}
+POINTS = ["epoch 1", "epoch 3", "registered", *WITHIN]
+
+
+def strike(job, folder, point, number=signal.SIGKILL):
+    """Train in a process that a signal strikes at a point; returns its exit code."""
+    import pickle
+
+    script = SCRIPT.replace("{patch}", textwrap.dedent(WITHIN.get(point, "")))
+    result = subprocess.run(
+        [sys.executable, "-c", script, point, str(int(number))],
+        input=pickle.dumps(job),
+        cwd=folder,
+        env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"},
+        capture_output=True,
+        timeout=240,
+    )
+    return result.returncode
+
+
+def history(store, run_id):
+    """Each metric's steps and values, in the order of logging; what measures the computer is left out."""
+    run = store.get_run(run_id)
+    names = {name for name in run.data.metrics if not name.startswith("system/") and name != "epoch_seconds"}
+    return {
+        name: [(point.step, point.value) for point in store.get_metric_history(run_id, name)]
+        for name in names
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(initialised_database, tmp_path_factory, toy_files):
+    """What an uninterrupted training leaves: weights and metrics."""
+    with open_store(initialised_database, tmp_path_factory.mktemp("whole")) as store:
+        result = train(TrainingJob(recipe=RECIPE, hardware=Hardware(device="cpu"), data=toy_files))
+        yield result.model.weights_sha256, history(store, result.run_id)
+
+
+@pytest.fixture
+def job(toy_files):
+    return TrainingJob(recipe=RECIPE, hardware=Hardware(device="cpu"), data=toy_files)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(store, tmp_path, job, whole, point):
+    assert strike(job, tmp_path, point) == -signal.SIGKILL
+    (run,) = store.search_runs(["1"])
+    assert run.info.status == "RUNNING"
+    recorder = Recorder()
+    resume(data=job.data, reporter=recorder)
+    (run,) = store.search_runs(["1"])
+    assert run.info.status == "FINISHED", recorder.text
+    assert run.data.tags["resumed"] == "1"
+    assert not {"failure.kind", "failure.reason"} & run.data.tags.keys()
+    assert (run.data.tags["weights.sha256"], history(store, run.info.run_id)) == whole
+    assert len(store.search_model_versions("name = 'fashion-mnist-lenet'")) == 1
+    assert not checkpoint_folder(run.info.run_id).exists()
+    assert interrupted() == []
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
+@pytest.mark.parametrize("point", ["epoch 2"])
+def test_a_signal_ends_a_training_killed_and_it_can_be_resumed(
+    store, tmp_path, job, whole, number, code, point
+):
+    assert strike(job, tmp_path, point, number) == code
+    (run,) = store.search_runs(["1"])
+    assert run.info.status == "KILLED"
+    assert run.data.tags["failure.kind"] == "Stopped"
+    resume(run.info.run_id, data=job.data)
+    run = store.get_run(run.info.run_id)
+    assert (run.data.tags["weights.sha256"], history(store, run.info.run_id)) == whole
+
+
+def test_two_damaged_checkpoints_begin_the_training_anew_in_the_same_run(store, tmp_path, job, whole):
+    strike(job, tmp_path, "epoch 2")
+    (run,) = store.search_runs(["1"])
+    files = list(checkpoint_folder(run.info.run_id).iterdir())
+    assert len(files) == 2
+    for path in files:
+        path.write_bytes(path.read_bytes()[:-7])
+    recorder = Recorder()
+    resume(run.info.run_id, data=job.data, reporter=recorder)
+    assert "goes on after epoch 0 of 3; damaged and passed over: 00002.checkpoint, 00001.checkpoint" in (
+        recorder.text
+    )
+    run = store.get_run(run.info.run_id)
+    assert (run.data.tags["weights.sha256"], history(store, run.info.run_id)) == whole
+
+
+def test_what_cannot_be_resumed_is_refused(store, tmp_path, job):
+    strike(job, tmp_path, "epoch 1")
+    (run,) = store.search_runs(["1"])
+    run_id = run.info.run_id
+    store.set_tag(run_id, "environment.sha256", "other packages")
+    with pytest.raises(UserError, match=rf"run_id={run_id} was made in another environment .*force=true"):
+        resume(run_id, data=job.data)
+    resume(run_id, data=job.data, force=True)
+    assert store.get_run(run_id).data.tags["forced"] == "true"
+    with pytest.raises(UserError, match="has finished: there is nothing to resume"):
+        resume(run_id, data=job.data)
+    study = store.create_run("1", tags={"stage": "study"}).info.run_id
+    store.set_terminated(study, "KILLED")
+    with pytest.raises(UserError, match="is no training but of stage 'study'"):
+        resume(study)
+
+
+def test_reaping_ends_runs_whose_process_is_gone_and_no_others(store, tmp_path, job):
+    strike(job, tmp_path, "epoch 1")
+    (gone,) = store.search_runs(["1"])
+    tags = {name: value for name, value in gone.data.tags.items() if name != "mlflow.runName"}
+    running = {
+        "mine": tags | {"process.pid": str(os.getpid()), "process.start": _start()},
+        "another of that number": tags | {"process.pid": str(os.getpid()), "process.start": "1.00"},
+        "another host": tags | {"process.host": "elsewhere", "process.heartbeat": "99999999999"},
+        "another host, silent": tags | {"process.host": "elsewhere", "process.heartbeat": "1"},
+        "before a reboot": tags | {"process.boot": "another"},
+        "older version": {"stage": "train"},
+    }
+    ids = {name: store.create_run("1", run_name=name, tags=t).info.run_id for name, t in running.items()}
+    recorder = Recorder()
+    ended = {"another of that number", "another host, silent", "before a reboot"}
+    assert set(reap(recorder)) == {gone.info.run_id, *(ids[name] for name in ended)}
+    for name, run_id in ids.items():
+        assert store.get_run(run_id).info.status == ("KILLED" if name in ended else "RUNNING")
+    assert "its process is gone" in store.get_run(gone.info.run_id).data.tags["failure.reason"]
+    assert reap() == []
+
+
+def _start():
+    import psutil
+
+    return f"{psutil.Process().create_time():.2f}"
+
+
+def test_a_used_run_is_not_adopted(store, job, monkeypatch):
+    result = train(replace(job, recipe=replace(RECIPE, config=replace(CONFIG, epochs=1))))
+    for run_id, words in ((result.run_id, "has been used already"), ("abc", "names no run")):
+        monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+        with pytest.raises(UserError, match=rf"MLFLOW_RUN_ID={run_id} .*{words}"):
+            train(job)
+    assert len(store.search_runs(["1"])) == 1
