@@ -13,7 +13,7 @@ import click
 from lenet_study.cli import parameters
 from lenet_study.cli.commands import COMMANDS, Command
 from lenet_study.errors import StudyError, UserError
-from lenet_study.execution.signals import stop_on_signals
+from lenet_study.execution.signals import Stopped, stop_on_signals
 from lenet_study.training.hardware import limit_spinning
 
 
@@ -54,6 +54,8 @@ def main(arguments: list[str] | None = None, commands: Mapping[str, Command] = C
         return _fail(f"{error}.", 2)
     except (StudyError, OSError) as error:
         return _fail(f"{error}.", 1)
+    except Stopped as stop:
+        return _fail("Interrupted; finished runs are kept, and `resume` goes on with the others.", stop.code)
     except (KeyboardInterrupt, click.Abort):
         return _fail("Interrupted; finished runs are kept.", 130)
     return 0

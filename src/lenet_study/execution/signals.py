@@ -20,6 +20,8 @@ _state = {"requested": 0, "deferrals": 0}  # the signal that came, if one did; c
 class Stopped(SystemExit):
     """A signal asks this process to end; the exit code is 128 and the signal's number, as shells have it."""
 
+    code: int
+
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
 
