@@ -38,14 +38,17 @@ CONFIG = {
 }
 PLACE = {"device": "auto", "threads": 1, "data_dir": ""}
 PLACES = {**PLACE, "workers": 0}
+KEPT = {"checkpoint_dir": ""}
 FOLDER = Path.cwd()
 CHAMPION = "models:/fashion-mnist-lenet@champion"
 DEFAULTS = {
     "data": {"data_dir": ""},
-    "train": {"variant": "v4", "recipe": "", **CONFIG, **PLACE},
-    "kfold": {"variant": "v4", "recipe": "", "folds": 5, **CONFIG, **PLACES},
+    "train": {"variant": "v4", "recipe": "", **CONFIG, **PLACE, **KEPT},
+    "kfold": {"variant": "v4", "recipe": "", "folds": 5, **CONFIG, **PLACES, **KEPT},
+    "resume": {"run_id": "", "force": False, **KEPT},
+    "reap": {},
     "evaluate": {"model": CHAMPION, "seed": 0, **PLACE},
-    "retrain": {"variant": "v4", "recipe": "", **CONFIG, **PLACE},
+    "retrain": {"variant": "v4", "recipe": "", **CONFIG, **PLACE, **KEPT},
     "promote": {"rollback": False},
     "search": {
         "trials": 50,
@@ -62,7 +65,7 @@ DEFAULTS = {
         "precision": "float32",
         **PLACES,
     },
-    "study": {"folds": 5, **CONFIG, **PLACES},
+    "study": {"folds": 5, **CONFIG, **PLACES, **KEPT},
     "fetch": {"to": None, "model": CHAMPION},
 }
 # arguments, what the sentence names
@@ -298,7 +301,14 @@ CALLED = {  # options, workflow, its arguments by position and by name
         ["--epochs", "3", "--folds", "2", "--workers", "4", *ON],
         "workflows.study.study",
         [TrainingConfig(epochs=3)],
-        {"folds": 2, "workers": 4, "hardware": HARDWARE, "data": IMAGES, "reporter": TERMINAL},
+        {
+            "folds": 2,
+            "workers": 4,
+            "hardware": HARDWARE,
+            "data": IMAGES,
+            "checkpoint_dir": "",
+            "reporter": TERMINAL,
+        },
     ),
     "train": (V2, "workflows.train.train", [V2_JOB, TERMINAL], {}),
     "kfold": (
@@ -326,6 +336,13 @@ CALLED = {  # options, workflow, its arguments by position and by name
         [SearchConfig(trials=7), HARDWARE, 3, IMAGES, TERMINAL],
         {},
     ),
+    "resume": (
+        ["--run-id", "abc", "--force", "true"],
+        "workflows.resume.resume",
+        ["abc"],
+        {"force": True, "checkpoint_dir": "", "reporter": TERMINAL},
+    ),
+    "reap": ([], "workflows.resume.reap", [TERMINAL], {}),
     "data": (["--data-dir", "images"], "workflows.data.verify_data", [IMAGES, TERMINAL], {}),
     "fetch": (["--to", "a/b"], "workflows.fetch.fetch_model", [CHAMPION, Path("a/b"), TERMINAL], {}),
 }

@@ -14,7 +14,7 @@ from conftest import process_context
 from mlflow.exceptions import MlflowException
 
 from lenet_study.errors import StoreError, UserError
-from lenet_study.execution.signals import leave
+from lenet_study.execution.signals import Stopped
 from lenet_study.tracking import links
 from lenet_study.tracking.run import open_run
 from lenet_study.tracking.store import (
@@ -235,7 +235,11 @@ def write_when_terminated(steps):
 @pytest.fixture
 def leaving():
     """SIGTERM as the command line takes it."""
-    before = signal.signal(signal.SIGTERM, leave)
+
+    def stop(signum, frame):
+        raise Stopped(signum)
+
+    before = signal.signal(signal.SIGTERM, stop)
     yield
     signal.signal(signal.SIGTERM, before)
 

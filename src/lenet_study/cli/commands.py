@@ -152,8 +152,7 @@ def reap() -> None:
     """End the runs whose process is gone."""
     from lenet_study.workflows.resume import reap as run_reap
 
-    if not run_reap(_terminal()):
-        print("Every open run has its process.")
+    run_reap(_terminal())
 
 
 @entry_point

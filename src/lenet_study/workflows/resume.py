@@ -92,6 +92,8 @@ def reap(reporter: Reporter = Reporter()) -> list[str]:
             fail(run.info.run_id, "its process is gone; `resume` goes on", status="KILLED")
             reporter.message(f"{run.info.run_name}: its process is gone; run {run.info.run_id} ended KILLED")
             ended.append(run.info.run_id)
+    if not ended:
+        reporter.message("Every open run has its process.")
     return ended
 
 
