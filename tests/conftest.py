@@ -18,6 +18,20 @@ from lenet_study.training.data_files import IMAGE_HEADER, LABEL_HEADER, DataFile
 from lenet_study.training.dataset import Split  # noqa: E402
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest: with --no-loadscope-reorder, pytest-xdist hands them out so.
+
+    Its own order is by the number of tests, so that the few that take minutes would come last and alone.
+    """
+
+    def is_slow(item):
+        marks = {mark.name for mark in item.iter_markers()}
+        return bool({"server", "browser"} & marks) or item.path.parent.name in ("workflows", "search")
+
+    slow = {item.path for item in items if is_slow(item)}
+    items.sort(key=lambda item: item.path not in slow)  # stable: each file's tests stay together
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """Weights depend on the number of threads."""

@@ -52,12 +52,7 @@ class Terminal(Reporter):
 
 
 class Progress:
-    """The progress of one training.
-
-    Args:
-        name: The training's name.
-        epochs: How many epochs there will be.
-    """
+    """The progress of one training, which has so many epochs."""
 
     def __init__(self, name: str, epochs: int) -> None:
         self._name = name

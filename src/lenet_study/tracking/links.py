@@ -18,16 +18,7 @@ _PAGES = {"workflowType": "machine_learning"}  # the UI opens its pages for prom
 
 
 def study_addresses(experiment_id: str, study: str, run_ids: list[str]) -> dict[str, str]:
-    """Return the addresses that show a study's trainings.
-
-    Args:
-        experiment_id: Experiment of the study.
-        study: Id of the study's run.
-        run_ids: The trainings.
-
-    Returns:
-        ``curves`` (overlaid) and ``comparison`` (side by side).
-    """
+    """Return the addresses of the ``curves`` (overlaid) and the ``comparison`` of a study's trainings."""
     query = {
         "searchFilter": f"tags.{Tag.STUDY} = '{study}' and tags.{Tag.STAGE} = 'train'",
         "orderByKey": f"tags.`{Tag.VARIANT}`",

@@ -30,11 +30,7 @@ def freeze() -> str:
 
 
 def provenance_tags(root: Path = ROOT) -> dict[str, str]:
-    """Return the tags that tell a run's commit and environment.
-
-    Args:
-        root: Of the checkout that the code runs from.
-    """
+    """Return the tags that tell a run's commit and environment; ``root`` is that of the checkout."""
     return {**git_tags(root), **environment_tags(root)}
 
 
@@ -74,10 +70,7 @@ def git_tags(root: Path = ROOT) -> dict[str, str]:
 
 
 def check_packages(requirements: Path) -> None:
-    """Compare the installed packages with the pinned ones; a build tag such as ``+cpu`` does not count.
-
-    Args:
-        requirements: A file of lines ``name==version``.
+    """Compare the installed packages with lines ``name==version``; a build tag, as ``+cpu``, does not count.
 
     Raises:
         UserError: A package is missing or has another version.

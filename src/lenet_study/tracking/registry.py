@@ -267,12 +267,7 @@ def set_champion(version: Version, reason: str, by_run: str) -> None:
 
 
 def set_challenger(model: LoggedModel, evidence: Mapping[str, object]) -> Version:
-    """Make a model the challenger, with the evidence for it in its tags; register it if it is not yet.
-
-    Args:
-        model: The model.
-        evidence: Figures of its confirmation, by the names in ``Tag.CONFIRMED``.
-    """
+    """Make a model, registered if need be, the challenger, with the figures of its confirmation as tags."""
     client = mlflow.MlflowClient()
     with store_call():
         number = model.version or mlflow.register_model(model.uri, NAME, tags=model.tags).version

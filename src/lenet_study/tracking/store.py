@@ -32,10 +32,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def connect(timeout: float = HEALTH_TIMEOUT) -> None:
-    """Make sure that the store answers and its tables exist.
-
-    Args:
-        timeout: Seconds that a server may take to answer.
+    """Make sure that the store answers, a server within a timeout, and that its tables exist.
 
     Raises:
         StoreError: The server or its store cannot be reached.

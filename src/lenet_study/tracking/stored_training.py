@@ -21,11 +21,7 @@ from lenet_study.training.history import Epoch
 
 
 class StoredTraining:
-    """A training's run, read. What lies in artifacts is fetched when it is asked for.
-
-    Args:
-        run: The MLflow run of a training.
-    """
+    """A training's run, read. What lies in artifacts is fetched when it is asked for."""
 
     def __init__(self, run: StoredRun) -> None:
         self._run = run
@@ -135,15 +131,8 @@ class StoredTraining:
 def finished_trainings(limit: int, variant: str = "", stage: str = "train") -> list[StoredTraining]:
     """Return finished trainings of any experiment, highest validation accuracy first.
 
-    On a tie the variant that comes first, then the earliest.
-
-    Args:
-        limit: How many.
-        variant: Of this variant or searched model only.
-        stage: ``train``, the trainings of the variants, or ``recipe``, those of recipe files.
-
-    Raises:
-        StoreError: The store failed.
+    On a tie the variant that comes first, then the earliest. ``stage`` is ``train`` for trainings of the
+    variants, ``recipe`` for those of recipe files.
     """
     connect()
     # MLflow's filters know no "or" over tags, so that each name of the stage has a query of its own.

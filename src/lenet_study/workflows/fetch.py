@@ -11,12 +11,9 @@ from lenet_study.tracking.registry import load_model
 
 
 def fetch_model(model: str, folder: Path, reporter: Reporter = Reporter()) -> None:
-    """Copy a logged model's files into a folder, which appears whole or not at all.
+    """Copy the files of a logged model, named by a run id or an address, into a folder.
 
-    Args:
-        model: A run id or a ``models:/…`` address.
-        folder: What to make; a model that it holds is replaced.
-        reporter: Hears what was copied.
+    The folder appears whole or not at all; a model that it holds is replaced.
 
     Raises:
         UserError: The folder holds something else, there is no such model, or its files were changed.

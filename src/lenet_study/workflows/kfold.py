@@ -88,17 +88,9 @@ def _summarise(run: Run, name: str, trained: Mapping[str, TrainingResult], repor
 
 
 def kfold_side_by_side(
-    job: TrainingJob,
-    workers: int = 0,
-    reporter: Reporter = Reporter(),
+    job: TrainingJob, workers: int = 0, reporter: Reporter = Reporter()
 ) -> dict[str, TrainingResult]:
-    """Cross-validate one model on this computer; see ``kfold``.
-
-    Args:
-        job: The training; its ``folds`` tells how many.
-        workers: Folds side by side; 0 takes as many as the cores allow.
-        reporter: Hears how it goes.
-    """
+    """Cross-validate as ``kfold`` does, so many folds side by side; 0 takes as many as the cores allow."""
     side_by_side, share = divide_cores(job.hardware, workers)
     share.prepare()
     params = {"threads": job.hardware.threads, "workers": workers}
