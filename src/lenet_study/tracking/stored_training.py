@@ -54,7 +54,7 @@ class StoredTraining:
     @property
     def parent(self) -> str:
         """Id of the run that it is nested under; empty if there is none."""
-        return str(self._run.data.tags.get("mlflow.parentRunId", ""))
+        return self.tag(Tag.PARENT_RUN)
 
     @property
     def start(self) -> int:
