@@ -101,7 +101,7 @@ def test_parameters_and_defaults_are_those_of_the_command_line(command):
 @pytest.mark.parametrize("command", ENTRY_POINTS)
 def test_every_parameter_is_passed_on(command):
     line = DECLARED[command]["command"]
-    assert line.startswith(f"PYTHONPATH=src python -m lenet_study {command} ")
+    assert f"{line} ".startswith(f"PYTHONPATH=src python -m lenet_study {command} ")
     passed = re.findall(r"(--[\w-]+) \{(\w+)\}", line)
     options = options_of(ENTRY_POINTS[command])
     assert passed == [(option.opts[0], parameter) for parameter, option in options.items()]
