@@ -326,21 +326,21 @@ class Failing(InlineExecutor):
 
     def __init__(self, reporter, *names):
         super().__init__(reporter)
-        self._names = names
+        self.names = names
 
     def submit(self, job, monitor=None):
         training = replace(job.training, stage="retrain") if isinstance(job, RetrainingJob) else job
-        if isinstance(training, TrainingJob) and training.name in self._names:
+        if isinstance(training, TrainingJob) and training.name in self.names:
             job = Refused(f"no space left for {training.name}")
         return super().submit(job)
 
 
 class Refused:
     def __init__(self, reason):
-        self._reason = reason
+        self.reason = reason
 
     def run(self, reporter, monitor):
-        raise OSError(self._reason)
+        raise OSError(self.reason)
 
 
 def quick_study(files, *failing, variants=("baseline",), recorder=None):

@@ -175,7 +175,8 @@ def prepare_experiment(surrounding: str, adopted: str) -> str:
         experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", NAME))
     for key, value in (_EXPERIMENT_TAGS | (_ABOUT if experiment.name == NAME else {})).items():
         if key not in experiment.tags:
-            client.set_experiment_tag(experiment.experiment_id, key, value)
+            with suppress(MlflowException):  # another process has set it since
+                client.set_experiment_tag(experiment.experiment_id, key, value)
     return str(experiment.experiment_id)
 
 
