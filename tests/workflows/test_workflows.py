@@ -129,7 +129,8 @@ def test_only_folds_are_nested(finished):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_training_logs_parameters_metrics_pictures_and_colour(finished, variant):
     run = finished.runs[variant]
-    chosen = {"variant": variant, "recipe": "", "data_dir": str(finished.job.data.folder)}
+    chosen = {"variant": variant, "recipe": "", "checkpoint_dir": ""}
+    chosen |= {"data_dir": str(finished.job.data.folder)}
     expected = {**chosen, **asdict(CONFIG), **asdict(CPU)}
     of_model = {name: value for name, value in run.data.params.items() if name.startswith("variant.")}
     assert run.data.params == {**{name: str(value) for name, value in expected.items()}, **of_model}

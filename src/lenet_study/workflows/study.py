@@ -83,7 +83,7 @@ def study(
     start = perf_counter()
     data = data or DataFiles.at()
     params = {**asdict(config), **asdict(hardware), "workers": workers}
-    params |= {"data_dir": str(data.folder), "folds": folds}
+    params |= {"data_dir": str(data.folder), "checkpoint_dir": checkpoint_dir, "folds": folds}
     workers, share = divide_cores(hardware, workers)
     share.prepare()
     dataset.folds(data.train().labels, folds, config.seed)  # refuses too many before there is a run

@@ -95,6 +95,7 @@ class TrainingJob:
             **asdict(self.recipe.config),
             **asdict(self.hardware),
             "data_dir": str(self.data.folder),
+            "checkpoint_dir": self.checkpoint_dir,
             **({"folds": self.folds} if self.folds else {}),
             **self.recipe.params(from_file=from_file),
         }
