@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from conftest import Recorder, open_store
 
 from lenet_study.errors import UserError
 from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
+from lenet_study.tracking.run import keep_alive, open_run
 from lenet_study.tracking.store import checkpoint_folder
 from lenet_study.training.hardware import Hardware
 from lenet_study.workflows.resume import interrupted, reap, resume
@@ -199,6 +201,15 @@ def _start():
     import psutil
 
     return f"{psutil.Process().create_time():.2f}"
+
+
+def test_an_open_run_renews_its_heartbeat(store):
+    with open_run("long", stage="study", params={}) as run, keep_alive(run, seconds=0.02):
+        run.set_tags({"process.heartbeat": "1"})
+        deadline = time.monotonic() + 30
+        while store.get_run(run.id).data.tags["process.heartbeat"] == "1":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 def test_a_used_run_is_not_adopted(store, job, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from sqlalchemy.exc import SQLAlchemyError
 
 from lenet_study.errors import UserError
-from lenet_study.tracking.liveness import process_tags
+from lenet_study.tracking.liveness import HEARTBEAT_SECONDS, heartbeat, process_tags
 from lenet_study.tracking.provenance import freeze, provenance_tags
 from lenet_study.tracking.schema import File, Metric, Tag
 from lenet_study.tracking.store import connect, prepare_experiment, store_errors, uninterrupted
@@ -190,7 +191,8 @@ def open_run(
             run.set_tags(all_tags)
             run.log_params(params)
             run.log_text(freeze(), File.ENVIRONMENT)
-            yield run
+            with keep_alive(run):
+                yield run
             status = run.final_status
         except (KeyboardInterrupt, SystemExit) as signal:
             status = "KILLED"
@@ -224,6 +226,23 @@ def _start(name: str, tags: Mapping[str, object], surrounding: str, system_metri
             if tag in active.data.tags:
                 client.delete_tag(run_id, tag)
     return run
+
+
+@contextmanager
+def keep_alive(run: Run, seconds: float = HEARTBEAT_SECONDS) -> Iterator[None]:
+    """Renew a run's heartbeat every so many seconds: other hosts count a silent run as abandoned."""
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(seconds):
+            with suppress(Exception):  # the store is away: the work itself finds out and says so
+                run.set_tags({Tag.PROCESS_HEARTBEAT: heartbeat()})
+
+    threading.Thread(target=renew, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def _record_failure(run: Run, error: BaseException, reason: str) -> None:
