@@ -136,7 +136,6 @@ def of_store(counts: list[int], folder: Path, rounds: int) -> pd.DataFrame:
 
 def _use(database: Path) -> None:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database}"
-    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # MLflow leaves that of the store before
 
 
 def _no_champion() -> None:

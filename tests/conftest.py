@@ -2,6 +2,7 @@
 
 import hashlib
 import multiprocessing
+import os
 import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -90,6 +91,19 @@ def process_context():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     return context
+
+
+def start_process(target, *arguments):
+    """Start a function in a process that has this one's environment: the fork server has an older one."""
+    process = process_context().Process(target=_call, args=(dict(os.environ), target, arguments))
+    process.start()
+    return process
+
+
+def _call(environment, target, arguments):
+    os.environ.clear()
+    os.environ.update(environment)
+    target(*arguments)
 
 
 class Recorder:

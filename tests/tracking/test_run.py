@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import mlflow
 import pandas as pd
 import pytest
-from conftest import process_context, toy_split
+from conftest import start_process, toy_split
 from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 
@@ -69,9 +69,8 @@ def test_a_run_is_killed_with_its_surrounding_run(store):
     assert {store.get_run(run.id).info.status for run in (outer, inner)} == {"KILLED"}
 
 
-def rest_in_a_run(address, folder):
+def rest_in_a_run(folder):
     """A process of the command line, whose command opens a run and sleeps."""
-    os.environ["MLFLOW_TRACKING_URI"] = address
     with (folder / "log").open("w") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -86,9 +85,7 @@ def rest_in_a_run(address, folder):
 
 
 def test_sigterm_leaves_a_killed_run_and_exit_code_143(store, tmp_path):
-    arguments = os.environ["MLFLOW_TRACKING_URI"], tmp_path
-    process = process_context().Process(target=rest_in_a_run, args=arguments)
-    process.start()
+    process = start_process(rest_in_a_run, tmp_path)
     deadline = time.monotonic() + 60
     while not (tmp_path / "run_id").is_file() or not (tmp_path / "run_id").read_text():
         assert process.is_alive(), (tmp_path / "log").read_text()

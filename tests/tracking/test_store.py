@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import mlflow
 import pytest
-from conftest import process_context
+from conftest import process_context, start_process
 from mlflow.exceptions import MlflowException
 
 from lenet_study.errors import StoreError, UserError
@@ -77,8 +77,7 @@ def test_a_failure_that_the_user_can_cure_says_how(store, message, said):
         raise MlflowException(message)
 
 
-def open_a_run(number, together, address):
-    os.environ["MLFLOW_TRACKING_URI"] = address
+def open_a_run(number, together):
     together.wait()
     connect()
     with open_run(f"toy {number}", stage="train", params={"seed": number}):
@@ -88,12 +87,9 @@ def open_a_run(number, together, address):
 def test_processes_that_open_a_fresh_store_at_once_all_succeed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     address = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     together = process_context().Barrier(4)
-    processes = [
-        process_context().Process(target=open_a_run, args=(number, together, address)) for number in range(4)
-    ]
-    for process in processes:
-        process.start()
+    processes = [start_process(open_a_run, number, together) for number in range(4)]
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0, 0, 0, 0]

@@ -6,7 +6,7 @@ import sys
 
 import psutil
 import pytest
-from conftest import process_context
+from conftest import start_process
 from servers import wait_until_said
 
 from lenet_study.__main__ import main
@@ -44,10 +44,8 @@ class Command:
 
     def __init__(self, arguments, files, log):
         arguments = [*arguments, "--data-dir", str(files.folder)]
-        target = arguments, dict(files.sha256), log, dict(os.environ)
         self.log = log
-        self.process = process_context().Process(target=run_command, args=target)
-        self.process.start()
+        self.process = start_process(run_command, arguments, dict(files.sha256), log)
         self.pid = self.process.pid
 
     def workers(self):
@@ -66,9 +64,7 @@ class Command:
         return self.process.exitcode
 
 
-def run_command(arguments, sums, log, environment):
-    os.environ.clear()
-    os.environ.update(environment)
+def run_command(arguments, sums, log):
     log.touch()
     with log.open("a") as output:
         os.dup2(output.fileno(), 1)

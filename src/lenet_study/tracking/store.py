@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import mlflow
 import requests
 from filelock import FileLock
+from mlflow.entities import Experiment, LifecycleStage, ViewType
 from mlflow.entities import Run as MLflowRun
-from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -172,12 +172,36 @@ def prepare_experiment(surrounding: str, adopted: str) -> str:
     if experiment_id:
         experiment = client.get_experiment(experiment_id)
     else:
-        experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", NAME))
+        experiment = _experiment_named(os.environ.get("MLFLOW_EXPERIMENT_NAME", NAME))
     for key, value in (_EXPERIMENT_TAGS | (_ABOUT if experiment.name == NAME else {})).items():
         if key not in experiment.tags:
             with suppress(MlflowException):  # another process has set it since
                 client.set_experiment_tag(experiment.experiment_id, key, value)
     return str(experiment.experiment_id)
+
+
+def _experiment_named(name: str) -> Experiment:
+    """Return an experiment, made if need be.
+
+    ``mlflow.set_experiment`` would leave its id in the environment, where a process that goes on to another
+    store, and all its children, would take it for that store's.
+    """
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            client.create_experiment(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process has made it since
+                raise
+        experiment = client.get_experiment_by_name(name)
+    if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise UserError(
+            f"The experiment {name!r} is deleted: restore it with"
+            f" `mlflow experiments restore -x {experiment.experiment_id}`, or name another"
+            " in MLFLOW_EXPERIMENT_NAME."
+        )
+    return experiment
 
 
 def experiment_ids() -> list[str]:
