@@ -62,7 +62,7 @@ ui: setup ## open MLflow's UI on http://127.0.0.1:5000
 	mlflow ui
 
 test: setup check debian ## lint, types, all tests but those of Docker, and what of src they reach
-	python -m pytest -m "not docker" --numprocesses auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
+	python -m pytest -m "not docker and not random_kills" --numprocesses auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 test-docker: setup $(DEV) ## the tests of Docker; starts a daemon and makes base images where that is needed
 	python -m pytest -m docker

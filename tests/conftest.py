@@ -94,13 +94,15 @@ def process_context():
 
 
 def start_process(target, *arguments):
-    """Start a function in a process that has this one's environment: the fork server has an older one."""
-    process = process_context().Process(target=_call, args=(dict(os.environ), target, arguments))
+    """Start a function in a process with this one's environment and folder: the fork server's are older."""
+    surroundings = Path.cwd(), dict(os.environ)
+    process = process_context().Process(target=_call, args=(*surroundings, target, arguments))
     process.start()
     return process
 
 
-def _call(environment, target, arguments):
+def _call(folder, environment, target, arguments):
+    os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     target(*arguments)

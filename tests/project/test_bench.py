@@ -24,12 +24,21 @@ def measure(output: Path, *options: str) -> tuple[dict, str]:
     result = subprocess.run(
         [sys.executable, "-m", "bench", *small, *options, "--output", str(output)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": "src"},
+        env=untraced({**os.environ, "PYTHONPATH": "src"}),
         capture_output=True,
         text=True,
     )
     assert result.returncode == 0, result.stderr
     return json.loads(output.read_text()), result.stdout
+
+
+def untraced(environment: dict[str, str] | None = None) -> dict[str, str]:
+    """The environment without what makes coverage follow a process: a bench is no test of what it calls."""
+    return {
+        name: value
+        for name, value in (environment or environment_of()).items()
+        if not name.startswith("COVERAGE")
+    }
 
 
 @pytest.mark.realdata
@@ -65,7 +74,7 @@ def test_every_change_of_a_step_can_be_computed():
         "    if change != 'torch.compile':  # takes half a minute\n"
         "        assert ready_step('v4', change)().shape == (32, 10)"
     )
-    subprocess.run([sys.executable, "-c", script], env=environment_of(), check=True)
+    subprocess.run([sys.executable, "-c", script], env=untraced(), check=True)
 
 
 def test_how_threads_wait_is_set_for_one_measurement_alone(monkeypatch):
@@ -97,7 +106,7 @@ def test_busy_processes_end_with_a_bench_that_is_killed():
         "with busy_processes(1) as (number,):\n    print(number, flush=True)\n    time.sleep(600)"
     )
     command = [sys.executable, "-c", script]
-    with subprocess.Popen(command, env=environment_of(), stdout=subprocess.PIPE, text=True) as bench:
+    with subprocess.Popen(command, env=untraced(), stdout=subprocess.PIPE, text=True) as bench:
         busy = psutil.Process(int(bench.stdout.readline()))
         while "while True" not in "".join(busy.cmdline()) or sum(busy.cpu_times()[:2]) < 0.1:
             time.sleep(0.05)  # it has asked the kernel to end with its parent
@@ -109,7 +118,7 @@ def test_busy_processes_end_with_a_bench_that_is_killed():
 @pytest.mark.realdata
 def test_the_time_to_the_first_batch_is_told_and_the_training_ends_there(tmp_path):
     command = [sys.executable, "-c", FIRST_BATCH, "baseline"]
-    result = subprocess.run(command, cwd=tmp_path, env=environment_of(), capture_output=True, text=True)
+    result = subprocess.run(command, cwd=tmp_path, env=untraced(), capture_output=True, text=True)
     assert result.returncode == FIRST_BATCH_SEEN, result.stderr
     assert float(result.stdout.rpartition("first batch after")[2].split()[0]) > 0
 
@@ -164,7 +173,11 @@ def test_the_house_is_measured(tmp_path):
 
 def test_this_house_is_measured():
     result = subprocess.run(
-        [sys.executable, "-m", "bench.house"], cwd=ROOT, env=environment_of(), capture_output=True, text=True
+        [sys.executable, "-m", "bench.house"],
+        cwd=ROOT,
+        env=untraced(),
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr
     assert "| lines of `src` | " in result.stdout

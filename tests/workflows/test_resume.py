@@ -2,16 +2,16 @@
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from dataclasses import replace
 
 import pytest
-from conftest import Recorder, open_store
+from conftest import Recorder, open_store, start_process
 
 from lenet_study.errors import UserError
+from lenet_study.execution.executor import Monitor
+from lenet_study.execution.reporter import Terminal
+from lenet_study.execution.signals import stop_on_signals
 from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
 from lenet_study.tracking.run import keep_alive, open_run
 from lenet_study.tracking.store import checkpoint_folder
@@ -21,69 +21,63 @@ from lenet_study.workflows.train import TrainingJob, train
 
 CONFIG = TrainingConfig(epochs=3, batch_size=16, learning_rate=0.002, seed=3)
 RECIPE = variant_recipes(CONFIG)["baseline"]
-SCRIPT = """
-import os, pickle, signal, sys
-from lenet_study.execution.executor import Monitor
-from lenet_study.execution.reporter import Terminal
-from lenet_study.execution.signals import stop_on_signals
-from lenet_study.tracking import registry
-from lenet_study.training import checkpoint
-from lenet_study.workflows import train
 
-stop_on_signals()
-point, number = sys.argv[1], signal.Signals(int(sys.argv[2]))
 
-def strike(*_, **__):
-    os.kill(os.getpid(), number)
+def kill_at(point: str, strike) -> None:
+    """Patch this process so that it is struck at a point that no reporter or monitor hears of."""
+    from lenet_study.tracking import registry
+    from lenet_study.training import checkpoint
+    from lenet_study.workflows import train
 
-class Striking(Monitor):
-    def on_run_start(self, run_id):
-        if point == "start":
-            strike()
-    def on_epoch_end(self, epoch):
-        if point == f"epoch {epoch.epoch}":
-            strike()
+    if point == "save":
+        calls = []
 
-class Reporter(Terminal):
-    def message(self, line):
-        super().message(line)
-        if point == "registered" and "version" in line:
-            strike()
-
-{patch}
-train.train(pickle.load(sys.stdin.buffer), Reporter(), Striking())
-"""
-WITHIN = {  # what strikes at a point that no reporter or monitor hears of
-    "save": """
-        fsync, calls = os.fsync, []
-        def striking(descriptor):
+        def fsync(descriptor):
             calls.append(descriptor)
             if len(calls) == 3:  # the second checkpoint's file
                 strike()
-            fsync(descriptor)
-        checkpoint.Checkpoints.__init__.__defaults__ = (striking,)
-    """,
-    "curves": "train._log_results = strike",
-    "export": "registry.export.save_program = strike",
-    "between logging and registering": "registry.mlflow.register_model = strike",
-}
+            os.fsync(descriptor)
+
+        checkpoint.Checkpoints.__init__.__defaults__ = (fsync,)
+    elif point == "curves":
+        train._log_results = strike
+    elif point == "export":
+        registry.export.save_program = strike
+    elif point == "between logging and registering":
+        registry.mlflow.register_model = strike
+
+
+WITHIN = ("save", "curves", "export", "between logging and registering")
 POINTS = ["epoch 1", "epoch 3", "registered", *WITHIN]
 
 
-def strike(job, folder, point, number=signal.SIGKILL):
-    """Train in a process that a signal strikes at a point; returns its exit code."""
-    import pickle
+def train_and_die(job, point, number):
+    """Train in this process, which a signal strikes at a point."""
+    stop_on_signals()
 
-    script = SCRIPT.replace("{patch}", textwrap.dedent(WITHIN.get(point, "")))
-    result = subprocess.run(
-        [sys.executable, "-c", script, point, str(int(number))],
-        input=pickle.dumps(job),
-        cwd=folder,
-        env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"},
-        capture_output=True,
-        timeout=240,
-    )
-    return result.returncode
+    def strike(*_, **__):
+        os.kill(os.getpid(), number)
+
+    class Striking(Monitor):
+        def on_epoch_end(self, epoch):
+            if point == f"epoch {epoch.epoch}":
+                strike()
+
+    class Reporter(Terminal):
+        def message(self, line):
+            super().message(line)
+            if point == "registered" and "version" in line:
+                strike()
+
+    kill_at(point, strike)
+    train(job, Reporter(), Striking())
+
+
+def strike(job, point, number=signal.SIGKILL):
+    """Train in a process that a signal strikes at a point; returns its exit code."""
+    process = start_process(train_and_die, job, point, number)
+    process.join(240)
+    return process.exitcode
 
 
 def history(store, run_id):
@@ -111,7 +105,7 @@ def job(toy_files):
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(store, tmp_path, job, whole, point):
-    assert strike(job, tmp_path, point) == -signal.SIGKILL
+    assert strike(job, point) == -signal.SIGKILL
     (run,) = store.search_runs(["1"])
     assert run.info.status == "RUNNING"
     recorder = Recorder()
@@ -133,7 +127,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(store, tmp_pat
 def test_a_signal_ends_a_training_killed_and_it_can_be_resumed(
     store, tmp_path, job, whole, number, code, point
 ):
-    assert strike(job, tmp_path, point, number) == code
+    assert strike(job, point, number) == code
     (run,) = store.search_runs(["1"])
     assert run.info.status == "KILLED"
     assert run.data.tags["failure.kind"] == "Stopped"
@@ -143,7 +137,7 @@ def test_a_signal_ends_a_training_killed_and_it_can_be_resumed(
 
 
 def test_two_damaged_checkpoints_begin_the_training_anew_in_the_same_run(store, tmp_path, job, whole):
-    strike(job, tmp_path, "epoch 2")
+    strike(job, "epoch 2")
     (run,) = store.search_runs(["1"])
     files = list(checkpoint_folder(run.info.run_id).iterdir())
     assert len(files) == 2
@@ -159,7 +153,7 @@ def test_two_damaged_checkpoints_begin_the_training_anew_in_the_same_run(store, 
 
 
 def test_what_cannot_be_resumed_is_refused(store, tmp_path, job):
-    strike(job, tmp_path, "epoch 1")
+    strike(job, "epoch 1")
     (run,) = store.search_runs(["1"])
     run_id = run.info.run_id
     store.set_tag(run_id, "environment.sha256", "other packages")
@@ -176,7 +170,7 @@ def test_what_cannot_be_resumed_is_refused(store, tmp_path, job):
 
 
 def test_reaping_ends_runs_whose_process_is_gone_and_no_others(store, tmp_path, job):
-    strike(job, tmp_path, "epoch 1")
+    strike(job, "epoch 1")
     (gone,) = store.search_runs(["1"])
     tags = {name: value for name, value in gone.data.tags.items() if name != "mlflow.runName"}
     running = {
