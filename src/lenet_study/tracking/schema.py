@@ -61,6 +61,8 @@ class Tag:
     FAILURE_REASON = Name(
         "failure.reason", "Why the run did not finish, or why its command was refused", formerly=("error",)
     )
+    FINGERPRINT = Name("fingerprint", "Sum over all that decides the result; equal work is done once")
+    REUSED = Name("reused", "Trainings of other runs that were used again, with their ids")
     FORCED = Name("forced", "`true` if it was resumed in another environment")
     RESUMED = Name("resumed", "How often the run was resumed")
     PROCESS_HOST = Name("process.host", "Host of the process that works on the run")
@@ -71,6 +73,7 @@ class Tag:
     FAILED = Name("failed", "Jobs of this run that failed, and why")
     DEVICE = Name("hardware.device", "Device that computed: `cpu` or `cuda`", formerly=("machine.device",))
     THREADS = Name("hardware.threads", "Processor threads of each training", formerly=("machine.threads",))
+    PROCESSOR = Name("hardware.processor", "Model and vector instructions of what computed")
     WORKERS = Name("hardware.workers", "Trainings side by side", formerly=("machine.workers",))
     DATASET_SHA256 = Name("dataset.{context}.sha256", "Sum over images and labels of a split")
     WEIGHTS_SHA256 = Name("weights.sha256", "Sum over names and bytes of all weights")

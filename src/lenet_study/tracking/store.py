@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import signal
+import tempfile
 import threading
 import urllib.parse
 from collections.abc import Iterator, Mapping
@@ -14,7 +16,7 @@ from typing import Any, TypeAlias
 
 import mlflow
 import requests
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock
 from mlflow.entities import Experiment, LifecycleStage, ViewType
 from mlflow.entities import Run as MLflowRun
 from mlflow.exceptions import MlflowException
@@ -220,6 +222,22 @@ def checkpoint_folder(run_id: str, root: str = "") -> Path:
     uri = mlflow.get_tracking_uri()
     beside = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Path()
     return Path(root or beside / "checkpoints") / run_id
+
+
+@contextmanager
+def claim_lock() -> Iterator[BaseFileLock]:
+    """Hold the lock under which a process looks whether work is done already, and opens a run for it.
+
+    It lies beside a local store; for a server it is this host's alone.
+    """
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith("sqlite:///"):
+        path = Path(f"{uri.removeprefix('sqlite:///')}.claims")
+    else:
+        digest = hashlib.sha256(uri.encode()).hexdigest()
+        path = Path(tempfile.gettempdir(), f"lenet-study-{os.getuid()}-{digest[:16]}.claims")
+    with FileLock(path) as lock:
+        yield lock
 
 
 def runs_with(tags: Mapping[str, str]) -> list[StoredRun]:

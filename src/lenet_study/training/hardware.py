@@ -6,7 +6,9 @@ torch is imported when it is needed: the command line reads the declaration and 
 from __future__ import annotations
 
 import os
+import platform
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Interval
@@ -19,12 +21,26 @@ if TYPE_CHECKING:
 # libgomp's threads wait for each other by spinning, which starves them beside busy processes: v4's step
 # beside two took 112 ms with libgomp's own count, 37 with this one; idle 13.3 and 13.2 (docs/performance.md).
 SPIN_COUNT = "10000"
+_CPUINFO = Path("/proc/cpuinfo")
 Workers = Annotated[int, Interval(ge=0, le=1024), "Trainings side by side; 0 takes as many as fit the cores."]
 
 
 def cores() -> int:
     """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def processor(device: torch.device) -> str:
+    """Return the model and vector instructions of what computes: the last bits depend on them."""
+    import torch  # noqa: PLC0415
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = _CPUINFO.read_text().splitlines() if _CPUINFO.is_file() else []
+    model = next(
+        (line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine()
+    )
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,79 @@
+"""Work is done once: a finished training with the same fingerprint is used again, by two studies at once, too."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from lenet_study.errors import StudyError
+from lenet_study.tracking import registry
+from lenet_study.tracking.liveness import Owner, owner_of
+from lenet_study.tracking.provenance import environment_tags
+from lenet_study.tracking.schema import Tag
+from lenet_study.tracking.store import StoredRun, checkpoint_folder, claim_lock, fail, runs_with
+from lenet_study.tracking.stored_training import StoredTraining
+
+_PACKAGE = Path(__file__).parents[1]
+_DECIDING = ("recipes", "training")  # rooms whose code decides a training's weights
+
+
+@functools.cache
+def code_digest(package: Path = _PACKAGE) -> str:
+    """Return the SHA-256 sum of the code that decides a training's weights."""
+    digest = hashlib.sha256()
+    for room in _DECIDING:
+        for path in sorted((package / room).rglob("*.py")):
+            digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def fingerprint(facts: Mapping[str, object]) -> str:
+    """Return the SHA-256 sum of what a piece of work is, the code and the environment that do it.
+
+    Args:
+        facts: What tells this piece of work from others; values that JSON can hold.
+    """
+    environment = environment_tags()
+    whole = {
+        **facts,
+        "code": code_digest(),
+        "python": environment[Tag.PYTHON],
+        "packages": environment[Tag.PACKAGES_SHA256],
+    }
+    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class Former:
+    """What the store holds of a piece of work with a fingerprint.
+
+    Attributes:
+        finished: The training that can be used again, if there is one.
+        running: The run whose process is at work on it, if there is one.
+        interrupted: The run that can be gone on with, if there is one.
+    """
+
+    def __init__(self, fingerprint: str, checkpoint_dir: str) -> None:
+        self.finished: StoredTraining | None = None
+        self.running: StoredRun | None = None
+        self.interrupted: StoredRun | None = None
+        for run in runs_with({Tag.FINGERPRINT: fingerprint}):
+            status = run.info.status
+            if status == "RUNNING" and owner_of(run.data.tags) != Owner.GONE:
+                self.running = run
+            elif status == "FINISHED" and _is_sound(run):
+                self.finished = StoredTraining(run)
+            elif status != "FINISHED" and checkpoint_folder(run.info.run_id, checkpoint_dir).is_dir():
+                self.interrupted = run
+
+
+def _is_sound(run: StoredRun) -> bool:
+    """Whether a finished training's model is the one that its run has logged."""
+    try:
+        registry.logged_model_of(StoredTraining(run))
+    except StudyError:
+        return False
+    return True
