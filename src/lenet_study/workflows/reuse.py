@@ -1,12 +1,11 @@
-"""Work is done once: a finished training with the same fingerprint is used again, by two studies at once, too."""
+"""Work is done once: a finished training with the same fingerprint is used again, by two studies at once too."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from lenet_study.errors import StudyError
@@ -14,7 +13,7 @@ from lenet_study.tracking import registry
 from lenet_study.tracking.liveness import Owner, owner_of
 from lenet_study.tracking.provenance import environment_tags
 from lenet_study.tracking.schema import Tag
-from lenet_study.tracking.store import StoredRun, checkpoint_folder, claim_lock, fail, runs_with
+from lenet_study.tracking.store import StoredRun, checkpoint_folder, runs_with
 from lenet_study.tracking.stored_training import StoredTraining
 
 _PACKAGE = Path(__file__).parents[1]
