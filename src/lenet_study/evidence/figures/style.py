@@ -1,4 +1,4 @@
-"""What the pictures have in common: colours, settings, axes."""
+"""Colours, settings and axes that the pictures share."""
 
 from __future__ import annotations
 
