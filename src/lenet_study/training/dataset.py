@@ -64,11 +64,9 @@ class Normalisation:
 
 def split(labels: Tensor, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return rows to train on (80 %) and to validate on (20 %), stratified by class, shuffled by seed."""
+    rows = np.arange(len(labels))
     train, validation = train_test_split(
-        np.arange(len(labels)),
-        test_size=VALIDATION_FRACTION,
-        stratify=labels.numpy(),
-        random_state=seed,
+        rows, test_size=VALIDATION_FRACTION, stratify=labels.numpy(), random_state=seed
     )
     return train, validation
 

@@ -72,14 +72,6 @@ def limit_spinning() -> None:
 
 
 def divide_cores(hardware: Hardware, workers: int) -> tuple[int, Hardware]:
-    """Divide the processor among jobs that run side by side.
-
-    Args:
-        hardware: What one job was given; with threads=0 it gets its share of the cores.
-        workers: Jobs at a time; 0 takes as many as the cores allow.
-
-    Returns:
-        Jobs at a time, and the hardware of each.
-    """
+    """Return how many jobs run at a time, and the hardware of each; threads=0 gives each its share."""
     workers = workers or max(1, cores() // (hardware.threads or 1))
     return workers, replace(hardware, threads=hardware.threads or max(1, cores() // workers))

@@ -70,7 +70,7 @@ class LoopState:
 
 @dataclass(frozen=True)
 class FitResult:
-    """Result of ``fit``."""
+    """What a training gave."""
 
     best: Epoch  # highest validation accuracy, the earliest on a tie
     history: tuple[Epoch, ...]
@@ -93,7 +93,7 @@ def fit(
 
     Args:
         model: Moved to ``device``.
-        train: Images to train on, augmented anew each epoch.
+        train: Augmented anew each epoch.
         validation: Images to choose the best epoch on; None trains to the end and keeps the last epoch.
         recipe: The optimizer, schedule, loss, augmentation, epochs and seed.
         device: Where to train.
@@ -112,7 +112,13 @@ def fit(
     validation = validation.to(device) if validation else None
     variant, config = recipe.variant, recipe.config
     optimizer = make_optimizer(model, variant.optimizer, config.learning_rate, variant.weight_decay)
-    step = _announce(make_step(partial(training_loss, model, recipe), model, optimizer), on_step)
+    optimizer_step = make_step(partial(training_loss, model, recipe), model, optimizer)
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        logits = optimizer_step(images, labels)
+        on_step()
+        return logits
+
     state = LoopState(model, optimizer)
     if checkpoints and (saved := checkpoints.newest()):
         state.load_state_dict(saved)
@@ -158,17 +164,6 @@ def _next_epoch(
     )
 
 
-def _announce(step: Step, on_step: Callable[[], None]) -> Step:
-    """Return a step that is announced when it is done."""
-
-    def announced(images: Tensor, labels: Tensor) -> Tensor:
-        logits = step(images, labels)
-        on_step()
-        return logits
-
-    return announced
-
-
 def learning_rate_at(epoch: int, recipe: Recipe) -> float:
     """Return the learning rate of an epoch (counting from 1): halved every so many, annealed, or constant.
 
@@ -183,11 +178,7 @@ def learning_rate_at(epoch: int, recipe: Recipe) -> float:
 
 
 def run_epoch(model: LeNet, batches: Batches, step: Step | None = None) -> tuple[float, float]:
-    """Make one pass over ``batches``: training with an optimizer's step, validation without.
-
-    Returns:
-        Mean cross-entropy (nats) and accuracy (0..1) of the classifier over all images.
-    """
+    """Train with an optimizer's step, or validate without; return mean cross-entropy (nats) and accuracy."""
     model.train(step is not None)
     all_logits, all_labels = [], []
     with torch.set_grad_enabled(step is not None):
@@ -204,8 +195,7 @@ def training_loss(model: LeNet, recipe: Recipe, images: Tensor, labels: Tensor) 
     """Return the loss to descend and the classifier's logits [N, 10] of normalised images [N, 1, 28, 28]."""
     config, smoothing = recipe.config, recipe.variant.label_smoothing
     probe = config.auxiliary == "probe"
-    lower = config.precision == "bfloat16"
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=lower):
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         untrained = config.auxiliary == "untrained"
         heads = (model(images),) if untrained else model.heads(images, detach=probe)
     losses = [cross_entropy(logits.float(), labels, label_smoothing=smoothing) for logits in heads]
@@ -219,11 +209,7 @@ def evaluate(model: LeNet, split: Split, normalisation: Normalisation) -> tuple[
 
 
 def training_batches(
-    train: Split,
-    normalisation: Normalisation,
-    recipe: Recipe,
-    epoch: int,
-    chunk: int = AUGMENTATION_CHUNK,
+    train: Split, normalisation: Normalisation, recipe: Recipe, epoch: int, chunk: int = AUGMENTATION_CHUNK
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield shuffled, augmented, normalised batches; they depend on recipe, seed and epoch alone."""
     seed, batch_size = recipe.config.seed, recipe.config.batch_size

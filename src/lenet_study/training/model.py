@@ -18,12 +18,7 @@ SIDE = 28  # pixels: height and width of an image
 
 
 class LeNet(nn.Module):
-    """The network of all variants; the variant decides widths and batch norm.
-
-    Args:
-        variant: Its widths, batch norm and dropout.
-        seed: Seed of the initial weights: Kaiming-uniform weights, zero biases (the report's choice).
-    """
+    """The network of all variants; Kaiming-uniform weights and zero biases, as the report has them."""
 
     def __init__(self, variant: Variant, seed: int) -> None:
         super().__init__()
@@ -52,12 +47,8 @@ class LeNet(nn.Module):
         dropout = [nn.Dropout(variant.dropout)] if variant.dropout else []
         hidden: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
-            hidden += [
-                *dropout,
-                nn.Linear(inputs, outputs),
-                *([norm1d(outputs)] if norm1d else []),
-                nn.ReLU(),
-            ]
+            norm = [norm1d(outputs)] if norm1d else []
+            hidden += [*dropout, nn.Linear(inputs, outputs), *norm, nn.ReLU()]
         self.classifier = nn.Sequential(nn.Flatten(), *hidden, *dropout, nn.Linear(sizes[-1], len(CLASSES)))
         self._initialise(seed)
 
@@ -84,9 +75,7 @@ class LeNet(nn.Module):
     def heads(self, images: Tensor, detach: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits [N, 10] of the classifier and of both auxiliary heads, in one pass.
 
-        Args:
-            images: Normalised images [N, 1, 28, 28].
-            detach: Keep the auxiliary heads' gradients out of the trunk.
+        ``detach`` keeps the auxiliary heads' gradients out of the trunk.
         """
         first = self.first_wave(images)
         second = self.second_wave(first)
