@@ -84,19 +84,14 @@ def save_program(exported: ExportedLeNet, path: Path) -> None:
 
 
 def load_torchscript(path: Path) -> torch.jit.ScriptModule:
-    """Read an exported file back.
-
-    Raises:
-        UserError: The file is no TorchScript file, or not one of this project.
-    """
+    """Read an exported file back; refuse what is no TorchScript file of this project."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=DEPRECATION)
             loaded = torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, OSError, ValueError) as error:
         raise UserError(f"{path} is not a TorchScript file: name one that `train` exported") from error
-    missing = [name for name in ("features", "auxiliary", "description") if not hasattr(loaded, name)]
-    if missing:
+    if missing := [name for name in ("features", "auxiliary", "description") if not hasattr(loaded, name)]:
         raise UserError(f"{path} lacks {', '.join(missing)}: name a TorchScript file that `train` exported")
     return loaded
 

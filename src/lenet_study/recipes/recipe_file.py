@@ -25,7 +25,7 @@ class RecipeChoice:
     recipe: Annotated[str, "A recipe file instead of a variant, as every training logs it."] = ""
 
     def load(self, config: TrainingConfig) -> Recipe:
-        """Return the recipe of the file, if one is named, else that of the variant; raise as ``read``."""
+        """Return the recipe of the file, if one is named, else that of the variant."""
         return read(self.recipe, config) if self.recipe else variant_recipes(config)[self.variant]
 
 
@@ -36,12 +36,9 @@ def dumps(recipe: Recipe) -> str:
 
 
 def read(path: str, config: TrainingConfig) -> Recipe:
-    """Read a recipe file; seed and precision are those of the command line's configuration.
+    """Read a recipe file, or refuse it; seed and precision are those of the command line's configuration.
 
     A field that the file decides may have its default or the file's value on the command line.
-
-    Raises:
-        UserError: There is no such file, it is no recipe file, or the command line contradicts it.
     """
     where = f"recipe={path}"
     try:
@@ -60,11 +57,7 @@ def read(path: str, config: TrainingConfig) -> Recipe:
 
 
 def loads(text: str, where: str) -> Recipe:
-    """Return the recipe that a file's text describes; fields left out have their defaults.
-
-    Raises:
-        UserError: A field is missing, unknown or out of range; ``where`` names the file.
-    """
+    """Return the recipe that a file's text describes, or refuse it; ``where`` names the file."""
     try:
         content: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -75,9 +68,8 @@ def loads(text: str, where: str) -> Recipe:
                 content[key] = content.pop(former)
     recipe = _validate(content, where)
     if recipe.variant.parent not in (None, *VARIANTS):
-        problem = (
-            f"variant.parent={recipe.variant.parent} is no variant: write null, or {', '.join(VARIANTS)}"
-        )
+        variants = ", ".join(VARIANTS)
+        problem = f"variant.parent={recipe.variant.parent} is no variant: write null, or {variants}"
     elif chosen_anew := [name for name in PER_RUN if name in content.get("config", {})]:
         problem = f"config.{chosen_anew[0]} is no part of a recipe: name it on the command line instead"
     elif not re.fullmatch(_NAME, recipe.name):

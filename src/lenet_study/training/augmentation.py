@@ -63,7 +63,10 @@ def augment(images: Tensor, generator: torch.Generator, strength: Augmentation =
 def apply(images: Tensor, draws: Draws) -> Tensor:
     """Apply drawn choices to uint8 images [N, 28, 28], in the report's order."""
     images = torch.where(_per_image(draws.flip), images.flip(-1), images)
-    images = _jitter(images, draws)
+    # Brightness and contrast change in each image's own order; both truncate grey levels.
+    images = _where(draws.contrast_first, contrast, images, draws.contrast)
+    images = brightness(images, draws.brightness)
+    images = _where(~draws.contrast_first, contrast, images, draws.contrast)
     images = _where(draws.autocontrast, autocontrast, images)
     return _where(draws.solarize, solarize, images)
 
@@ -127,13 +130,6 @@ def erase(images: Tensor, uniform: Tensor) -> Tensor:
     inside = (rows >= _per_image(top)) & (rows < _per_image(top + tall))
     inside = inside & (columns >= _per_image(left)) & (columns < _per_image(left + wide))
     return images.masked_fill(inside, 0)
-
-
-def _jitter(images: Tensor, draws: Draws) -> Tensor:
-    """Change brightness and contrast, each image in its own order."""
-    images = _where(draws.contrast_first, contrast, images, draws.contrast)
-    images = brightness(images, draws.brightness)
-    return _where(~draws.contrast_first, contrast, images, draws.contrast)
 
 
 def _where(chosen: Tensor, step: Callable[..., Tensor], images: Tensor, *factors: Tensor) -> Tensor:

@@ -51,7 +51,11 @@ class Checkpoints:
         except OSError:
             partial.unlink(missing_ok=True)  # room for what else has to be written
             raise
-        self._sync_folder()
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self._fsync(descriptor)  # a rename is not on disk before
+        finally:
+            os.close(descriptor)
         for path in self._files()[:-KEPT]:
             path.unlink()
 
@@ -61,22 +65,13 @@ class Checkpoints:
         for path in reversed(self._files()):
             content = path.read_bytes()
             if hashlib.sha256(content[_SUM:]).digest() == content[:_SUM]:
-                state: dict[str, Any] = torch.load(io.BytesIO(content[_SUM:]), weights_only=True)
-                return state
+                return torch.load(io.BytesIO(content[_SUM:]), weights_only=True)
             self.damaged.append(path)
         return None
 
     def remove(self) -> None:
         """Remove all: the training has finished, or begins anew."""
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _sync_folder(self) -> None:
-        """Force the folder's entries to disk: a rename is not there before."""
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            self._fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def _files(self) -> list[Path]:
         return sorted(self._folder.glob("*.checkpoint"))

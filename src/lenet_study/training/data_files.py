@@ -82,29 +82,17 @@ SOURCES: Mapping[str, Source] = {"a download": download, "apt-get": fetch_debian
 
 @dataclass(frozen=True)
 class DataFiles:
-    """The four files of a data set in Fashion-MNIST's format.
+    """The four files of a data set in Fashion-MNIST's format."""
 
-    Attributes:
-        folder: Where they are looked for first, and fetched to.
-        sha256: The sum of each uncompressed file by its name.
-        debian_folder: Where Debian's package puts them.
-        sources: How they are fetched, by what the user is told.
-        report: Hears that they are fetched.
-    """
-
-    folder: Path
-    sha256: Mapping[str, str] = field(default_factory=lambda: SHA256)
+    folder: Path  # where they are looked for first, and fetched to
+    sha256: Mapping[str, str] = field(default_factory=lambda: SHA256)  # of each uncompressed file
     debian_folder: Path = DEBIAN_FOLDER
-    sources: Mapping[str, Source] = field(default_factory=lambda: SOURCES)
-    report: Callable[[str], None] = field(default=partial(print, flush=True), compare=False)
+    sources: Mapping[str, Source] = field(default_factory=lambda: SOURCES)  # by what the user is told
+    report: Callable[[str], None] = field(default=partial(print, flush=True), compare=False)  # of a fetch
 
     @classmethod
     def at(cls, data_dir: str = "") -> DataFiles:
-        """Return Fashion-MNIST in ``data_dir``, else in the environment's LENET_STUDY_DATA, else in ``data``.
-
-        Raises:
-            UserError: The home folder that the path begins with is not known.
-        """
+        """Return Fashion-MNIST in ``data_dir``, else the environment's LENET_STUDY_DATA, else ``data``."""
         path = data_dir or os.environ.get(ENVIRONMENT_VARIABLE, "") or "data"
         try:
             return cls(Path(path).expanduser())
@@ -160,15 +148,14 @@ class DataFiles:
     def _fetch(self, missing: str) -> str:
         """Fetch all files from the first source that has them; return where they are, in words."""
         problem = f"Fashion-MNIST is missing ({missing} not in {self.folder})"
+        option = f"with data_dir or {ENVIRONMENT_VARIABLE}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
-            raise UserError(
-                f"{problem}, and nothing can be written there ({error.strerror}): name another folder with "
-                f"data_dir or {ENVIRONMENT_VARIABLE}"
-            ) from error
+            reason = f"nothing can be written there ({error.strerror})"
+            raise UserError(f"{problem}, and {reason}: name another folder {option}") from error
         failures = []
         for source, fetch in self.sources.items():
             self.report(f"Fetching Fashion-MNIST (30 MB) into {self.folder} with {source}")
@@ -177,14 +164,12 @@ class DataFiles:
                 return f"{self.folder} (fetched with {source})"
             except (OSError, EOFError, zlib.error, subprocess.SubprocessError) as error:
                 if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                    raise StoreError(
-                        f"The disk of {self.folder} is full: make room for Fashion-MNIST (100 MB), or name "
-                        f"another folder with data_dir or {ENVIRONMENT_VARIABLE}"
-                    ) from error
+                    cure = f"make room for Fashion-MNIST (100 MB), or name another folder {option}"
+                    raise StoreError(f"The disk of {self.folder} is full: {cure}") from error
                 failures.append(f"{source}: {_one_line(error)}")
         raise UserError(
             f"{problem} and could not be fetched ({'; '.join(failures)}): put the four files there, or name "
-            f"their folder with data_dir or {ENVIRONMENT_VARIABLE}, or `apt-get install {DEBIAN_PACKAGE}`"
+            f"their folder {option}, or `apt-get install {DEBIAN_PACKAGE}`"
         )
 
     def _fetch_from(self, source: Source) -> None:
@@ -206,10 +191,8 @@ class DataFiles:
         except (OSError, EOFError, zlib.error) as error:
             problem = _one_line(error)
         if problem:
-            raise UserError(
-                f"{path} is damaged or is not Fashion-MNIST's {name} ({problem}): "
-                "delete it and run the command again to fetch it anew"
-            )
+            cure = "delete it and run the command again to fetch it anew"
+            raise UserError(f"{path} is damaged or is not Fashion-MNIST's {name} ({problem}): {cure}")
         return content
 
 

@@ -43,11 +43,7 @@ class Hardware:
     ] = 1
 
     def prepare(self) -> torch.device:
-        """Set this process up for repeatable computation.
-
-        Raises:
-            UserError: cuda was asked for and there is none.
-        """
+        """Set this process up for repeatable computation; refuse cuda where there is none."""
         import torch  # noqa: PLC0415
 
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -58,8 +54,7 @@ class Hardware:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on every device
         torch.set_num_threads(self.threads or cores())
-        has_cuda = self.device != "cpu" and torch.cuda.is_available()
-        return torch.device("cuda" if has_cuda else "cpu")
+        return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def limit_spinning() -> None:

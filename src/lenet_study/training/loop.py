@@ -25,7 +25,6 @@ from lenet_study.training.optimizer_step import Step, make_optimizer, make_step,
 AUGMENTATION_CHUNK = 2000  # images at once: enough to hide call overhead, few enough for the cache
 EVALUATION_BATCH = 100  # images: what a convolution makes of them stays in the cache
 Batches = Iterable[tuple[Tensor, Tensor]]
-OnEpoch = Callable[[Epoch], str | None]
 
 
 @dataclass
@@ -85,26 +84,17 @@ def fit(
     recipe: Recipe,
     *,
     device: torch.device,
-    on_epoch: OnEpoch = lambda epoch: None,
+    on_epoch: Callable[[Epoch], str | None] = lambda epoch: None,
     on_step: Callable[[], None] = lambda: None,
     checkpoints: Checkpoints | None = None,
 ) -> FitResult:
     """Train ``model`` in place and leave it with the weights of its best epoch.
 
-    Args:
-        model: Moved to ``device``.
-        train: Augmented anew each epoch.
-        validation: Images to choose the best epoch on; None trains to the end and keeps the last epoch.
-        recipe: The optimizer, schedule, loss, augmentation, epochs and seed.
-        device: Where to train.
-        on_epoch: Called after every epoch. A reason that it returns ends the training there; None goes on.
-            Epochs that a checkpoint holds are announced again: the receiver skips what it has.
-        on_step: Called after every step; an exception that it raises ends the training there.
-        checkpoints: Where the state is written after every epoch, before ``on_epoch`` hears of it, and where
-            an interrupted training goes on from.
-
-    Raises:
-        OSError: A checkpoint cannot be written.
+    The best epoch is chosen on ``validation``; without it the last epoch is kept. After every epoch the
+    state is written to ``checkpoints``, from which an interrupted training goes on (OSError if that fails);
+    then ``on_epoch`` is called, and a reason that it returns ends the training. Epochs that a checkpoint
+    holds are announced again: the receiver skips what it has. ``on_step`` is called after every step; an
+    exception that it raises ends the training there.
     """
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     normalisation = Normalisation.of(train.images)
@@ -165,14 +155,11 @@ def _next_epoch(
 
 
 def learning_rate_at(epoch: int, recipe: Recipe) -> float:
-    """Return the learning rate of an epoch (counting from 1): halved every so many, annealed, or constant.
-
-    Annealing follows Loshchilov and Hutter, "SGDR", 2017, without restarts.
-    """
+    """Return the learning rate of an epoch (counting from 1): halved every so many, annealed, or constant."""
     rate, variant = recipe.config.learning_rate, recipe.variant
     if variant.halve_learning_rate_every:
         rate *= 0.5 ** ((epoch - 1) // variant.halve_learning_rate_every)
-    if variant.cosine_annealing:
+    if variant.cosine_annealing:  # Loshchilov and Hutter, "SGDR", 2017, without restarts
         rate *= 0.5 * (1 + math.cos(math.pi * (epoch - 1) / recipe.config.epochs))
     return rate
 
@@ -216,9 +203,8 @@ def training_batches(
     generator = epoch_generator(seed, epoch, train.images.device)
     order = torch.randperm(len(train), generator=generator, device=train.images.device)
     for rows in order.split(max(1, chunk // batch_size) * batch_size):
-        images = augmentation.augment(train.images[rows], generator, recipe.variant.augmentation)
-        augmented = Split(images, train.labels[rows])
-        for images, labels in _batches(augmented, normalisation, batch_size):
+        augmented = augmentation.augment(train.images[rows], generator, recipe.variant.augmentation)
+        for images, labels in _batches(Split(augmented, train.labels[rows]), normalisation, batch_size):
             # Batch norm has no variance over a last batch of one image; the order differs each epoch.
             if len(labels) > 1:
                 yield images, labels

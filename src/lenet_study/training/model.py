@@ -23,8 +23,6 @@ class LeNet(nn.Module):
     def __init__(self, variant: Variant, seed: int) -> None:
         super().__init__()
         first, second = variant.channels
-        norm2d = nn.BatchNorm2d if variant.batch_norm else None
-        norm1d = nn.BatchNorm1d if variant.batch_norm else None
         sizes = (second * 5 * 5, *variant.hidden_units)
 
         # The report pools after ReLU. Before it gives the same values and gradients, bit for bit, and
@@ -32,14 +30,14 @@ class LeNet(nn.Module):
         # shapes for one image:                                            [1, 28, 28]
         self.first_wave = nn.Sequential(
             nn.Conv2d(1, first, kernel_size=5, padding=2),               # [first, 28, 28]
-            *([norm2d(first)] if norm2d else []),
+            *([nn.BatchNorm2d(first)] if variant.batch_norm else []),
             nn.MaxPool2d(2),                                             # [first, 14, 14]
             nn.ReLU(),
         )  # fmt: skip
         self.aux_output1 = nn.Linear(first * 14 * 14, len(CLASSES))
         self.second_wave = nn.Sequential(
             nn.Conv2d(first, second, kernel_size=5),                     # [second, 10, 10]
-            *([norm2d(second)] if norm2d else []),
+            *([nn.BatchNorm2d(second)] if variant.batch_norm else []),
             nn.MaxPool2d(2),                                             # [second, 5, 5]
             nn.ReLU(),
         )  # fmt: skip
@@ -47,12 +45,9 @@ class LeNet(nn.Module):
         dropout = [nn.Dropout(variant.dropout)] if variant.dropout else []
         hidden: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
-            norm = [norm1d(outputs)] if norm1d else []
+            norm = [nn.BatchNorm1d(outputs)] if variant.batch_norm else []
             hidden += [*dropout, nn.Linear(inputs, outputs), *norm, nn.ReLU()]
         self.classifier = nn.Sequential(nn.Flatten(), *hidden, *dropout, nn.Linear(sizes[-1], len(CLASSES)))
-        self._initialise(seed)
-
-    def _initialise(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -95,7 +90,7 @@ def summary(variant: Variant) -> str:
     model = LeNet(variant, seed=0)
     # The report counts the auxiliary heads' multiplications, so the traced pass must run them.
     model.forward = lambda images: model.heads(images)[0]  # type: ignore[method-assign]
-    statistics = torchinfo.summary(
+    table = torchinfo.summary(
         model,
         input_size=(1, 1, SIDE, SIDE),
         col_names=("input_size", "output_size", "num_params", "trainable"),
@@ -104,4 +99,4 @@ def summary(variant: Variant) -> str:
         device="cpu",
         verbose=0,
     )
-    return str(statistics)
+    return str(table)

@@ -63,10 +63,8 @@ def draw(name: str, variant: Variant, variants: Mapping[str, Variant] = VARIANTS
     counts = [sum(sum(stage.parameters) for stage in model) for model in (stages, parent_stages)]
     _write_captions(axes, name, variant, None if parent is variant else variant.parent, counts)
     positions = [LEFT + PITCH * i for i in range(len(trunk))]
-    boxes = [
-        _draw_stage(axes, x, stage, former)
-        for x, stage, former in zip(positions, trunk, parent_stages, strict=False)  # which ends with heads
-    ]
+    columns = zip(positions, trunk, parent_stages, strict=False)  # the parent's stages end with heads
+    boxes = [_draw_stage(axes, x, stage, former) for x, stage, former in columns]
     for (_, right, _), (left, _, _) in pairwise(boxes):
         _draw_arrow(axes, (right, MIDDLE), (left, MIDDLE))
     for part, group in groupby(zip(positions, trunk, boxes, strict=True), lambda item: item[1].part):

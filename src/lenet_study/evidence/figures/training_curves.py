@@ -6,21 +6,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
-from matplotlib.collections import PatchCollection
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from lenet_study.evidence.figures.style import (
-    CHANGED,
-    COLOURS,
-    PALETTE,
-    draw_steps,
-    new_figure,
-    number_epochs,
-    styled,
-)
+from lenet_study.evidence.figures.style import CHANGED, COLOURS, PALETTE, draw_steps, new_figure, styled
 from lenet_study.training.history import Epoch
 
 GAP = 1  # pixels around each image
@@ -45,7 +37,7 @@ def curves(
             if best_value is not None and len(histories) == 1:
                 axes.set_title(f"★ best epoch {number}: {best_value:{precision}}", loc="right")
         axes.set_title(metric.capitalize(), loc="left", weight="bold")
-        number_epochs(axes, min(numbers), max(numbers))
+        _number_epochs(axes, min(numbers), max(numbers))
     loss.set_ylabel("cross-entropy (nats per image)")
     accuracy.set_ylabel("images correct")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1))
@@ -72,9 +64,14 @@ def _plot_history(
         plot(numbers, val, ls="-", lw=1.8, ms=4, label=name)
     if best is None or not validated:
         return None
-    best_value: float = val[numbers.index(best)]
-    plot(best, best_value, marker="*", ls="", ms=13, mec="black", zorder=3)
-    return best_value
+    plot(best, val[numbers.index(best)], marker="*", ls="", ms=13, mec="black", zorder=3)
+    return val[numbers.index(best)]
+
+
+def _number_epochs(axes: Axes, first: int, last: int) -> None:
+    axes.set(xlabel="epoch", xlim=(first - 0.5, last + 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(visible=True)
 
 
 @styled
@@ -84,12 +81,11 @@ def learning_rate(epochs: Sequence[Epoch], title: str = "") -> Figure:
     axes = figure.subplots()
     rates = [epoch.learning_rate for epoch in epochs]
     draw_steps(axes, epochs[0].epoch, rates, "#333333")
-    for epoch, before in zip(epochs, (None, *rates), strict=False):
-        if epoch.learning_rate != before and len(set(rates)) <= 6:
-            position = (epoch.epoch - 0.4, epoch.learning_rate)
-            axes.annotate(f"{epoch.learning_rate:g}", position, (0, 3), textcoords="offset points")
+    for epoch, rate, before in zip(epochs, rates, (None, *rates), strict=False):
+        if rate != before and len(set(rates)) <= 6:
+            axes.annotate(f"{rate:g}", (epoch.epoch - 0.4, rate), (0, 3), textcoords="offset points")
     axes.set(ylabel="learning rate", ylim=(0, max(rates) * 1.12))
-    number_epochs(axes, epochs[0].epoch, epochs[-1].epoch)
+    _number_epochs(axes, epochs[0].epoch, epochs[-1].epoch)
     return figure
 
 
@@ -109,7 +105,7 @@ def augmentation(originals: np.ndarray, augmented: np.ndarray) -> Figure:
         text = axes.text((column + 0.5) * side, 0, label, ha="center", va="bottom", size=8)
         if column == 0:
             text.set(weight="bold", color=CHANGED)
-    corners = [(GAP - 0.5, row * side + GAP - 0.5) for row in range(rows)]
-    frames = [Rectangle(corner, side - 2 * GAP, side - 2 * GAP) for corner in corners]
-    axes.add_collection(PatchCollection(frames, facecolor="none", edgecolor=CHANGED, lw=2))
+    for row in range(rows):
+        corner, width = (GAP - 0.5, row * side + GAP - 0.5), side - 2 * GAP
+        axes.add_patch(Rectangle(corner, width, width, fill=False, color=CHANGED, lw=2))
     return figure
