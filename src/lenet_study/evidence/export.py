@@ -21,10 +21,7 @@ DEPRECATION = r"`torch\.jit\.\w+` is deprecated.*"  # TorchScript is what the st
 
 
 class ExportedLeNet(nn.Module):
-    """A model that takes float32 images in [0, 1], shape [N, 1, 28, 28], and normalises them itself.
-
-    Its description, such as variant and seed, is written into the file.
-    """
+    """A model that describes itself and normalises its input: float32 images [N, 1, 28, 28] in [0, 1]."""
 
     def __init__(self, model: LeNet, normalisation: Normalisation, description: dict[str, object]) -> None:
         super().__init__()

@@ -112,11 +112,7 @@ def shift(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
 
 def erase(images: Tensor, uniform: Tensor) -> Tensor:
-    """Blacken a rectangle in each image.
-
-    ``uniform`` [4, N] in [0, 1) decides its area, its ratio of height to width, and its distance from the
-    top and from the left.
-    """
+    """Blacken a rectangle in each image; ``uniform`` [4, N] in [0, 1) decides area, ratio, top and left."""
     height, width = images.shape[-2:]
     area = height * width * (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * uniform[0])
     low, high = (math.log(ratio) for ratio in ERASED_RATIO)

@@ -68,10 +68,7 @@ class LeNet(nn.Module):
         return values
 
     def heads(self, images: Tensor, detach: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits [N, 10] of the classifier and of both auxiliary heads, in one pass.
-
-        ``detach`` keeps the auxiliary heads' gradients out of the trunk.
-        """
+        """Return logits [N, 10] of all three heads; ``detach`` keeps auxiliary gradients out of the trunk."""
         first = self.first_wave(images)
         second = self.second_wave(first)
         logits = self.classifier(second)

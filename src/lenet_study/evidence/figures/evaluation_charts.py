@@ -66,11 +66,10 @@ def tsne(embedding: np.ndarray, labels: np.ndarray, predicted: np.ndarray, title
         axes.scatter(x, y, s=size, color=colour, alpha=0.7, lw=0, label=name)
         if len(x):
             text = axes.text(np.median(x), np.median(y), name, weight="bold", zorder=4)
-            text.set(ha="center", va="center")
-            text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+            text.set(ha="center", va="center", path_effects=[withStroke(linewidth=3, foreground="white")])
     wrong = predicted != labels
-    x, y = embedding[wrong].T
     label = f"misclassified\n({wrong.sum():,} of {len(wrong):,})"
+    x, y = embedding[wrong].T
     axes.scatter(x, y, s=1.5 * size, marker="x", color="black", lw=0.6, label=label)
     axes.set(xticks=(), yticks=(), xlabel="t-SNE 1", ylabel="t-SNE 2", aspect="equal")
     figure.legend(loc="outside right upper", markerscale=2, title="true class", alignment="left")

@@ -57,15 +57,15 @@ def _plot_history(
     """Plot one metric of a training, and a star at its best epoch; return the value there."""
     numbers = [epoch.epoch for epoch in epochs]
     train = [getattr(epoch, f"train_{metric}") for epoch in epochs]
-    val = [getattr(epoch, f"val_{metric}") for epoch in epochs]
-    validated = None not in val
+    val = {epoch.epoch: getattr(epoch, f"val_{metric}") for epoch in epochs}
+    validated = None not in val.values()
     plot(numbers, train, ls="--", lw=1, ms=3, mfc="white", label=None if validated else name)
     if validated:
-        plot(numbers, val, ls="-", lw=1.8, ms=4, label=name)
+        plot(numbers, list(val.values()), ls="-", lw=1.8, ms=4, label=name)
     if best is None or not validated:
         return None
-    plot(best, val[numbers.index(best)], marker="*", ls="", ms=13, mec="black", zorder=3)
-    return val[numbers.index(best)]
+    plot(best, val[best], marker="*", ls="", ms=13, mec="black", zorder=3)
+    return val[best]
 
 
 def _number_epochs(axes: Axes, first: int, last: int) -> None:
