@@ -1,7 +1,7 @@
 """Command-line options from declarations: annotated fields of dataclasses, and arguments of commands.
 
 A field reads ``name: Annotated[type, constraint, "Its meaning."] = default``. Nothing but the standard
-library, annotated-types and click is imported, so that help and refused values answer at once.
+library and click is imported, so that help and refused values answer at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, TypeGuard
 
-import annotated_types
 import click
 
 from lenet_study.recipes.constraints import Matches, OneOf
@@ -114,21 +113,11 @@ def _click_type(kind: Any, annotations: list[Any]) -> click.ParamType[Any]:
     return {bool: click.BOOL, str: click.STRING}[kind]
 
 
-_BOUNDS = {
-    annotated_types.Ge: ("ge", "min"),
-    annotated_types.Gt: ("gt", "min"),
-    annotated_types.Le: ("le", "max"),
-    annotated_types.Lt: ("lt", "max"),
-}
-
-
 def _bounds(annotations: list[Any]) -> dict[str, Any]:
-    """Return click's names for the bounds that annotated-types declares."""
+    """Return click's names for the bounds that annotated-types declares, several in an Interval."""
     bounds: dict[str, Any] = {}
     for annotation in annotations:
-        if isinstance(annotation, annotated_types.GroupedMetadata):  # such as Interval
-            bounds |= _bounds(list(annotation))
-        elif type(annotation) in _BOUNDS:
-            name, end = _BOUNDS[type(annotation)]
-            bounds |= {end: getattr(annotation, name), f"{end}_open": name in ("gt", "lt")}
+        for name, end in {"ge": "min", "gt": "min", "le": "max", "lt": "max"}.items():
+            if (bound := getattr(annotation, name, None)) is not None:
+                bounds |= {end: bound, f"{end}_open": name in ("gt", "lt")}
     return bounds

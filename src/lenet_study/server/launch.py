@@ -38,15 +38,12 @@ def serve(
     postgres: Callable[[Path], AbstractContextManager[str]] = private_server,
     run: Callable[[list[str], Mapping[str, str]], int] = run_until_terminated,
 ) -> int:
-    """Serve until interrupted.
+    """Serve until interrupted, and return the exit code.
 
     Args:
         settings: Checked arguments.
         postgres: Runs a database in a folder, and yields its address, or nothing where it cannot.
         run: Runs a command in an environment.
-
-    Returns:
-        The server's exit code; 0 when interrupted.
 
     Raises:
         UserError: The port or the state's folder is in use, or a secret is missing.
@@ -96,7 +93,7 @@ def wait_until_healthy(address: str, secrets: Path, host_header: str = "", patie
     Args:
         address: Where it listens.
         secrets: Folder of its passwords.
-        host_header: What it is called there, if not by its address.
+        host_header: Name of the server there, if not its address.
         patience: Seconds to go on asking.
 
     Raises:

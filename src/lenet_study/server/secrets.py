@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from lenet_study.errors import UserError
@@ -23,14 +24,11 @@ def prepare_secrets(folder: Path, port: int) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # only its owner gets in; containers, of other users, are given single files
-    for name in GENERATED:
+    for name in (*GENERATED, "aws"):
         if not (folder / name).exists():
-            write_file(folder / name, secrets.token_urlsafe(24), 0o444)
-    if not (folder / "aws").exists():
-        write_file(folder / "aws", "", 0o444)
+            write_file(folder / name, "" if name == "aws" else secrets.token_urlsafe(24), 0o444)
     login = {"MLFLOW_TRACKING_USERNAME": ADMIN, "MLFLOW_TRACKING_PASSWORD": admin_password(folder)}
-    lines = (f"{name.lower()} = {escape(value)}\n" for name, value in login.items())
-    write_file(folder / "credentials", "".join(["[mlflow]\n", *lines]), 0o444)
+    write_config(folder / "credentials", {name.lower(): value for name, value in login.items()}, 0o444)
     variables = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}", **login}
     exports = (f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
     write_file(folder / "client.sh", "".join(exports), 0o600)
@@ -71,9 +69,10 @@ def admin_password(folder: Path) -> str:
     return password
 
 
-def escape(value: str) -> str:
-    """Return a value as MLflow's files need it: ``configparser``, which reads them, interpolates ``%``."""
-    return value.replace("%", "%%")
+def write_config(path: Path, values: Mapping[str, str], mode: int) -> None:
+    """Write a file as MLflow's ``configparser`` reads it, which interpolates ``%``."""
+    lines = (f"{name} = {value.replace('%', '%%')}\n" for name, value in values.items())
+    write_file(path, "".join(["[mlflow]\n", *lines]), mode)
 
 
 def write_file(path: Path, text: str, mode: int) -> None:

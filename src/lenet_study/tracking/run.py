@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -46,17 +44,13 @@ BEST_METRICS = {
 
 
 class Run:
-    """An open MLflow run.
-
-    Attributes:
-        final_status: Its status once its work has ended without an exception.
-    """
+    """An open MLflow run."""
 
     def __init__(self, run: mlflow.entities.Run, *, resumed: bool = False) -> None:
         self.id: str = run.info.run_id
         self.experiment_id: str = run.info.experiment_id
         self.resumed = resumed
-        self.final_status = "FINISHED"
+        self.final_status = "FINISHED"  # once its work has ended without an exception
         self._client = mlflow.MlflowClient()
         self._param_names = set(run.data.params)
         self._steps: dict[str, set[int]] = {}  # that a resumed run has of each metric
@@ -93,28 +87,25 @@ class Run:
 
     def log_figure(self, figure: Figure, name: str) -> None:
         """Save a picture among the run's artifacts."""
-        with self._artifact(name) as path:
-            figure.savefig(path, dpi=150)
+        with uninterrupted():
+            self._client.log_figure(self.id, figure, name, save_kwargs={"dpi": 150})
 
     def log_table(self, table: pd.DataFrame, name: str) -> None:
         """Save a table as CSV among the run's artifacts."""
-        with self._artifact(name) as path:
-            table.to_csv(path, index=False)
+        self.log_text(table.to_csv(index=False), name)
 
     def log_text(self, text: str, name: str) -> None:
         """Save a text among the run's artifacts."""
-        with self._artifact(name) as path:
-            path.write_text(text, encoding="utf-8")
+        with uninterrupted():
+            self._client.log_text(self.id, text, name)
 
     def log_dataset(self, split: Split, context: str) -> None:
         """Log a split as a dataset input.
 
         MLflow's digests hold 36 characters: they get the first 32 of the SHA-256, its tag gets all 64.
         """
-        digest = split.digest()
-        dataset = mlflow.data.from_numpy(
-            split.images.numpy(), source=SOURCE, name=f"fashion-mnist-{context}", digest=digest[:32]
-        )
+        digest, name = split.digest(), f"fashion-mnist-{context}"
+        dataset = mlflow.data.from_numpy(split.images.numpy(), source=SOURCE, name=name, digest=digest[:32])
         tags = [entities.InputTag("mlflow.data.context", context), entities.InputTag("sha256", digest)]
         logged = entities.DatasetInput(dataset._to_mlflow_entity(), tags)
         with uninterrupted():
@@ -124,8 +115,7 @@ class Run:
     def _steps_of(self, metric: str) -> set[int]:
         """Return the steps that the store has of a metric: MLflow would store one logged twice twice."""
         if metric not in self._steps:
-            history = self._client.get_metric_history(self.id, metric)
-            self._steps[metric] = {point.step for point in history}
+            self._steps[metric] = {point.step for point in self._client.get_metric_history(self.id, metric)}
         return self._steps[metric]
 
     def prune(self, reason: str) -> None:
@@ -136,14 +126,6 @@ class Run:
     def _log_batch(self, **batch: Any) -> None:
         with uninterrupted():
             self._client.log_batch(self.id, **batch)
-
-    @contextmanager
-    def _artifact(self, name: str) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, name)
-            yield path
-            with uninterrupted():
-                self._client.log_artifact(self.id, str(path))
 
 
 @contextmanager
@@ -194,14 +176,12 @@ def open_run(
             with keep_alive(run):
                 yield run
             status = run.final_status
-        except (KeyboardInterrupt, SystemExit) as signal:
-            status = "KILLED"
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
+            stopped = not isinstance(error, Exception)
+            status = "KILLED" if stopped else "FAILED"
             if run:
-                _record_failure(run, signal, "stopped by a signal; `resume` goes on")
-            raise
-        except Exception as error:
-            if run:
-                _record_failure(run, error, " ".join(str(error).split())[:5000])
+                message = " ".join(str(error).split())[:5000]
+                _record_failure(run, error, "stopped by a signal; `resume` goes on" if stopped else message)
             raise
         finally:
             if run:
@@ -253,8 +233,7 @@ def _record_failure(run: Run, error: BaseException, reason: str) -> None:
 
 def _adopted(client: mlflow.MlflowClient) -> str:
     """Return the id of the run that `mlflow run` has made for this process; empty if there is none."""
-    run_id = os.environ.get("MLFLOW_RUN_ID", "")
-    if not run_id:
+    if not (run_id := os.environ.get("MLFLOW_RUN_ID", "")):
         return ""
     try:
         run = client.get_run(run_id)

@@ -16,12 +16,12 @@ from lenet_study.errors import StoreError
 from lenet_study.recipes import recipe_file
 from lenet_study.recipes.recipe import Recipe
 from lenet_study.tracking.schema import FORMER_STAGES, File, Metric, Name, Tag
-from lenet_study.tracking.store import StoredRun, connect, experiment_ids, store_call
+from lenet_study.tracking.store import StoredRun, connect, find_runs, store_call
 from lenet_study.training.history import Epoch
 
 
 class StoredTraining:
-    """A training's run, read. What lies in artifacts is fetched when it is asked for."""
+    """A training's run, read; artifacts are fetched when they are asked for."""
 
     def __init__(self, run: StoredRun) -> None:
         self._run = run
@@ -42,7 +42,7 @@ class StoredTraining:
 
     @property
     def stage(self) -> str:
-        """What kind of training it is."""
+        """Kind of training, one of ``schema.STAGES``."""
         stage = self.tag(Tag.STAGE)
         return next((new for new, former in FORMER_STAGES.items() if former == stage), stage)
 
@@ -110,11 +110,7 @@ class StoredTraining:
 
     @cached_property
     def history(self) -> tuple[Epoch, ...]:
-        """All epochs, their numbers exactly as they were.
-
-        Raises:
-            StoreError: The store failed.
-        """
+        """All epochs, their numbers exactly as they were."""
         with store_call(), tempfile.TemporaryDirectory() as folder:
             path = mlflow.MlflowClient().download_artifacts(self.run_id, File.HISTORY, folder)
             table = pd.read_csv(path).astype(object)
@@ -150,15 +146,10 @@ def _finished(limit: int, variant: str, stage: str) -> Sequence[StoredRun]:
         "attributes.status = 'FINISHED'",
         f"tags.{Tag.STAGE} = '{stage}'",
         f"metrics.`{Metric.BEST_VAL_ACCURACY}` >= 0",
+        *([f"tags.{Tag.VARIANT} = '{variant}'"] if variant else []),
     ]
-    conditions += [f"tags.{Tag.VARIANT} = '{variant}'"] if variant else []
-    with store_call():
-        return mlflow.MlflowClient().search_runs(
-            experiment_ids(),
-            " and ".join(conditions),
-            order_by=[f"metrics.`{Metric.BEST_VAL_ACCURACY}` DESC", "attributes.start_time ASC"],
-            max_results=limit,
-        )
+    order = (f"metrics.`{Metric.BEST_VAL_ACCURACY}` DESC", "attributes.start_time ASC")
+    return find_runs(conditions, limit, order)
 
 
 def best_training(recipe: Recipe) -> StoredTraining | None:
