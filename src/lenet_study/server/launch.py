@@ -44,10 +44,6 @@ def serve(
         settings: Checked arguments.
         postgres: Runs a database in a folder, and yields its address, or nothing where it cannot.
         run: Runs a command in an environment.
-
-    Raises:
-        UserError: The port or the state's folder is in use, or a secret is missing.
-        StoreError: The database does not open.
     """
     check_port(settings.host, settings.port)
     state, local = settings.state, (settings.state / "mlflow.db").resolve()
@@ -90,14 +86,7 @@ def _exclusive(state: Path) -> Iterator[None]:
 def wait_until_healthy(address: str, secrets: Path, host_header: str = "", patience: float = 0) -> None:
     """Ask a server whether it is healthy until it is.
 
-    Args:
-        address: Where it listens.
-        secrets: Folder of its passwords.
-        host_header: Name of the server there, if not its address.
-        patience: Seconds to go on asking.
-
-    Raises:
-        StoreError: It does not answer, or is not healthy.
+    ``host_header`` is what the server is called there, if not by its address; ``patience`` is in seconds.
     """
     login, headers = (ADMIN, read_secret(secrets, "admin_password")), {"Host": host_header or None}
     deadline = time.monotonic() + patience

@@ -20,12 +20,7 @@ _LEFT_OUT = "/mlflow/assistant"
 
 
 class Guard:
-    """Lets through what names this server, comes from no foreign page and has a user's password.
-
-    Args:
-        app: What to guard.
-        hosts: Values of the Host header, exactly.
-    """
+    """Lets through what names one of exactly these hosts, comes from no foreign page and has a password."""
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
         self.app = app
@@ -65,9 +60,7 @@ def adopt_password() -> None:
 def create_app() -> Guard:
     """MLflow's app with users and passwords, behind the guard.
 
-    Raises:
-        RuntimeError: No hosts are given, or not exactly: MLflow's own default lets in any name that
-            begins with the numbers of a private network.
+    Hosts have to be exact: MLflow's default lets in any name that begins like a private network's numbers.
     """
     hosts = get_allowed_hosts_from_env() or []
     if not hosts or any("*" in host for host in hosts):

@@ -17,11 +17,7 @@ GENERATED = ("admin_password", "database_password", "session_key")
 
 
 def prepare_secrets(folder: Path, port: int) -> None:
-    """Generate the passwords that do not exist yet, and write files with which clients here log in.
-
-    Raises:
-        UserError: The first user has a password that MLflow does not take.
-    """
+    """Generate the passwords that do not exist yet, and write files with which clients here log in."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # only its owner gets in; containers, of other users, are given single files
     for name in (*GENERATED, "aws"):
@@ -35,11 +31,7 @@ def prepare_secrets(folder: Path, port: int) -> None:
 
 
 def read_secret(folder: Path, name: str) -> str:
-    """Return a secret's value.
-
-    Raises:
-        UserError: Its file cannot be read.
-    """
+    """Return a secret's value."""
     try:
         return (folder / name).read_text(encoding="utf-8").strip()
     except OSError as error:
@@ -50,22 +42,13 @@ def read_secret(folder: Path, name: str) -> str:
 
 
 def admin_password(folder: Path) -> str:
-    """Return the first user's password.
-
-    Raises:
-        UserError: It cannot be read, or MLflow does not take it.
-    """
+    """Return the first user's password, unless MLflow does not take it."""
     password = read_secret(folder, "admin_password")
+    subject = f"secrets={folder}: admin_password has"
     if len(password) < MIN_PASSWORD_LENGTH:
-        raise UserError(
-            f"secrets={folder}: admin_password has {len(password)} characters; MLflow wants "
-            f"{MIN_PASSWORD_LENGTH}"
-        )
+        raise UserError(f"{subject} {len(password)} characters; MLflow wants {MIN_PASSWORD_LENGTH}")
     if not (password.isascii() and password.isprintable()):
-        raise UserError(
-            f"secrets={folder}: admin_password has characters beyond ASCII, with which nobody could log in: "
-            "choose another"
-        )
+        raise UserError(f"{subject} characters beyond ASCII, with which nobody could log in: choose another")
     return password
 
 

@@ -19,11 +19,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Arguments of the server, each an option of its command line.
-
-    Raises:
-        UserError: ``hosts`` or ``artifacts`` is nothing that a server can use.
-    """
+    """Arguments of the server, each an option of its command line."""
 
     secrets: Annotated[Path, _FOLDER, "Folder of the passwords."] = Path("docker/secrets")
     port: Annotated[int, click.IntRange(1, 65535), "Port of the server."] = 5000
@@ -42,9 +38,8 @@ class ServerSettings:
                     "without * and spaces, and commas between several"
                 )
         if "://" in self.artifacts and not re.fullmatch(r"s3://[\w.\-]+(/.*)?", self.artifacts):
-            raise UserError(
-                f"artifacts={self.artifacts} cannot hold artifacts: write s3://bucket/path, or nothing"
-            )
+            refused = f"artifacts={self.artifacts} cannot hold artifacts"
+            raise UserError(f"{refused}: write s3://bucket/path, or nothing")
 
     @property
     def host_headers(self) -> list[str]:

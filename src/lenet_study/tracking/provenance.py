@@ -67,11 +67,7 @@ def git_tags(root: Path = ROOT) -> dict[str, str]:
 
 
 def check_packages(requirements: Path) -> None:
-    """Compare the installed packages with lines ``name==version``; a build tag, as ``+cpu``, does not count.
-
-    Raises:
-        UserError: A package is missing or has another version.
-    """
+    """Compare the installed packages with lines ``name==version``; a build tag (``+cpu``) does not count."""
     installed = dict(line.split("==") for line in freeze().splitlines())
     for line in requirements.read_text(encoding="utf-8").split():
         name, _, version = line.partition("==")

@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from typing import Any
 
 import mlflow
@@ -26,21 +25,6 @@ from lenet_study.training.dataset import Split
 from lenet_study.training.history import Epoch
 
 SOURCE = "https://github.com/zalandoresearch/fashion-mnist"
-EPOCH_METRICS = {
-    "train_loss": Metric.TRAIN_LOSS,
-    "train_accuracy": Metric.TRAIN_ACCURACY,
-    "val_loss": Metric.VAL_LOSS,
-    "val_accuracy": Metric.VAL_ACCURACY,
-    "learning_rate": Metric.LEARNING_RATE,
-    "seconds": Metric.EPOCH_SECONDS,
-}
-BEST_METRICS = {
-    "epoch": Metric.BEST_EPOCH,
-    "val_accuracy": Metric.BEST_VAL_ACCURACY,
-    "val_loss": Metric.BEST_VAL_LOSS,
-    "train_accuracy": Metric.BEST_TRAIN_ACCURACY,
-    "train_loss": Metric.BEST_TRAIN_LOSS,
-}
 
 
 class Run:
@@ -77,13 +61,26 @@ class Run:
 
     def log_epoch(self, epoch: Epoch) -> None:
         """Log an epoch's metrics; the step is the epoch."""
-        values = asdict(epoch)
-        self.log_metrics({metric: values[name] for name, metric in EPOCH_METRICS.items()}, step=epoch.epoch)
+        metrics: dict[str, float | None] = {
+            Metric.TRAIN_LOSS: epoch.train_loss,
+            Metric.TRAIN_ACCURACY: epoch.train_accuracy,
+            Metric.VAL_LOSS: epoch.val_loss,
+            Metric.VAL_ACCURACY: epoch.val_accuracy,
+            Metric.LEARNING_RATE: epoch.learning_rate,
+            Metric.EPOCH_SECONDS: epoch.seconds,
+        }
+        self.log_metrics(metrics, step=epoch.epoch)
 
     def log_best(self, best: Epoch) -> None:
         """Log what the best epoch gave as summary metrics."""
-        values = asdict(best)
-        self.log_metrics({metric: values[name] for name, metric in BEST_METRICS.items()})
+        metrics: dict[str, float | None] = {
+            Metric.BEST_EPOCH: best.epoch,
+            Metric.BEST_VAL_ACCURACY: best.val_accuracy,
+            Metric.BEST_VAL_LOSS: best.val_loss,
+            Metric.BEST_TRAIN_ACCURACY: best.train_accuracy,
+            Metric.BEST_TRAIN_LOSS: best.train_loss,
+        }
+        self.log_metrics(metrics)
 
     def log_figure(self, figure: Figure, name: str) -> None:
         """Save a picture among the run's artifacts."""
@@ -144,7 +141,7 @@ def open_run(
     """Open a run; under `mlflow run` the process's first run is the one that the project has made.
 
     The run ends FINISHED, KILLED (interrupted, terminated, or pruned) or FAILED (any other exception, whose
-    message becomes the tag ``error``).
+    message becomes the tag ``failure.reason``).
 
     Args:
         name: Shown in MLflow's lists and legends.

@@ -148,9 +148,8 @@ def redact(uri: str) -> str:
 def prepare_experiment(surrounding: str, adopted: str) -> str:
     """Return the id of the experiment that the next run belongs to, and give it MLflow's pages for models.
 
-    Args:
-        surrounding: Id of a run in whose experiment it belongs, or empty.
-        adopted: Id of the run that `mlflow run` has made for this process, or empty.
+    Either argument may be empty: ``surrounding`` is the id of a run in whose experiment the next one belongs,
+    ``adopted`` that of the run that `mlflow run` has made for this process.
     """
     client = mlflow.MlflowClient()
     if active := mlflow.active_run():

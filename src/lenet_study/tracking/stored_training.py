@@ -28,15 +28,12 @@ class StoredTraining:
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name
         self.status: str = run.info.status
+        self.start: int = run.info.start_time  # milliseconds since 1970
         self.params: dict[str, str] = run.data.params
 
     @classmethod
     def load(cls, run_id: str) -> Self:
-        """Read the training of a run.
-
-        Raises:
-            StoreError: The store failed or has no such run.
-        """
+        """Read the training of a run."""
         with store_call():
             return cls(mlflow.MlflowClient().get_run(run_id))
 
@@ -52,27 +49,13 @@ class StoredTraining:
         return self.tag(Tag.VARIANT)
 
     @property
-    def parent(self) -> str:
-        """Id of the run that it is nested under; empty if there is none."""
-        return self.tag(Tag.PARENT_RUN)
-
-    @property
-    def start(self) -> int:
-        """When the run was opened, in milliseconds since 1970."""
-        return int(self._run.info.start_time)
-
-    @property
     def seconds(self) -> float:
         """Wall time of the run."""
         return (self._run.info.end_time - self._run.info.start_time) / 1000
 
     @property
     def model_uri(self) -> str:
-        """Address of its logged model.
-
-        Raises:
-            StoreError: The run has logged none.
-        """
+        """Address of its logged model."""
         models = self._run.outputs.model_outputs if self._run.outputs else []
         if not models:
             raise StoreError(f"Run {self.run_id} has no logged model: train it again")

@@ -111,7 +111,7 @@ def job_of(training: StoredTraining, checkpoint_dir: str, force: bool) -> Traini
         data=DataFiles(Path(training.params["data_dir"] or DataFiles.at().folder)),
         recipe_file=training.params.get("recipe", ""),
         study=training.tag(Tag.STUDY),
-        parent=training.parent,
+        parent=training.tag(Tag.PARENT_RUN),
         fold=int(training.tag(Tag.FOLD) or 0),
         folds=int(training.params.get("folds", 0)),
         tags={Tag.FORCED: "true"} if force else {},
