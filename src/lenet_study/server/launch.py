@@ -78,9 +78,8 @@ def _exclusive(state: Path) -> Iterator[None]:
         with FileLock(state / "lock", timeout=0):
             yield
     except Timeout as error:
-        raise UserError(
-            f"state={state.resolve()} is being served by another process: stop that, or name another state"
-        ) from error
+        taken = f"state={state.resolve()} is being served by another process"
+        raise UserError(f"{taken}: stop that, or name another state") from error
 
 
 def wait_until_healthy(address: str, secrets: Path, host_header: str = "", patience: float = 0) -> None:

@@ -16,8 +16,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-_LEFT_OUT = "/mlflow/assistant"
-
 
 class Guard:
     """Lets through what names one of exactly these hosts, comes from no foreign page and has a password."""
@@ -45,7 +43,7 @@ class Guard:
         if user is None:
             challenge = {"WWW-Authenticate": 'Basic realm="MLflow"'}
             return PlainTextResponse("A user's name and password are wanted.\n", 401, challenge)
-        if _LEFT_OUT in request.scope["path"]:
+        if "/mlflow/assistant" in request.scope["path"]:
             return PlainTextResponse("This server has no assistant.\n", 403)
         return None
 
