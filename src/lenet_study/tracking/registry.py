@@ -217,11 +217,7 @@ def _check(reference: str, run_id: str, actual: str, logged: str | None) -> None
 
 
 def logged_model_of(training: StoredTraining) -> LoggedModel:
-    """Return the model of a finished training, as ``log_model`` returned it.
-
-    Raises:
-        UserError: Its file is not the one that was logged.
-    """
+    """Return the model of a finished training, as ``log_model`` returned it; see ``load_model``."""
     tags = {name: str(value) for name, value in load_model(training.run_id).description.items()}
     tags |= {name: training.tag(name) for name in _SUMS if training.tag(name)}
     registered = version_of(training.run_id)

@@ -153,10 +153,6 @@ def open_run(
         parent: Id of the run to nest this one under.
         system_metrics: Sample processor, memory and disk while the run is open.
         resume: Id of an interrupted run to go on with; empty opens a new one.
-
-    Raises:
-        StoreError: The tracking server or its store failed.
-        UserError: MLFLOW_RUN_ID names no run, or one that is not as `mlflow run` makes it.
     """
     connect()
     optional = {Tag.DESCRIPTION: description, Tag.STUDY: study, Tag.PARENT_RUN: parent}

@@ -71,12 +71,7 @@ class StoredTraining:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """What was trained and how, with the run's seed and precision.
-
-        Raises:
-            UserError: Its recipe file is damaged.
-            StoreError: The store failed, or has no recipe file of it.
-        """
+        """The recipe, with the run's seed and precision."""
         with store_call(), tempfile.TemporaryDirectory() as folder:
             client = mlflow.MlflowClient()
             files = {file.path for file in client.list_artifacts(self.run_id)}
@@ -85,11 +80,9 @@ class StoredTraining:
                 raise StoreError(f"Run {self.run_id} has no {File.RECIPE}: train it again")
             text = Path(client.download_artifacts(self.run_id, name, folder)).read_text(encoding="utf-8")
         recipe = recipe_file.loads(text, f"{name} of run {self.run_id}")
-        chosen: dict[str, Any] = {
-            "seed": int(self.params["seed"]),
-            "precision": self.params.get("precision", "float32"),
-        }
-        return replace(recipe, config=replace(recipe.config, **chosen))
+        precision: Any = self.params.get("precision", "float32")
+        config = replace(recipe.config, seed=int(self.params["seed"]), precision=precision)
+        return replace(recipe, config=config)
 
     @cached_property
     def history(self) -> tuple[Epoch, ...]:
