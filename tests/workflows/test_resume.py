@@ -16,7 +16,8 @@ from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
 from lenet_study.tracking.run import keep_alive, open_run
 from lenet_study.tracking.store import checkpoint_folder
 from lenet_study.training.hardware import Hardware
-from lenet_study.workflows.resume import interrupted, reap, resume
+from lenet_study.workflows.orphans import reap
+from lenet_study.workflows.resume import interrupted, resume
 from lenet_study.workflows.train import TrainingJob, train
 
 CONFIG = TrainingConfig(epochs=3, batch_size=16, learning_rate=0.002, seed=3)
@@ -163,10 +164,10 @@ def test_what_cannot_be_resumed_is_refused(store, tmp_path, job):
     assert store.get_run(run_id).data.tags["forced"] == "true"
     with pytest.raises(UserError, match="has finished: there is nothing to resume"):
         resume(run_id, data=job.data)
-    study = store.create_run("1", tags={"stage": "study"}).info.run_id
-    store.set_terminated(study, "KILLED")
-    with pytest.raises(UserError, match="is no training but of stage 'study'"):
-        resume(study)
+    promotion = store.create_run("1", tags={"stage": "promote"}).info.run_id
+    store.set_terminated(promotion, "KILLED")
+    with pytest.raises(UserError, match="is of stage 'promote': name one of train, .*study"):
+        resume(promotion)
 
 
 def test_reaping_ends_runs_whose_process_is_gone_and_no_others(store, tmp_path, job):

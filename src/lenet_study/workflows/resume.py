@@ -191,9 +191,9 @@ def _stage(stored: StoredTraining) -> Any:
 def _config_of(params: Mapping[str, str]) -> TrainingConfig:
     """Return the training configuration among a run's params, which are text."""
     names = [field.name for field in fields(TrainingConfig)]
-    return TypeAdapter(TrainingConfig).validate_python({name: params[name] for name in names})
+    return TypeAdapter(TrainingConfig).validate_strings({name: params[name] for name in names})
 
 
 def _hardware_of(params: Mapping[str, str]) -> Hardware:
     """Return the hardware among a run's params."""
-    return TypeAdapter(Hardware).validate_python({name: params[name] for name in ("device", "threads")})
+    return TypeAdapter(Hardware).validate_strings({name: params[name] for name in ("device", "threads")})
