@@ -1,0 +1,132 @@
+"""What each operation of a spool does in the store; a second time it changes nothing.
+
+A delivery may be cut off after the store has done what it was asked and before the spool knows. MLflow
+ignores a metric's row that it has, and params, tags, files and inputs replace themselves; a model is looked
+for before it is made.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow import entities
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
+from mlflow.models import Model
+
+from lenet_study.errors import StoreError
+from lenet_study.evidence.export import folder_digest
+from lenet_study.tracking.schema import File, Tag
+from lenet_study.tracking.store import NAME
+
+_ADDED = "registered_model_meta"  # a file that MLflow adds to some downloads
+
+
+@dataclass(frozen=True)
+class DeliveredModel:
+    """Where the store has a model."""
+
+    uri: str
+    version: int | None  # None if it was not to be registered
+    sha256: str  # over all its files
+
+
+def carry_out(run_id: str, folder: Path, content: Mapping[str, Any]) -> DeliveredModel | None:
+    """Do in the store what an operation says.
+
+    Args:
+        run_id: The run that it belongs to.
+        folder: Where its files are.
+        content: Its kind, and what that needs.
+
+    Returns:
+        The model, if it was one.
+
+    Raises:
+        MlflowException: The store is away or refuses it.
+        StoreError: What the store holds is not what it was given.
+        OSError: The store's folder of artifacts failed.
+    """
+    client = mlflow.MlflowClient()
+    kind = content["kind"]
+    if kind == "batch":
+        client.log_batch(
+            run_id,
+            metrics=[entities.Metric(*row) for row in content.get("metrics", ())],
+            params=[entities.Param(*row) for row in content.get("params", {}).items()],
+            tags=[entities.RunTag(*row) for row in content.get("tags", {}).items()],
+        )
+    elif kind == "artifact":
+        client.log_artifact(run_id, str(folder / content["name"]))
+    elif kind == "dataset":
+        tags = [entities.InputTag(*row) for row in content["tags"].items()]
+        dataset = entities.DatasetInput(entities.Dataset(**content["dataset"]), tags)
+        client.log_inputs(run_id, datasets=[dataset])
+    elif kind == "end":
+        client.set_terminated(run_id, content["status"], content["end_time"])
+    elif kind == "model":
+        return _log_model(client, run_id, folder / File.MODEL, content)
+    else:
+        raise StoreError(f"{folder} holds an operation of a newer version, {kind!r}: deliver it with that")
+    return None
+
+
+def model_digest(model: Path) -> str:
+    """Return the SHA-256 sum of a downloaded model's files, without the one that MLflow adds to some."""
+    (model / _ADDED).unlink(missing_ok=True)
+    return folder_digest(model)
+
+
+def _log_model(
+    client: mlflow.MlflowClient, run_id: str, files: Path, content: Mapping[str, Any]
+) -> DeliveredModel:
+    """Log a saved model, compare what the store holds, and register it.
+
+    Not by ``Model.log``: it asks for every metric's history, and would list a model twice that was half done.
+    """
+    model = _logged_model(client, run_id, content["params"])
+    run = client.get_run(run_id)
+    outputs = run.outputs.model_outputs if run.outputs else []
+    if model.model_id not in [output.model_id for output in outputs]:
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    _name(files, run_id, model)
+    client.log_model_artifacts(model.model_id, str(files))
+    with tempfile.TemporaryDirectory() as folder:
+        uri = f"models:/{model.model_id}"
+        sha256 = model_digest(Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder)))
+    if sha256 != folder_digest(files):
+        raise StoreError(f"The store holds another model than run {run_id} gave it: train it again")
+    metrics = [entities.Metric(*row, model_id=model.model_id) for row in content["metrics"]]
+    client.log_batch(run_id, metrics=metrics)
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    client.log_batch(run_id, tags=[entities.RunTag(Tag.MODEL_SHA256, sha256)])
+    tags = {**content["tags"], str(Tag.MODEL_SHA256): sha256}
+    return DeliveredModel(uri, _register(client, run_id, uri, tags) if content["register"] else None, sha256)
+
+
+def _logged_model(client: mlflow.MlflowClient, run_id: str, params: Mapping[str, str]) -> LoggedModel:
+    """Return the logged model of a run, made unless an earlier delivery has."""
+    experiment_id = client.get_run(run_id).info.experiment_id
+    present = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
+    if present:
+        return present[0]
+    return client.create_logged_model(experiment_id, File.MODEL, run_id, params=dict(params))
+
+
+def _name(files: Path, run_id: str, model: LoggedModel) -> None:
+    """Write into a saved model which one it is, as MLflow does: its id is known only now."""
+    metadata = Model.load(str(files))
+    metadata.run_id, metadata.artifact_path = run_id, model.artifact_location
+    metadata.model_id = metadata.model_uuid = model.model_id
+    metadata.save(str(files / "MLmodel"))
+
+
+def _register(client: mlflow.MlflowClient, run_id: str, uri: str, tags: Mapping[str, str]) -> int:
+    """Return the registered version that a run made, made unless an earlier delivery has."""
+    versions = client.search_model_versions(f"name = '{NAME}' and run_id = '{run_id}'")
+    version = versions[0] if versions else mlflow.register_model(uri, NAME, tags=dict(tags))
+    return int(version.version)
