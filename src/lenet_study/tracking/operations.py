@@ -54,12 +54,9 @@ def carry_out(run_id: str, folder: Path, content: Mapping[str, Any]) -> Delivere
     client = mlflow.MlflowClient()
     kind = content["kind"]
     if kind == "batch":
-        client.log_batch(
-            run_id,
-            metrics=[entities.Metric(*row) for row in content.get("metrics", ())],
-            params=[entities.Param(*row) for row in content.get("params", {}).items()],
-            tags=[entities.RunTag(*row) for row in content.get("tags", {}).items()],
-        )
+        metrics = [entities.Metric(*row) for row in content.get("metrics", ())]
+        params = [entities.Param(*row) for row in content.get("params", {}).items()]
+        client.log_batch(run_id, metrics, params, _tags(content.get("tags", {})))
     elif kind == "artifact":
         client.log_artifact(run_id, str(folder / content["name"]))
     elif kind == "dataset":
@@ -67,12 +64,17 @@ def carry_out(run_id: str, folder: Path, content: Mapping[str, Any]) -> Delivere
         dataset = entities.DatasetInput(entities.Dataset(**content["dataset"]), tags)
         client.log_inputs(run_id, datasets=[dataset])
     elif kind == "end":
+        client.log_batch(run_id, tags=_tags(content["tags"]))
         client.set_terminated(run_id, content["status"], content["end_time"])
     elif kind == "model":
         return _log_model(client, run_id, folder / File.MODEL, content)
     else:
         raise StoreError(f"{folder} holds an operation of a newer version, {kind!r}: deliver it with that")
     return None
+
+
+def _tags(tags: Mapping[str, str]) -> list[entities.RunTag]:
+    return [entities.RunTag(*row) for row in tags.items()]
 
 
 def model_digest(model: Path) -> str:
@@ -103,7 +105,7 @@ def _log_model(
     metrics = [entities.Metric(*row, model_id=model.model_id) for row in content["metrics"]]
     client.log_batch(run_id, metrics=metrics)
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-    client.log_batch(run_id, tags=[entities.RunTag(Tag.MODEL_SHA256, sha256)])
+    client.log_batch(run_id, tags=_tags({Tag.MODEL_SHA256: sha256}))
     tags = {**content["tags"], str(Tag.MODEL_SHA256): sha256}
     return DeliveredModel(uri, _register(client, run_id, uri, tags) if content["register"] else None, sha256)
 

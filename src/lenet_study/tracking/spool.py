@@ -96,7 +96,7 @@ class Spool:
             self._sync(partial)
             with self._adding:
                 self._bytes += _size(partial)
-                if self._bytes > self._limit:
+                if self._bytes > self._limit and content["kind"] != "end":
                     self._bytes -= _size(partial)
                     raise StoreError(
                         f"MLflow's store is away, and {self.folder} has reached its limit of "
@@ -137,7 +137,7 @@ class Spool:
 
     def _numbers(self) -> list[int]:
         with suppress(FileNotFoundError):
-            return sorted(int(name) for name in os.listdir(self.folder) if name.isdigit())
+            return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
         return []
 
     def _sync(self, folder: Path, *, files: bool = True) -> None:
