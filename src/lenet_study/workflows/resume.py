@@ -16,6 +16,7 @@ from lenet_study.tracking.store import checkpoint_folder, connect, fail, find_ru
 from lenet_study.tracking.stored_training import StoredTraining
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.hardware import Hardware
+from lenet_study.workflows.sync import sync
 from lenet_study.workflows.train import TrainingJob, TrainingResult
 
 _STAGES = ("train", "recipe", "fold", "retrain", "confirm")  # a search trains its trials again itself
@@ -39,7 +40,6 @@ def resume(
         UserError: The run is no training, has finished, still runs, or was made by other packages.
         JobError: A training failed again.
     """
-    connect()
     reap(reporter)
     trainings = [StoredTraining.load(run_id)] if run_id else interrupted(checkpoint_dir)
     if not trainings:
@@ -72,8 +72,12 @@ def interrupted(checkpoint_dir: str = "") -> list[StoredTraining]:
 
 
 def reap(reporter: Reporter = Reporter()) -> list[str]:
-    """End every open run whose process is gone KILLED, and say so; return the ids of these runs."""
+    """End every open run whose process is gone KILLED, and say so; return the ids of these runs.
+
+    What such a run has written is delivered first: its own end may be among that.
+    """
     connect()
+    sync(reporter)
     ended = []
     for run in find_runs(["attributes.status = 'RUNNING'"]):
         if is_abandoned(run.data.tags):
