@@ -123,17 +123,19 @@ class Delivery:
         """
         now = time.monotonic()
         self._waiting_since = self._waiting_since or now
-        while len(self.spool) and not self.refusal:
+        while len(self.spool):
             last = max(self._progress, self._waiting_since)
             if time.monotonic() > min(last + silence, now + total):
                 return False
             time.sleep(0.02)
-        return not self.refusal
+        return True
 
-    def end(self) -> None:
-        """Let the thread end once it has delivered all; it goes on trying while the process lives."""
+    def finish(self, silence: float, total: float) -> None:
+        """Wait as ``wait`` does; the thread ends once all is delivered, and tries on while the process lives."""
         self._ending.set()
         self._wake.set()
+        if self.wait(silence, total):
+            self._thread.join()
 
     def _work(self) -> None:
         wait = self._first_wait

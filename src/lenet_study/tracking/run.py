@@ -188,9 +188,8 @@ class Run:
         except OSError:  # no room for it: the store may be elsewhere
             with suppress(Exception):
                 mlflow.MlflowClient().set_terminated(self.id, status)
-        self.delivery.end()
         try:
-            self.delivery.wait(silence, total)
+            self.delivery.finish(silence, total)
         finally:  # a signal may end the wait
             if count := len(spool):
                 self._message(

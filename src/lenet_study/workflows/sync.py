@@ -10,32 +10,40 @@ from lenet_study.tracking.store import connect, failure_sentence, spool_folder, 
 
 
 def sync(reporter: Reporter = Reporter()) -> None:
-    """Deliver, in order, what processes of this host have left behind of this store's runs, and say so.
+    """Deliver what processes of this host have left behind of this store's runs, and say so.
 
     Raises:
         StoreError: The store is away, and the rest is kept; or it has refused something.
     """
     connect()
-    refused = []
-    nothing = True
-    for folder in left_behind(spool_folder()):
-        if about(folder).get("store") != store_address():
-            continue  # of another store that was used from here
-        nothing = False
+    refusals = deliver_left_behind(reporter)
+    if refusals is None:
+        reporter.message("Nothing waits to be delivered.")
+    elif refusals:
+        raise StoreError("; ".join(refusals))
+
+
+def deliver_left_behind(reporter: Reporter) -> list[str] | None:
+    """Deliver, in order, what processes have left behind; return what was refused, None if nothing was left.
+
+    Raises:
+        StoreError: The store is away; what it does not have is kept.
+    """
+    ours = [folder for folder in left_behind(spool_folder()) if about(folder).get("store") == store_address()]
+    refusals = []
+    for folder in ours:
         try:
-            spool = Spool.reopen(folder)
+            delivery = Delivery(Spool.reopen(folder))
         except StoreError:
             reporter.message(f"Run {folder.name} is left to the process that works on it")
             continue
-        refused += _deliver(Delivery(spool), reporter)
-    if refused:
-        raise StoreError("; ".join(refused))
-    if nothing:
-        reporter.message("Nothing waits to be delivered.")
+        _deliver(delivery, reporter)
+        if delivery.refusal:
+            refusals.append(f"Run {delivery.run_id} is FAILED: {delivery.refusal}")
+    return refusals if ours else None
 
 
-def _deliver(delivery: Delivery, reporter: Reporter) -> list[str]:
-    """Deliver one run's operations; return what the store has refused."""
+def _deliver(delivery: Delivery, reporter: Reporter) -> None:
     spool, count = delivery.spool, 0
     try:
         while True:
@@ -52,4 +60,3 @@ def _deliver(delivery: Delivery, reporter: Reporter) -> list[str]:
         spool.close()
         if count:
             reporter.message(f"{spool.about['name']}: {count} operations of run {delivery.run_id} delivered")
-    return [f"Run {delivery.run_id} is FAILED: {delivery.refusal}"] if delivery.refusal else []
