@@ -1,4 +1,4 @@
-"""What a spool's operations do in a real store: the same when they are done twice; and what is tried again."""
+"""What a spool's operations do in a real store, once or twice; and which failures are tried again."""
 
 import errno
 import shutil
@@ -128,22 +128,32 @@ def test_a_locked_database_keeps_nobody_waiting_and_loses_nothing(store, tmp_pat
 
 
 def test_what_the_store_refuses_fails_the_run(store):
-    with pytest.raises(StoreError, match="seed"), opened() as run:
-        run.delivery.wait(60)
-        store.log_param(run.id, "seed", "1")
-        run.log_params({"seed": 2})
-        run.log_metrics({"best/epoch": 1.0})
-    stored = store.get_run(run.id)
+    run_ids = []
+
+    def work():
+        with opened() as run:
+            run_ids.append(run.id)
+            run.delivery.wait(60)
+            store.log_param(run.id, "seed", "1")
+            run.log_params({"seed": 2})
+
+    with pytest.raises(StoreError, match="seed"):
+        work()
+    stored = store.get_run(run_ids[0])
     assert stored.info.status == "FAILED"
     assert "seed" in stored.data.tags["failure.reason"]
     assert not spool_folder().exists()
 
 
 def test_a_run_that_was_deleted_meanwhile_fails(store):
-    with pytest.raises(StoreError), opened() as run:
-        run.delivery.wait(60)
-        store.delete_run(run.id)
-        run.log_metrics({"best/epoch": 1.0})
+    def work():
+        with opened() as run:
+            run.delivery.wait(60)
+            store.delete_run(run.id)
+            run.log_metrics({"best/epoch": 1.0})
+
+    with pytest.raises(StoreError, match="active"):
+        work()
     assert not spool_folder().exists()
 
 

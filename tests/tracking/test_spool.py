@@ -1,6 +1,7 @@
 """A run's operations on disk: in order, whole or not there, bounded, one process at a time."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -63,8 +64,8 @@ def test_an_operation_is_on_disk_before_it_has_its_number(tmp_path):
     events = []
 
     def fsync(descriptor):
-        path = os.readlink(f"/proc/self/fd/{descriptor}")
-        events.append((os.path.basename(path), (tmp_path / "r1" / "00000001").exists()))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        events.append((path.name, (tmp_path / "r1" / "00000001").exists()))
         os.fsync(descriptor)
 
     spool = Spool(tmp_path / "r1", ABOUT, fsync=fsync)

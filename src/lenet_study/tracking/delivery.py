@@ -131,7 +131,7 @@ class Delivery:
         return True
 
     def finish(self, silence: float, total: float) -> None:
-        """Wait as ``wait`` does; the thread ends once all is delivered, and tries on while the process lives."""
+        """Wait as ``wait`` does; the thread ends when all is delivered, and goes on while the process lives."""
         self._ending.set()
         self._wake.set()
         if self.wait(silence, total):
