@@ -118,20 +118,20 @@ class Delivery:
         """Wait for the delivery of all that was added; return whether it is done.
 
         Args:
-            silence: Seconds without a delivered operation after which to give up.
+            silence: Seconds of an outage after which to give up; a slow store is waited for.
             total: Seconds after which to give up at any rate.
         """
         now = time.monotonic()
         self._waiting_since = self._waiting_since or now
         while len(self.spool):
-            last = max(self._progress, self._waiting_since)
-            if time.monotonic() > min(last + silence, now + total):
+            silent = time.monotonic() - max(self._progress, self._waiting_since)
+            if (self.outage and silent > silence) or time.monotonic() > now + total:
                 return False
             time.sleep(0.02)
         return True
 
     def finish(self, silence: float, total: float) -> None:
-        """Wait as ``wait`` does; the thread ends when all is delivered, and goes on while the process lives."""
+        """Wait as ``wait`` does; the thread ends when all is delivered, and lives as long as the process."""
         self._ending.set()
         self._wake.set()
         if self.wait(silence, total):

@@ -7,7 +7,9 @@ for before it is made.
 
 from __future__ import annotations
 
+import json
 import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,9 @@ from typing import Any
 import mlflow
 from mlflow import entities
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from lenet_study.errors import StoreError
 from lenet_study.evidence.export import folder_digest
@@ -64,7 +68,8 @@ def carry_out(run_id: str, folder: Path, content: Mapping[str, Any]) -> Delivere
         dataset = entities.DatasetInput(entities.Dataset(**content["dataset"]), tags)
         client.log_inputs(run_id, datasets=[dataset])
     elif kind == "end":
-        client.log_batch(run_id, tags=_tags(content["tags"]))
+        if content["tags"]:
+            client.log_batch(run_id, tags=_tags(content["tags"]))
         client.set_terminated(run_id, content["status"], content["end_time"])
     elif kind == "model":
         return _log_model(client, run_id, folder / File.MODEL, content)
@@ -90,13 +95,20 @@ def _log_model(
 
     Not by ``Model.log``: it asks for every metric's history, and would list a model twice that was half done.
     """
-    model = _logged_model(client, run_id, content["params"])
     run = client.get_run(run_id)
+    experiment_id = run.info.experiment_id
+    present = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
+    params = content["params"]
+    model = (
+        present[0]
+        if present
+        else client.create_logged_model(experiment_id, File.MODEL, run_id, params=params)
+    )
     outputs = run.outputs.model_outputs if run.outputs else []
     if model.model_id not in [output.model_id for output in outputs]:
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     _name(files, run_id, model)
-    client.log_model_artifacts(model.model_id, str(files))
+    _upload(client, model.model_id, files)
     with tempfile.TemporaryDirectory() as folder:
         uri = f"models:/{model.model_id}"
         sha256 = model_digest(Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder)))
@@ -107,16 +119,8 @@ def _log_model(
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     client.log_batch(run_id, tags=_tags({Tag.MODEL_SHA256: sha256}))
     tags = {**content["tags"], str(Tag.MODEL_SHA256): sha256}
-    return DeliveredModel(uri, _register(client, run_id, uri, tags) if content["register"] else None, sha256)
-
-
-def _logged_model(client: mlflow.MlflowClient, run_id: str, params: Mapping[str, str]) -> LoggedModel:
-    """Return the logged model of a run, made unless an earlier delivery has."""
-    experiment_id = client.get_run(run_id).info.experiment_id
-    present = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
-    if present:
-        return present[0]
-    return client.create_logged_model(experiment_id, File.MODEL, run_id, params=dict(params))
+    version = _register(client, run_id, model.model_id, tags) if content["register"] else None
+    return DeliveredModel(uri, version, sha256)
 
 
 def _name(files: Path, run_id: str, model: LoggedModel) -> None:
@@ -127,8 +131,39 @@ def _name(files: Path, run_id: str, model: LoggedModel) -> None:
     metadata.save(str(files / "MLmodel"))
 
 
-def _register(client: mlflow.MlflowClient, run_id: str, uri: str, tags: Mapping[str, str]) -> int:
+def _upload(client: mlflow.MlflowClient, model_id: str, files: Path) -> None:
+    """Upload a model's files side by side: one after another, a slow server takes a minute."""
+    errors: list[Exception] = []
+
+    def upload(path: Path) -> None:
+        folder = path.parent.relative_to(files).as_posix()
+        try:
+            client.log_model_artifact(model_id, str(path), None if folder == "." else folder)
+        except Exception as error:
+            errors.append(error)
+
+    paths = [path for path in files.rglob("*") if path.is_file()]
+    threads = [threading.Thread(target=upload, args=(path,), daemon=True) for path in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def _register(client: mlflow.MlflowClient, run_id: str, model_id: str, tags: dict[str, str]) -> int:
     """Return the registered version that a run made, made unless an earlier delivery has."""
     versions = client.search_model_versions(f"name = '{NAME}' and run_id = '{run_id}'")
-    version = versions[0] if versions else mlflow.register_model(uri, NAME, tags=dict(tags))
-    return int(version.version)
+    if versions:
+        return int(versions[0].version)
+    try:
+        client.create_registered_model(NAME)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    made = client.create_model_version(NAME, f"models:/{model_id}", run_id, tags, model_id=model_id)
+    # The model's page links to its version by this tag, as after `mlflow.register_model`.
+    link = json.dumps([{"name": NAME, "version": made.version}])
+    client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: link})
+    return int(made.version)
