@@ -11,7 +11,9 @@ import json
 import tempfile
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,17 +97,13 @@ def _log_model(
 
     Not by ``Model.log``: it asks for every metric's history, and would list a model twice that was half done.
     """
-    run = client.get_run(run_id)
-    experiment_id = run.info.experiment_id
+    experiment_id, params = content["experiment_id"], content["params"]
     present = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
-    params = content["params"]
-    model = (
-        present[0]
-        if present
-        else client.create_logged_model(experiment_id, File.MODEL, run_id, params=params)
-    )
-    outputs = run.outputs.model_outputs if run.outputs else []
-    if model.model_id not in [output.model_id for output in outputs]:
+    if present:  # an earlier delivery was cut off
+        model, outputs = present[0], client.get_run(run_id).outputs
+    else:
+        model, outputs = client.create_logged_model(experiment_id, File.MODEL, run_id, params=params), None
+    if model.model_id not in [output.model_id for output in (outputs.model_outputs if outputs else ())]:
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     _name(files, run_id, model)
     _upload(client, model.model_id, files)
@@ -114,12 +112,14 @@ def _log_model(
         sha256 = model_digest(Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder)))
     if sha256 != folder_digest(files):
         raise StoreError(f"The store holds another model than run {run_id} gave it: train it again")
-    metrics = [entities.Metric(*row, model_id=model.model_id) for row in content["metrics"]]
-    client.log_batch(run_id, metrics=metrics)
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-    client.log_batch(run_id, tags=_tags({Tag.MODEL_SHA256: sha256}))
-    tags = {**content["tags"], str(Tag.MODEL_SHA256): sha256}
-    version = _register(client, run_id, model.model_id, tags) if content["register"] else None
+    metrics = [entities.Metric(*row, model_id=model.model_id) for row in content["metrics"]]
+    client.log_batch(run_id, metrics, tags=_tags({Tag.MODEL_SHA256: sha256}))
+    version = None
+    if content["register"]:
+        versions = client.search_model_versions(f"name = '{NAME}' and run_id = '{run_id}'") if present else []
+        tags = {**content["tags"], str(Tag.MODEL_SHA256): sha256}
+        version = int(versions[0].version) if versions else _register(client, run_id, model.model_id, tags)
     return DeliveredModel(uri, version, sha256)
 
 
@@ -153,16 +153,16 @@ def _upload(client: mlflow.MlflowClient, model_id: str, files: Path) -> None:
 
 
 def _register(client: mlflow.MlflowClient, run_id: str, model_id: str, tags: dict[str, str]) -> int:
-    """Return the registered version that a run made, made unless an earlier delivery has."""
-    versions = client.search_model_versions(f"name = '{NAME}' and run_id = '{run_id}'")
-    if versions:
-        return int(versions[0].version)
+    """Make a model a version of the registered model, which is made with the first."""
+    make = partial(client.create_model_version, NAME, f"models:/{model_id}", run_id, tags, model_id=model_id)
     try:
-        client.create_registered_model(NAME)
+        made = make()
     except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-    made = client.create_model_version(NAME, f"models:/{model_id}", run_id, tags, model_id=model_id)
+        with suppress(MlflowException):  # another process makes it, too
+            client.create_registered_model(NAME)
+        made = make()
     # The model's page links to its version by this tag, as after `mlflow.register_model`.
     link = json.dumps([{"name": NAME, "version": made.version}])
     client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: link})

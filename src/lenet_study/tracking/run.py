@@ -159,7 +159,13 @@ class Run:
         Returns:
             Where the store has it; None if it is still to be delivered.
         """
-        content = {"params": self._params, "metrics": self._summary, "tags": tags, "register": register}
+        content = {
+            "experiment_id": self.experiment_id,
+            "params": self._params,
+            "metrics": self._summary,
+            "tags": tags,
+            "register": register,
+        }
         with self._adding(kind="model", **content) as folder:
             shutil.copytree(files, folder / File.MODEL)
         self.delivery.wait(patience)
