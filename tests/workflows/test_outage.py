@@ -23,6 +23,7 @@ from lenet_study.tracking.run import open_run
 from lenet_study.tracking.store import spool_folder
 from lenet_study.training.hardware import Hardware
 from lenet_study.workflows.orphans import reap
+from lenet_study.workflows.resume import resume
 from lenet_study.workflows.sync import sync
 from lenet_study.workflows.train import TrainingJob, train
 
@@ -226,3 +227,44 @@ def test_a_training_goes_on_through_an_outage(client, proxy, toy_files):
     (version,) = client.search_model_versions(f"run_id = '{result.run_id}'")
     assert result.model.version == int(version.version)
     assert load_model(result.run_id).weights_sha256 == result.model.weights_sha256
+
+
+class Slow(Monitor):
+    """Tells the test of the first epoch, and waits for what it does."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_epoch_end(self, epoch):
+        if epoch.epoch == 1:
+            (self.folder / "open").touch()
+            while not (self.folder / "away").exists():
+                time.sleep(0.02)
+        if epoch.epoch == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_and_die(folder, job):
+    train(job, monitor=Slow(folder))
+
+
+def test_a_training_that_is_killed_while_the_server_is_away_goes_on(client, proxy, toy_files, tmp_path):
+    recipe = variant_recipes(TrainingConfig(epochs=4, batch_size=16, seed=3))["baseline"]
+    job = TrainingJob(recipe=recipe, hardware=Hardware(device="cpu"), data=toy_files)
+    process = start_process(train_and_die, tmp_path, job)
+    while not (tmp_path / "open").exists():
+        assert process.is_alive()
+        time.sleep(0.05)
+    proxy.down()
+    (tmp_path / "away").touch()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    (folder,) = spool_folder().iterdir()
+    proxy.up()
+    results = resume(folder.name, data=toy_files)
+    run = client.get_run(folder.name)
+    assert run.info.status == "FINISHED"
+    assert [row.step for row in client.get_metric_history(folder.name, "val/loss")] == [1, 2, 3, 4]
+    assert len(client.search_model_versions(f"run_id = '{folder.name}'")) == 1
+    assert results["baseline"].model.weights_sha256 == run.data.tags["weights.sha256"]
+    assert not spool_folder().exists()

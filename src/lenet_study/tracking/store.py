@@ -6,17 +6,18 @@ import hashlib
 import logging
 import os
 import signal
+import sqlite3
 import tempfile
 import threading
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import mlflow
 import requests
-from filelock import BaseFileLock, FileLock
+from filelock import BaseFileLock, FileLock, Timeout
 from mlflow.entities import Experiment, LifecycleStage
 from mlflow.entities import Run as MLflowRun
 from mlflow.exceptions import MlflowException
@@ -28,6 +29,7 @@ from lenet_study.tracking.schema import Tag
 NAME = "fashion-mnist-lenet"  # of the experiment and of the registered model
 StoredRun: TypeAlias = MLflowRun
 HEALTH_TIMEOUT = 10.0  # seconds
+OPENING_PATIENCE = 60.0  # seconds; making the tables takes some, and the next process waits for it
 _EXPERIMENT_TAGS = {Tag.EXPERIMENT_KIND: "custom_model_development"}  # pages for models, not prompts
 _ABOUT = {Tag.DESCRIPTION: "LeNet-5 variants on Fashion-MNIST: each is its parent plus one change."}
 _LOG_LEVELS = {
@@ -39,8 +41,12 @@ _LOG_LEVELS = {
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def connect(timeout: float = HEALTH_TIMEOUT) -> None:
-    """Make sure that the store answers, a server within a timeout, and that its tables exist.
+def connect(timeout: float = HEALTH_TIMEOUT, patience: float = OPENING_PATIENCE) -> None:
+    """Make sure that the store answers, and that its tables exist.
+
+    Args:
+        timeout: Seconds for a server to answer, and for a SQLite file that another program has locked.
+        patience: Seconds for the processes that open the same SQLite file first.
 
     Raises:
         StoreError: The server or its store cannot be reached.
@@ -57,7 +63,7 @@ def connect(timeout: float = HEALTH_TIMEOUT) -> None:
     if uri.startswith("http"):
         _ask_server(uri, timeout)
     elif uri.startswith("sqlite:///"):
-        _open_file(uri)
+        _open_file(uri, timeout, patience)
     else:
         try:
             with store_errors():
@@ -80,7 +86,7 @@ def _ask_server(uri: str, timeout: float) -> None:
         ) from error
 
 
-def _open_file(uri: str) -> None:
+def _open_file(uri: str, timeout: float, patience: float) -> None:
     """Open a SQLite store under a lock: several processes that open a fresh one at once break it for good."""
     database = Path(uri.removeprefix("sqlite:///"))
     if not database.parent.is_dir():
@@ -90,8 +96,19 @@ def _open_file(uri: str) -> None:
             f"The folder {database.parent} of the store {database.name} cannot be written to: "
             "work in another folder, or set MLFLOW_TRACKING_URI"
         )
-    with FileLock(f"{database}.lock"), store_call():  # signals are held back for the call, not the wait
-        mlflow.MlflowClient().search_experiments(max_results=1)
+    try:
+        # MLflow itself would wait for a locked file for 20 s at each of several calls.
+        if database.exists():
+            with closing(sqlite3.connect(database, timeout=timeout)) as connection:
+                connection.execute("SELECT 1 FROM sqlite_master")
+        with FileLock(f"{database}.lock", timeout=patience), store_call():  # signals wait for the call alone
+            mlflow.MlflowClient().search_experiments(max_results=1)
+    except sqlite3.Error as error:
+        raise StoreError(f"MLflow's store {uri} cannot be read ({error}): see who else uses it") from error
+    except Timeout as error:
+        raise StoreError(
+            f"Another process has opened {database} for {patience:.0f} s and holds {database}.lock: end it"
+        ) from error
 
 
 @contextmanager
