@@ -47,6 +47,7 @@ DEFAULTS = {
     "kfold": {"variant": "v4", "recipe": "", "folds": 5, "force": False, **CONFIG, **PLACES, **KEPT},
     "resume": {"run_id": "", "force": False, **KEPT},
     "reap": {},
+    "sync": {},
     "evaluate": {"model": CHAMPION, "seed": 0, **PLACE},
     "retrain": {"variant": "v4", "recipe": "", **CONFIG, **PLACE, **KEPT},
     "promote": {"rollback": False},
@@ -349,6 +350,7 @@ CALLED = {  # options, workflow, its arguments by position and by name
         {"force": True, "checkpoint_dir": "", "reporter": TERMINAL},
     ),
     "reap": ([], "workflows.orphans.reap", [TERMINAL], {}),
+    "sync": ([], "workflows.sync.sync", [TERMINAL], {}),
     "data": (["--data-dir", "images"], "workflows.data.verify_data", [IMAGES, TERMINAL], {}),
     "fetch": (["--to", "a/b"], "workflows.fetch.fetch_model", [CHAMPION, Path("a/b"), TERMINAL], {}),
 }

@@ -45,7 +45,7 @@ def kill_at(point: str, strike) -> None:
     elif point == "export":
         registry.export.save_program = strike
     elif point == "between logging and registering":
-        registry.mlflow.register_model = strike
+        registry.mlflow.MlflowClient.create_model_version = strike
 
 
 WITHIN = ("save", "curves", "export", "between logging and registering")

@@ -29,6 +29,7 @@ from lenet_study.training.data_files import DataFiles
 from lenet_study.training.hardware import Hardware, divide_cores
 from lenet_study.workflows.local_executor import local_executor
 from lenet_study.workflows.orphans import end_abandoned
+from lenet_study.workflows.sync import deliver_left_behind
 from lenet_study.workflows.train import TrainingJob
 
 _COMPARABLE = ("max_parameters", "max_epochs", "objectives", "seed", "precision")
@@ -59,6 +60,7 @@ def search(
     del params["storage"]  # its address may hold a password
     description = f"Search {config.search_name} within {config.max_parameters:,} parameters."
     connect()  # first: a search is not made if the runs of its trials could not be stored
+    deliver_left_behind(reporter)  # a killed worker's trial may have ended, which its run is to tell
     with open_trial_store(settings, fingerprint) as store:
         repeated = _close_orphans(store)
         end_abandoned(reporter)  # of other work
