@@ -9,7 +9,8 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from lenet_study.evidence import figures, predictions
+from lenet_study.evidence import predictions
+from lenet_study.evidence.figures import evaluation_charts
 from lenet_study.evidence.predictions import Predictions
 from lenet_study.execution.executor import Monitor
 from lenet_study.execution.reporter import Reporter
@@ -143,10 +144,10 @@ def _log_scores(run: Run, predicted: Predictions) -> str:
 
 def _log_confusion(run: Run, name: str, predicted: Predictions, before: EvaluationResult | None) -> None:
     confusion = predictions.confusion(predicted)
-    run.log_figure(figures.confusion_matrix(confusion, title=name), File.CONFUSION_MATRIX)
+    run.log_figure(evaluation_charts.confusion_matrix(confusion, title=name), File.CONFUSION_MATRIX)
     if before:
         former = predictions.confusion(before.predictions)
-        comparison = figures.confusion_comparison(former, confusion, names=(before.name, name))
+        comparison = evaluation_charts.confusion_comparison(former, confusion, names=(before.name, name))
         run.log_figure(comparison, File.CONFUSION_COMPARISON)
 
 
@@ -154,7 +155,7 @@ def _log_examples(run: Run, test: Split, predicted: Predictions, seed: int) -> N
     """Log a grid of random test images, and all three heads on one that divides the auxiliary heads."""
     random = np.random.default_rng(seed)
     rows = random.choice(len(test), GRID_IMAGES, replace=False)
-    grid = figures.predictions(
+    grid = evaluation_charts.predictions(
         test.images[rows].numpy(),
         test.labels[rows].numpy(),
         predicted.predicted[rows].numpy(),
@@ -171,7 +172,7 @@ def _log_examples(run: Run, test: Split, predicted: Predictions, seed: int) -> N
     }
     bars = {head: logits.softmax(0).numpy() for head, logits in heads.items()}
     image, label = test.images[row].numpy(), int(test.labels[row])
-    run.log_figure(figures.auxiliary(image, label, bars), File.AUXILIARY)
+    run.log_figure(evaluation_charts.auxiliary(image, label, bars), File.AUXILIARY)
 
 
 def _log_embedding(run: Run, name: str, predicted: Predictions, seed: int, reporter: Reporter) -> None:
@@ -182,4 +183,4 @@ def _log_embedding(run: Run, name: str, predicted: Predictions, seed: int, repor
     reporter.message(f"{name}: embedding {len(predicted.labels):,} images with t-SNE")
     embedding = predictions.embedding(predicted.features, seed)
     labels, classes = predicted.labels.numpy(), predicted.predicted.numpy()
-    run.log_figure(figures.tsne(embedding, labels, classes, title=name), File.TSNE)
+    run.log_figure(evaluation_charts.tsne(embedding, labels, classes, title=name), File.TSNE)

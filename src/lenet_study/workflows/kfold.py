@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import pandas as pd
 
 from lenet_study.errors import JobError
-from lenet_study.evidence import figures
+from lenet_study.evidence.figures import training_curves
 from lenet_study.execution.executor import Executor
 from lenet_study.execution.reporter import Reporter
 from lenet_study.recipes.recipe import describe
@@ -79,7 +79,7 @@ def _summarise(run: Run, name: str, trained: Mapping[str, TrainingResult], repor
     run.log_metrics(summary)
     histories = {fold: result.history for fold, result in trained.items()}
     best = {fold: result.best.epoch for fold, result in trained.items()}
-    run.log_figure(figures.curves(histories, best, title=name), File.CURVES)
+    run.log_figure(training_curves.curves(histories, best, title=name), File.CURVES)
     reporter.message(
         f"{name}: validation accuracy {means['val_accuracy']:.2%} ± {deviations['val_accuracy']:.2%} "
         f"(mean and standard deviation over {len(folds)} folds)"

@@ -10,7 +10,7 @@ from time import perf_counter
 import pandas as pd
 
 from lenet_study.errors import JobError
-from lenet_study.evidence import figures
+from lenet_study.evidence.figures import training_curves
 from lenet_study.evidence.published import published_models
 from lenet_study.execution.executor import Executor
 from lenet_study.execution.reporter import Reporter
@@ -206,7 +206,7 @@ def _log(run: Run, result: StudyResult, seconds: float, reporter: Reporter) -> N
     trained = result.trained
     histories = {variant: training.history for variant, training in trained.items()}
     best = {variant: training.best.epoch for variant, training in trained.items()}
-    curves = figures.curves(histories, best, title=f"The {len(trained)} variants")
+    curves = training_curves.curves(histories, best, title=f"The {len(trained)} variants")
     run.log_figure(curves, File.COMPARISON_PICTURE)
     table, jobs = comparison(result), _seconds(result)
     run.log_table(table, File.COMPARISON)

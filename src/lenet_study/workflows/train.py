@@ -11,9 +11,9 @@ from typing import Literal
 
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
-from lenet_study.evidence import figures
-from lenet_study.evidence.figures import architecture
+from lenet_study.evidence.figures import architecture, style, training_curves
 from lenet_study.execution import signals
 from lenet_study.execution.executor import Monitor
 from lenet_study.execution.reporter import Reporter
@@ -222,7 +222,7 @@ def _checkpoints(job: TrainingJob, run: Run, reporter: Reporter) -> Checkpoints:
 
 def variant_tags(name: str) -> dict[str, object]:
     """Return the tags of every run about one model: its name and, of a variant, its colour in charts."""
-    return {Tag.VARIANT: name, **({Tag.COLOUR: figures.COLOURS[name]} if name in VARIANTS else {})}
+    return {Tag.VARIANT: name, **({Tag.COLOUR: style.COLOURS[name]} if name in VARIANTS else {})}
 
 
 def hardware_tags(device: torch.device) -> dict[str, object]:
@@ -259,9 +259,9 @@ def _log_results(run: Run, job: TrainingJob, fit: FitResult, augmented: float | 
     count = parameter_count(job.recipe.variant)
     run.log_metrics({Metric.BEST_VAL_ACCURACY_AUGMENTED: augmented, Metric.PARAMETER_COUNT: count})
     run.log_table(pd.DataFrame(map(asdict, fit.history)), File.HISTORY)
-    curves = figures.curves({job.name: fit.history}, {job.name: fit.best.epoch}, title=job.name)
+    curves = training_curves.curves({job.name: fit.history}, {job.name: fit.best.epoch}, title=job.name)
     run.log_figure(curves, File.CURVES)
-    run.log_figure(figures.learning_rate(fit.history, title=job.name), File.LEARNING_RATE)
+    run.log_figure(training_curves.learning_rate(fit.history, title=job.name), File.LEARNING_RATE)
 
 
 def _log_model(run: Run, job: TrainingJob, model: LeNet, fit: FitResult, proof: torch.Tensor) -> LoggedModel:
@@ -304,10 +304,10 @@ def _augmented_accuracy(
     return loop.evaluate(model, augmented.to(device), normalisation)[1]
 
 
-def _augmentation_examples(train: Split, recipe: Recipe, rows: int = 6, columns: int = 8) -> figures.Figure:
+def _augmentation_examples(train: Split, recipe: Recipe, rows: int = 6, columns: int = 8) -> Figure:
     generator = loop.epoch_generator(recipe.config.seed, 0, train.images.device)
     originals = train.images[:rows]
     repeated = originals.repeat_interleave(columns, 0)
     augmented = augment(repeated, generator, recipe.variant.augmentation)
     shown = augmented.reshape(rows, columns, *originals.shape[1:])
-    return figures.augmentation(originals.cpu().numpy(), shown.cpu().numpy())
+    return training_curves.augmentation(originals.cpu().numpy(), shown.cpu().numpy())
