@@ -9,10 +9,10 @@ from typing import Any
 from lenet_study.errors import JobError, UserError
 from lenet_study.execution.inline import InlineExecutor
 from lenet_study.execution.reporter import Reporter
-from lenet_study.tracking.liveness import Owner, owner_of
+from lenet_study.tracking.liveness import is_abandoned
 from lenet_study.tracking.provenance import environment_tags
 from lenet_study.tracking.schema import Tag
-from lenet_study.tracking.store import checkpoint_folder, connect, fail, runs_with_status
+from lenet_study.tracking.store import checkpoint_folder, connect, fail, find_runs
 from lenet_study.tracking.stored_training import StoredTraining
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.hardware import Hardware
@@ -70,7 +70,7 @@ def resume(
 
 def interrupted(checkpoint_dir: str = "") -> list[StoredTraining]:
     """Return the trainings that have checkpoints here and did not finish, the earliest first."""
-    runs = [run for status in ("KILLED", "FAILED") for run in runs_with_status(status)]
+    runs = [run for status in ("KILLED", "FAILED") for run in find_runs([f"attributes.status = '{status}'"])]
     trainings = sorted(map(StoredTraining, runs), key=lambda training: training.start)
     return [
         training
@@ -87,8 +87,8 @@ def reap(reporter: Reporter = Reporter()) -> list[str]:
     """
     connect()
     ended = []
-    for run in runs_with_status("RUNNING"):
-        if owner_of(run.data.tags) == Owner.GONE:
+    for run in find_runs(["attributes.status = 'RUNNING'"]):
+        if is_abandoned(run.data.tags):
             fail(run.info.run_id, "its process is gone; `resume` goes on", status="KILLED")
             reporter.message(f"{run.info.run_name}: its process is gone; run {run.info.run_id} ended KILLED")
             ended.append(run.info.run_id)
@@ -111,7 +111,7 @@ def job_of(training: StoredTraining, checkpoint_dir: str, force: bool) -> Traini
         data=DataFiles(Path(training.params["data_dir"] or DataFiles.at().folder)),
         recipe_file=training.params.get("recipe", ""),
         study=training.tag(Tag.STUDY),
-        parent=training.parent,
+        parent=training.tag(Tag.PARENT_RUN),
         fold=int(training.tag(Tag.FOLD) or 0),
         folds=int(training.params.get("folds", 0)),
         tags={Tag.FORCED: "true"} if force else {},
