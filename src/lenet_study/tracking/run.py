@@ -166,7 +166,7 @@ def open_run(
             run.set_tags(all_tags)
             run.log_params(params)
             run.log_text(freeze(), File.ENVIRONMENT)
-            with keep_alive(run):
+            with keep_alive(run), store_errors():  # before the reason is written down, as its sentence
                 yield run
             status = run.final_status
         except (Exception, KeyboardInterrupt, SystemExit) as error:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
+import re
+import shutil
 import signal
 import tempfile
 import threading
@@ -22,7 +25,7 @@ from mlflow.entities import Run as MLflowRun
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from lenet_study.errors import StoreError, UserError
+from lenet_study.errors import DiskError, StoreError, UserError
 from lenet_study.tracking.schema import Tag
 
 NAME = "fashion-mnist-lenet"  # of the experiment and of the registered model
@@ -30,6 +33,7 @@ StoredRun: TypeAlias = MLflowRun
 HEALTH_TIMEOUT = 10.0  # seconds
 _EXPERIMENT_TAGS = {Tag.EXPERIMENT_KIND: "custom_model_development"}  # pages for models, not prompts
 _ABOUT = {Tag.DESCRIPTION: "LeNet-5 variants on Fashion-MNIST: each is its parent plus one change."}
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full", "PytorchStreamWriter failed")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -89,20 +93,38 @@ def _open_file(uri: str) -> None:
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Turn a failure of MLflow's server or store into one sentence, a StoreError."""
+    """Turn a failure of MLflow's server or store into one sentence, a StoreError; of a disk, a DiskError."""
     try:
         yield
-    except (MlflowException, SQLAlchemyError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, RuntimeError) as error:
+        if folder := full_folder(error):
+            raise DiskError(f"The disk of {folder} is full: make room there, then `resume` goes on") from error
+        if not isinstance(error, MlflowException | SQLAlchemyError):
+            raise
         uri = mlflow.get_tracking_uri()
         message = " ".join(str(error).split()).replace(uri, redact(uri))
-        if "disk is full" in message or "No space left" in message:
-            raise StoreError(f"The disk of MLflow's store {redact(uri)} is full: make room there") from error
         if "error code 401" in message:
             raise StoreError(
                 f"MLflow at {redact(uri)} refuses this user and password: set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD (the server's docker/secrets/client.sh does)"
             ) from error
         raise StoreError(f"MLflow at {redact(uri)} failed: {message[:500]}") from error
+
+
+def full_folder(error: Exception) -> Path | None:
+    """Return the folder whose disk had no room for what was written; None if an error is about another thing.
+
+    Python names the file if it cannot be opened or copied; libraries write temporary files, and name none.
+    """
+    text = str(error)
+    if not any(words in text for words in _FULL):
+        return None
+    if "disk is full" in text:  # SQLite, which keeps temporary files, too
+        uri = mlflow.get_tracking_uri()
+        beside = Path(uri.removeprefix("sqlite:///")).parent.resolve() if uri.startswith("sqlite:///") else Path()
+        return min(beside, Path(tempfile.gettempdir()), key=lambda folder: shutil.disk_usage(folder).free)
+    files = re.findall(r"'([^']+)'", text.partition(os.strerror(errno.ENOSPC))[2])
+    return Path(files[-1]).parent if files else Path(tempfile.gettempdir())
 
 
 @contextmanager

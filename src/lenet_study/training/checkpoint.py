@@ -17,8 +17,11 @@ from typing import Any
 
 import torch
 
+from lenet_study.errors import DiskError
+
 KEPT = 2  # the newest may be damaged; the one before it then stands in
 _SUM = 32  # bytes of a SHA-256 sum
+_ROOM = 2**20  # bytes; with less, a store on the same disk cannot write how its run ended
 
 
 class Checkpoints:
@@ -33,8 +36,17 @@ class Checkpoints:
         """Write the state after so many epochs, and remove all but the newest two.
 
         Raises:
-            OSError: The disk is full or cannot be written to; what was there is still whole.
+            DiskError: The disk is full or cannot be written to; what was there is still whole.
         """
+        try:
+            self._write(epoch, state)
+        except OSError as error:
+            raise DiskError(
+                f"The checkpoint of epoch {epoch} cannot be written to {self._folder} ({error.strerror}): "
+                "make room there, then `resume` goes on after the epoch before"
+            ) from error
+
+    def _write(self, epoch: int, state: dict[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -72,6 +84,12 @@ class Checkpoints:
     def remove(self) -> None:
         """Remove all: the training has finished, or begins anew."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def make_room(self) -> None:
+        """Remove all but the newest, if the disk is full."""
+        if self._folder.is_dir() and shutil.disk_usage(self._folder).free < _ROOM:
+            for path in self._files()[:-1]:
+                path.unlink()
 
     def _files(self) -> list[Path]:
         return sorted(self._folder.glob("*.checkpoint"))
