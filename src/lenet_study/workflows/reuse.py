@@ -1,4 +1,4 @@
-"""Work is done once: a finished training with the same fingerprint is used again, by two studies at once too."""
+"""Work is done once: a finished training with the same fingerprint is used again, by two studies at once."""
 
 from __future__ import annotations
 
