@@ -208,8 +208,8 @@ def test_a_rate_that_is_too_high_ends_the_training_at_its_second_step(toy_train,
 
 def test_what_the_last_step_of_an_epoch_has_ruined_is_seen_in_validation(toy_train, toy_validation):
     epochs = []
+    config = replace(BRIEF, learning_rate=1e30, batch_size=200)  # a single step
     with pytest.raises(DivergenceError, match="The validation loss of epoch 1 is not finite"):
-        config = replace(BRIEF, learning_rate=1e30, batch_size=200)  # a single step
         fit("baseline", toy_train, toy_validation, config, on_epoch=epochs.append)
     assert epochs == []
 

@@ -98,7 +98,9 @@ def store_errors() -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, OSError, RuntimeError) as error:
         if folder := full_folder(error):
-            raise DiskError(f"The disk of {folder} is full: make room there, then `resume` goes on") from error
+            raise DiskError(
+                f"The disk of {folder} is full: make room there, then `resume` goes on"
+            ) from error
         if not isinstance(error, MlflowException | SQLAlchemyError):
             raise
         uri = mlflow.get_tracking_uri()
@@ -121,7 +123,9 @@ def full_folder(error: Exception) -> Path | None:
         return None
     if "disk is full" in text:  # SQLite, which keeps temporary files, too
         uri = mlflow.get_tracking_uri()
-        beside = Path(uri.removeprefix("sqlite:///")).parent.resolve() if uri.startswith("sqlite:///") else Path()
+        beside = (
+            Path(uri.removeprefix("sqlite:///")).parent.resolve() if uri.startswith("sqlite:///") else Path()
+        )
         return min(beside, Path(tempfile.gettempdir()), key=lambda folder: shutil.disk_usage(folder).free)
     files = re.findall(r"'([^']+)'", text.partition(os.strerror(errno.ENOSPC))[2])
     return Path(files[-1]).parent if files else Path(tempfile.gettempdir())

@@ -28,7 +28,7 @@ class Checkpoints:
     """The checkpoints of one training, in a folder for them alone; ``fsync`` takes a descriptor."""
 
     def __init__(self, folder: Path, fsync: Callable[[int], None] = os.fsync) -> None:
-        self._folder = folder
+        self.folder = folder
         self._fsync = fsync
         self.damaged: list[Path] = []  # files that ``newest`` has passed over
 
@@ -42,16 +42,16 @@ class Checkpoints:
             self._write(epoch, state)
         except OSError as error:
             raise DiskError(
-                f"The checkpoint of epoch {epoch} cannot be written to {self._folder} ({error.strerror}): "
+                f"The checkpoint of epoch {epoch} cannot be written to {self.folder} ({error.strerror}): "
                 "make room there, then `resume` goes on after the epoch before"
             ) from error
 
     def _write(self, epoch: int, state: dict[str, Any]) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         torch.save(state, buffer)
         payload = buffer.getbuffer()
-        path = self._folder / f"{epoch:05d}.checkpoint"
+        path = self.folder / f"{epoch:05d}.checkpoint"
         partial = path.with_suffix(".partial")
         try:
             with partial.open("wb") as file:
@@ -63,7 +63,7 @@ class Checkpoints:
         except OSError:
             partial.unlink(missing_ok=True)  # room for what else has to be written
             raise
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             self._fsync(descriptor)  # a rename is not on disk before
         finally:
@@ -83,13 +83,13 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Remove all: the training has finished, or begins anew."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def make_room(self) -> None:
         """Remove all but the newest, if the disk is full."""
-        if self._folder.is_dir() and shutil.disk_usage(self._folder).free < _ROOM:
+        if self.folder.is_dir() and shutil.disk_usage(self.folder).free < _ROOM:
             for path in self._files()[:-1]:
                 path.unlink()
 
     def _files(self) -> list[Path]:
-        return sorted(self._folder.glob("*.checkpoint"))
+        return sorted(self.folder.glob("*.checkpoint"))

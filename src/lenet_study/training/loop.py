@@ -94,9 +94,10 @@ def fit(
     """Train ``model`` in place and leave it with the weights of its best epoch.
 
     The best epoch is chosen on ``validation``; without it the last epoch is kept. After every epoch the
-    state is written to ``checkpoints``, from which an interrupted training goes on; then ``on_epoch`` is called, and a reason that it returns ends the training. Epochs that a checkpoint
-    holds are announced again: the receiver skips what it has. ``on_step`` is called after every step; an
-    exception that it raises ends the training there. ``on_progress`` is called about once a second.
+    state is written to ``checkpoints``, from which an interrupted training goes on; then ``on_epoch`` is
+    called, and a reason that it returns ends the training. Epochs that a checkpoint holds are announced
+    again: the receiver skips what it has. ``on_step`` is called after every step; an exception that it
+    raises ends the training there. ``on_progress`` is called about once a second.
 
     Raises:
         DiskError: A checkpoint cannot be written.

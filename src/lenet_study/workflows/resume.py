@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lenet_study.errors import JobError, UserError
+from lenet_study.errors import DivergenceError, JobError, UserError
 from lenet_study.execution.inline import InlineExecutor
 from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking.liveness import is_abandoned
@@ -67,7 +67,9 @@ def interrupted(checkpoint_dir: str = "") -> list[StoredTraining]:
     return [
         training
         for training in sorted(map(StoredTraining, runs), key=lambda training: training.start)
-        if training.stage in _STAGES and checkpoint_folder(training.run_id, checkpoint_dir).is_dir()
+        if training.stage in _STAGES
+        and training.tag(Tag.FAILURE_KIND) != DivergenceError.__name__  # it would end the same way again
+        and checkpoint_folder(training.run_id, checkpoint_dir).is_dir()
     ]
 
 
