@@ -22,6 +22,7 @@ from mlflow.types import Schema, TensorSpec
 
 from lenet_study.errors import UserError
 from lenet_study.evidence import export
+from lenet_study.tracking.disk import require_room
 from lenet_study.tracking.run import Run
 from lenet_study.tracking.schema import File, Metric, Tag
 from lenet_study.tracking.store import NAME, connect, store_call, uninterrupted
@@ -103,6 +104,8 @@ def log_model(
     with tempfile.TemporaryDirectory() as folder:
         torchscript, program = Path(folder, "model.pth"), Path(folder, "model.pt2")
         proof = Path(folder, "parity.json")
+        # Both files, MLflow's copies, and what is read back of them.
+        require_room(Path(folder), 2**20 + 6 * 4 * sum(weight.numel() for weight in model.parameters()))
         export.save_torchscript(exported, torchscript)
         export.save_program(exported, program)
         scripted = export.load_torchscript(torchscript)

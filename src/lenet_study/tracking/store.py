@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
-import re
-import shutil
 import signal
 import tempfile
 import threading
@@ -23,9 +20,11 @@ from filelock import BaseFileLock, FileLock
 from mlflow.entities import Experiment, LifecycleStage
 from mlflow.entities import Run as MLflowRun
 from mlflow.exceptions import MlflowException
+from mlflow.utils.logging_utils import disable_logging
 from sqlalchemy.exc import SQLAlchemyError
 
 from lenet_study.errors import DiskError, StoreError, UserError
+from lenet_study.tracking.disk import full_folder
 from lenet_study.tracking.schema import Tag
 
 NAME = "fashion-mnist-lenet"  # of the experiment and of the registered model
@@ -33,7 +32,6 @@ StoredRun: TypeAlias = MLflowRun
 HEALTH_TIMEOUT = 10.0  # seconds
 _EXPERIMENT_TAGS = {Tag.EXPERIMENT_KIND: "custom_model_development"}  # pages for models, not prompts
 _ABOUT = {Tag.DESCRIPTION: "LeNet-5 variants on Fashion-MNIST: each is its parent plus one change."}
-_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full", "PytorchStreamWriter failed")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -46,6 +44,7 @@ def connect(timeout: float = HEALTH_TIMEOUT) -> None:
     """
     for name, level in {"mlflow": "WARNING", "alembic": "WARNING", "mlflow.pytorch": "ERROR"}.items():
         logging.getLogger(name).setLevel(level)  # to mlflow.pytorch, the TorchScript asked for is pickle
+    disable_logging()  # MLflow's own lines, of each version that it registers, would tear bars apart
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the project prints its own
     # A server may be away for a minute; MLflow's own patience is four minutes for each call.
@@ -111,24 +110,6 @@ def store_errors() -> Iterator[None]:
                 "MLFLOW_TRACKING_PASSWORD (the server's docker/secrets/client.sh does)"
             ) from error
         raise StoreError(f"MLflow at {redact(uri)} failed: {message[:500]}") from error
-
-
-def full_folder(error: Exception) -> Path | None:
-    """Return the folder whose disk had no room for what was written; None if an error is about another thing.
-
-    Python names the file if it cannot be opened or copied; libraries write temporary files, and name none.
-    """
-    text = str(error)
-    if not any(words in text for words in _FULL):
-        return None
-    if "disk is full" in text:  # SQLite, which keeps temporary files, too
-        uri = mlflow.get_tracking_uri()
-        beside = (
-            Path(uri.removeprefix("sqlite:///")).parent.resolve() if uri.startswith("sqlite:///") else Path()
-        )
-        return min(beside, Path(tempfile.gettempdir()), key=lambda folder: shutil.disk_usage(folder).free)
-    files = re.findall(r"'([^']+)'", text.partition(os.strerror(errno.ENOSPC))[2])
-    return Path(files[-1]).parent if files else Path(tempfile.gettempdir())
 
 
 @contextmanager
