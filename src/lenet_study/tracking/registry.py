@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
+from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -155,7 +157,7 @@ def _registered(model: LoggedModel, register: bool = True) -> LoggedModel:
     """Return the model with its version, made if it has none yet and is to have one."""
     if model.version or not register:
         return model
-    with uninterrupted():
+    with uninterrupted(), redirect_stderr(io.StringIO()):  # what MLflow says of it would tear bars apart
         return replace(model, version=int(mlflow.register_model(model.uri, NAME, tags=model.tags).version))
 
 

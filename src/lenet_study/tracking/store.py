@@ -20,7 +20,6 @@ from filelock import BaseFileLock, FileLock
 from mlflow.entities import Experiment, LifecycleStage
 from mlflow.entities import Run as MLflowRun
 from mlflow.exceptions import MlflowException
-from mlflow.utils.logging_utils import disable_logging
 from sqlalchemy.exc import SQLAlchemyError
 
 from lenet_study.errors import DiskError, StoreError, UserError
@@ -44,7 +43,6 @@ def connect(timeout: float = HEALTH_TIMEOUT) -> None:
     """
     for name, level in {"mlflow": "WARNING", "alembic": "WARNING", "mlflow.pytorch": "ERROR"}.items():
         logging.getLogger(name).setLevel(level)  # to mlflow.pytorch, the TorchScript asked for is pickle
-    disable_logging()  # MLflow's own lines, of each version that it registers, would tear bars apart
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the project prints its own
     # A server may be away for a minute; MLflow's own patience is four minutes for each call.
@@ -242,6 +240,12 @@ def find_runs(
             output_format="list",
             search_all_experiments=True,
         )
+
+
+def set_tag(run_id: str, tag: str, value: str) -> None:
+    """Set a tag of a run that need not be open."""
+    with store_call():
+        mlflow.MlflowClient().set_tag(run_id, tag, value)
 
 
 def fail(run_id: str, reason: str, status: str = "FAILED") -> None:
