@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 
@@ -30,6 +32,8 @@ class _Lenient:
 
 def drop_unwritable_output() -> None:
     """Let this process's output and errors be dropped where they cannot be written."""
+    nowhere = Path(os.devnull).open("w")  # noqa: SIM115 -- as long as the process lives
     sys.stdout, sys.stderr = (
-        stream if isinstance(stream, _Lenient) else _Lenient(stream) for stream in (sys.stdout, sys.stderr)
+        stream if isinstance(stream, _Lenient) else _Lenient(stream or nowhere)
+        for stream in (sys.stdout, sys.stderr)  # None if the shell has closed it
     )

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from time import perf_counter
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -125,10 +126,7 @@ class Plan:
         self.sizes = dict(sizes)
         self._shares: dict[str, float] = {}  # done of each training, 0..1
         self._start = perf_counter()
-        off = not sizes or not sys.stderr.isatty()
-        self._bar = tqdm(
-            total=100, desc=name, unit="%", disable=off, leave=False, mininterval=0, bar_format=_BAR
-        )
+        self._bar = _bar(name, 100 if sizes else 0, "%")
 
     def advance(self, name: str, share: float) -> None:
         """Take note that a share of a training is done."""
@@ -173,11 +171,7 @@ class Progress:
         self._figures = ""  # of the last one
         self._within = ""  # how far the present one is
         self._start = self._last_line = perf_counter()
-        off = not epochs or not sys.stderr.isatty()
-        # Remove a finished bar (leave=False): tqdm would redraw it among the running ones.
-        self._bar = tqdm(
-            total=epochs, desc=name, unit="epochs", disable=off, leave=False, mininterval=0, bar_format=_BAR
-        )
+        self._bar = _bar(name, epochs, "epochs")
 
     def show_within(self, progress: EpochProgress) -> None:
         """Show how far an epoch is."""
@@ -230,6 +224,14 @@ class Progress:
     def _draw(self, done: float, text: str) -> None:
         self._bar.set_postfix_str(text, refresh=False)  # update() draws it, once
         self._bar.update(done - self._bar.n)
+
+
+def _bar(name: str, total: int, unit: str) -> tqdm[NoReturn]:
+    """Return a bar that is drawn at each update; without a terminal, or a total, one that is never drawn."""
+    off = not total or not sys.stderr.isatty()
+    options: dict[str, Any] = {"mininterval": 0, "miniters": 0, "bar_format": _BAR}
+    # Remove a finished bar (leave=False): tqdm would redraw it among the running ones.
+    return tqdm(total=total, desc=name, unit=unit, disable=off, leave=False, **options)
 
 
 def _duration(seconds: float) -> str:
