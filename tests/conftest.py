@@ -138,7 +138,7 @@ class Recorder:
     @property
     def text(self) -> str:
         """All lines for the user."""
-        return "\n".join(event[1] for event in self.events if event[0] == "message")
+        return "\n".join(event[-1] for event in self.events if event[0] in ("message", "on_address"))
 
 
 TRAINING_ARTIFACTS = {
