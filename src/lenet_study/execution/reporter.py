@@ -150,7 +150,7 @@ class Plan:
         if not done:
             return ""
         left = (perf_counter() - self._start) * (sum(self.sizes.values()) / done - 1)
-        return f", about {_duration(left)} left for the {self.name}"
+        return f", about {duration(left)} left for the {self.name}"
 
     def close(self) -> None:
         """Remove the bar."""
@@ -182,7 +182,7 @@ class Progress:
         self._within = (
             f"epoch {progress.epoch}/{self.epochs}, {progress.images:,} of "
             f"{progress.images_per_epoch:,} images, loss {progress.loss:.3f}, "
-            f"{_duration(seconds * (self.epochs - before - part))} left"
+            f"{duration(seconds * (self.epochs - before - part))} left"
         )
         self._draw(
             round(before + part, 2), self._within + (f"; before: {self._figures}" if self._figures else "")
@@ -197,7 +197,7 @@ class Progress:
             self._figures = (
                 f"val loss {epoch.val_loss:.3f} accuracy {epoch.val_accuracy:.2%}, {self._figures}"
             )
-        left = _duration(self._seconds / epoch.epoch * (self.epochs - epoch.epoch))
+        left = duration(self._seconds / epoch.epoch * (self.epochs - epoch.epoch))
         # Without a terminal, as in a log file, a bar would fill it with its copies: a line an epoch.
         self._print(
             f"epoch {epoch.epoch}/{self.epochs}  {self._figures}  {epoch.seconds:.1f} s, {left} left{rest}"
@@ -210,7 +210,7 @@ class Progress:
     def break_silence(self, seconds: float, rest: str) -> None:
         """Print how far the work is, if it has been silent for so long; ``rest`` ends the line."""
         if perf_counter() - self._last_line >= seconds:
-            self._print((self._within or f"at work for {_duration(perf_counter() - self._start)}") + rest)
+            self._print((self._within or f"at work for {duration(perf_counter() - self._start)}") + rest)
 
     def close(self) -> None:
         """Remove the bar."""
@@ -234,10 +234,10 @@ def _bar(name: str, total: int, unit: str) -> tqdm[NoReturn]:
     return tqdm(total=total, desc=name, unit=unit, disable=off, leave=False, **options)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return a time in words.
 
-    >>> _duration(99.4), _duration(100), _duration(7200)
+    >>> duration(99.4), duration(100), duration(7200)
     ('99 s', '2 min', '2.0 h')
     """
     if seconds < 99.5:

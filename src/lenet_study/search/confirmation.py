@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from lenet_study.errors import StoreError, UserError
 from lenet_study.evidence.statistics import corrected_paired_t_test
 from lenet_study.execution.executor import Executor
-from lenet_study.execution.reporter import Reporter
+from lenet_study.execution.reporter import Reporter, duration
 from lenet_study.recipes import recipe_file
 from lenet_study.recipes.recipe import SEED_LIMIT, Recipe, TrainingConfig, variant_recipes
 from lenet_study.recipes.variants import VARIANTS
@@ -71,7 +71,7 @@ def _estimate(best: FrozenTrial, jobs: Mapping[Key, TrainingJob], workers: int) 
     assert best.duration, "the best trial has ended"
     of_trial = next(job.size for (side, _), job in jobs.items() if side == "challenger")
     share = sum(job.size for job in jobs.values()) / of_trial / min(workers, len(jobs))
-    return f"about {best.duration.total_seconds() * share / 60:.0f} min, as the trial took its time"
+    return f"about {duration(best.duration.total_seconds() * share)}, judged by the time of the trial"
 
 
 def _compare(
