@@ -14,7 +14,7 @@ import click
 import pandas as pd
 import torch
 
-from bench import costs, growth, neighbours, speed, steps
+from bench import checkpoints, costs, growth, neighbours, speed, steps
 from lenet_study.recipes.variants import VARIANTS
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.hardware import cores
@@ -22,7 +22,7 @@ from lenet_study.training.hardware import cores
 STUDY = ("study", "--epochs", "1", "--folds", "2")
 SEARCH = ("search", "--trials", "20", "--max-epochs", "4", "--max-parameters", "100000")
 SEARCH += ("--pruner", "NopPruner", "--confirm-seeds", "0")
-PARTS = "speed,side,steps,faults,neighbours,costs,training,study,search,store"
+PARTS = "speed,side,steps,faults,neighbours,costs,checkpoints,training,study,search,store"
 
 
 @click.command()
@@ -68,6 +68,10 @@ def main(
                 lambda: neighbours.beside_neighbours(different, _numbers(busy), seconds, rounds),
             ),
             "costs": ("costs", lambda: costs.costs(names[-1], folder)),
+            "checkpoints": (
+                "a checkpoint after each epoch",
+                lambda: checkpoints.checkpoints(names, images, rounds, folder),
+            ),
             "training": ("growth of a training", lambda: growth.of_training(names[-1])),
             "study": (
                 "growth of a study of one epoch, against workers of one thread",

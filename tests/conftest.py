@@ -117,6 +117,15 @@ class Recorder:
     def on_run_start(self, name, run_id, epochs):
         self.events.append(("on_run_start", name, run_id, epochs))
 
+    def on_plan(self, name, sizes):
+        self.events.append(("on_plan", name, sizes))
+
+    def on_progress(self, name, progress):
+        self.events.append(("on_progress", name, progress))
+
+    def on_address(self, instruction, name, address):
+        self.events.append(("on_address", instruction, name, address))
+
     def on_epoch_end(self, name, epoch):
         self.events.append(("on_epoch_end", name, epoch))
 
@@ -129,7 +138,7 @@ class Recorder:
     @property
     def text(self) -> str:
         """All lines for the user."""
-        return "\n".join(event[1] for event in self.events if event[0] == "message")
+        return "\n".join(event[-1] for event in self.events if event[0] in ("message", "on_address"))
 
 
 TRAINING_ARTIFACTS = {

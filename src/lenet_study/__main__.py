@@ -13,6 +13,7 @@ import click
 from lenet_study.cli import parameters
 from lenet_study.cli.commands import COMMANDS, Command
 from lenet_study.errors import StudyError, UserError
+from lenet_study.execution.output import drop_unwritable_output
 from lenet_study.execution.signals import Stopped, stop_on_signals
 from lenet_study.training.hardware import limit_spinning
 
@@ -34,6 +35,7 @@ def main(arguments: list[str] | None = None, commands: Mapping[str, Command] = C
         The exit code: 0; 2 for what the user can cure; 1 for a failure of the store, the disk or the
         network; 130 and 143 when interrupted or terminated.
     """
+    drop_unwritable_output()
     stop_on_signals()  # so that an open run ends KILLED
     limit_spinning()
     try:

@@ -1,10 +1,12 @@
 """The store: opened once, its failures as sentences, servers that answer or do not."""
 
+import errno
 import http.server
 import os
 import signal
 import socket
 import sqlite3
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from conftest import process_context, start_process
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
 
-from lenet_study.errors import StoreError, UserError
+from lenet_study.errors import DiskError, StoreError, UserError
 from lenet_study.execution.signals import Stopped
 from lenet_study.tracking import links
 from lenet_study.tracking.run import open_run
@@ -65,10 +67,6 @@ def test_a_password_is_never_shown(store, monkeypatch, uri):
     ("message", "said"),
     [
         (
-            "(sqlite3.OperationalError) database or disk is full [SQL: UPDATE runs]",
-            "is full: make room there",
-        ),
-        (
             "API request failed with error code 401 != 200. Response body: ''",
             "refuses this user and password",
         ),
@@ -77,6 +75,40 @@ def test_a_password_is_never_shown(store, monkeypatch, uri):
 def test_a_failure_that_the_user_can_cure_says_how(store, message, said):
     with pytest.raises(StoreError, match=said), store_errors():
         raise MlflowException(message)
+
+
+SQLITE = "(sqlite3.OperationalError) database or disk is full [SQL: UPDATE runs]"
+
+
+@pytest.mark.parametrize(
+    ("error", "folder"),
+    [
+        (MlflowException(SQLITE), "{store}|{temporary}"),  # whichever has less room
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "{store}|{temporary}"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/a/curves.png", None, "/m/a/c.png"), "/m/a"),
+        (MlflowException("[Errno 28] No space left on device: '/m/a/x' -> '/m/b/x'"), "/m/b"),
+        (MlflowException("[Errno 122] Disk quota exceeded: '/m/a/x'"), "/m/a"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "{temporary}/tmp123/curves.png"), "{temporary}"),
+    ],
+)
+def test_a_full_disk_is_named(store, tmp_path, monkeypatch, error, folder):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    if isinstance(error, OSError) and error.filename:
+        error.filename = error.filename.format(temporary=temporary)
+    expected = folder.format(store=tmp_path, temporary=temporary)
+    with (
+        pytest.raises(DiskError, match=rf"^The disk of ({expected}) is full: make room there"),
+        store_errors(),
+    ):
+        raise error
+
+
+def test_other_failures_of_files_and_libraries_stay_what_they_are(store):
+    for error in (OSError("the cable is out"), RuntimeError("shapes differ")):
+        with pytest.raises(type(error), match=str(error)), store_errors():
+            raise error
 
 
 def open_a_run(number, together):

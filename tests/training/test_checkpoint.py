@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lenet_study.errors import DiskError
 from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
 from lenet_study.training.checkpoint import Checkpoints
 from lenet_study.training.loop import fit
@@ -114,8 +115,8 @@ def test_a_full_disk_leaves_the_checkpoint_before_it_whole(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         try:
             checkpoints.write(2, {"epoch": 2})
-        except OSError:
-            os._exit(7)
+        except DiskError as error:
+            os._exit(7 if str(tmp_path) in str(error) else 8)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
     assert checkpoints.newest() == {"epoch": 1}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import click
 from annotated_types import Ge
 
 from lenet_study.recipes.recipe import Seed, TrainingConfig
@@ -199,4 +200,6 @@ def fetch(to: Annotated[str, "Folder to make."], model: Model = DEFAULT_MODEL) -
 def _terminal() -> Reporter:
     from lenet_study.execution.reporter import Terminal
 
-    return Terminal()
+    terminal = Terminal()
+    click.get_current_context().call_on_close(terminal.close)  # however the command ends
+    return terminal

@@ -269,7 +269,8 @@ def open_run(
             _open.append(run)
             run.log_params(params)
             run.log_text(freeze(), File.ENVIRONMENT)
-            with keep_alive(run), sampled(run) if system_metrics else nullcontext():
+            sampling = sampled(run) if system_metrics else nullcontext()
+            with keep_alive(run), sampling, store_errors():  # before the reason is written down
                 yield run
             status = run.final_status
         except (Exception, KeyboardInterrupt, SystemExit) as error:

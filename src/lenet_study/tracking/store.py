@@ -23,7 +23,8 @@ from mlflow.entities import Run as MLflowRun
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from lenet_study.errors import StoreError, UserError
+from lenet_study.errors import DiskError, StoreError, UserError
+from lenet_study.tracking.disk import full_folder
 from lenet_study.tracking.schema import Tag
 
 NAME = "fashion-mnist-lenet"  # of the experiment and of the registered model
@@ -113,19 +114,25 @@ def _open_file(uri: str, timeout: float, patience: float) -> None:
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Turn a failure of MLflow's server or store into one sentence, a StoreError."""
+    """Turn a failure of MLflow's server or store into one sentence, a StoreError; of a disk, a DiskError."""
     try:
         yield
-    except (MlflowException, SQLAlchemyError) as error:
-        raise StoreError(failure_sentence(error)) from error
+    except (MlflowException, SQLAlchemyError, OSError, RuntimeError) as error:
+        if folder := full_folder(error):
+            raise DiskError(
+                f"The disk of {folder} is full: make room there, then `resume` goes on"
+            ) from error
+        if isinstance(error, MlflowException | SQLAlchemyError):
+            raise StoreError(failure_sentence(error)) from error
+        raise
 
 
 def failure_sentence(error: Exception) -> str:
     """Return a failure of MLflow's server or store in words, with the cure if there is one."""
     uri = mlflow.get_tracking_uri()
     message = " ".join(str(error).split()).replace(uri, redact(uri))
-    if "disk is full" in message or "No space left" in message:
-        return f"The disk of MLflow's store {redact(uri)} is full: make room there"
+    if folder := full_folder(error):
+        return f"The disk of {folder} is full: make room there"
     if "error code 401" in message:
         return (
             f"MLflow at {redact(uri)} refuses this user and password: set MLFLOW_TRACKING_USERNAME and "

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from lenet_study.errors import StudyError, UserError
+from lenet_study.errors import DivergenceError, StudyError, UserError
 from lenet_study.execution.executor import Monitor
 from lenet_study.execution.reporter import Reporter
 from lenet_study.recipes.recipe import TrainingConfig
@@ -87,7 +87,9 @@ def interrupted(checkpoint_dir: str = "") -> list[StoredTraining]:
     trainings = [
         stored
         for stored in [*killed, *failed]
-        if stored.stage in _TRAININGS and checkpoint_folder(stored.run_id, checkpoint_dir).is_dir()
+        if stored.stage in _TRAININGS
+        and stored.tag(Tag.FAILURE_KIND) != DivergenceError.__name__  # it would end in the same way
+        and checkpoint_folder(stored.run_id, checkpoint_dir).is_dir()
     ]
     ids = {parent.run_id for parent in parents}
     wholes = [
