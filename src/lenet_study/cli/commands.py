@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Ge
+from annotated_types import Interval
 
 from lenet_study.recipes.recipe import Seed, TrainingConfig
 from lenet_study.recipes.recipe_file import RecipeChoice
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lenet_study.workflows.train import TrainingJob
 
 Command = Callable[..., None]
-Folds = Annotated[int, Ge(2), "Parts of the k-fold cross-validation."]
+Folds = Annotated[int, Interval(ge=2, le=60_000), "Parts of the k-fold cross-validation."]
 CheckpointDir = Annotated[str, "Folder of all checkpoints; else one beside a local store."]
 Model = Annotated[str, "A run id, a models:/ address, or the path of a TorchScript file."]
 DEFAULT_MODEL = "models:/fashion-mnist-lenet@champion"

@@ -20,13 +20,23 @@ import click
 from lenet_study.recipes.constraints import Matches, OneOf
 
 
-class WholeNumber(click.IntRange):
+class Plain(click.ParamType[Any]):
+    """Refuses what Python would read as a number, though a run's params would then say something else."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse other scripts' digits, underscores and spaces."""
+        if isinstance(value, str) and not re.fullmatch(r"[0-9A-Za-z.+-]+", value):
+            self.fail(f"{value!a} is not a valid {self.name}: write it in the digits 0 to 9", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class WholeNumber(Plain, click.IntRange):
     """A whole number within a range."""
 
     name = "whole number"
 
 
-class FiniteNumber(click.FloatRange):
+class FiniteNumber(Plain, click.FloatRange):
     """A finite number within a range."""
 
     name = "number"
@@ -37,6 +47,18 @@ class FiniteNumber(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{number} is not a finite number.", param, ctx)
         return number
+
+
+class Text(click.ParamType[str]):
+    """A text that a file's name and a store can hold."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse control characters, and bytes that are no UTF-8, which the command line turns into surrogates."""
+        if re.search("[\x00-\x1f\x7f\ud800-\udfff]", value):
+            self.fail(f"{value!a} holds a character that cannot be written: leave it out", param, ctx)
+        return str(value)
 
 
 class Pattern(click.ParamType[str]):
@@ -111,7 +133,7 @@ def _click_type(kind: Any, annotations: list[Any]) -> click.ParamType[Any]:
             return Pattern(annotation)
     if kind in (int, float):
         return (WholeNumber if kind is int else FiniteNumber)(**_bounds(annotations))
-    return {bool: click.BOOL, str: click.STRING}[kind]
+    return {bool: click.BOOL, str: Text()}[kind]
 
 
 _BOUNDS = {
