@@ -7,7 +7,7 @@ workflow is imported when its command is called: torch and MLflow take seconds, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Command = Callable[..., None]
 Folds = Annotated[int, Interval(ge=2, le=60_000), "Parts of the k-fold cross-validation."]
 CheckpointDir = Annotated[str, "Folder of all checkpoints; else one beside a local store."]
+Force = Annotated[bool, "Train anew what has finished before."]
 Model = Annotated[str, "A run id, a models:/ address, or the path of a TorchScript file."]
 DEFAULT_MODEL = "models:/fashion-mnist-lenet@champion"
 COMMANDS: dict[str, Command] = {}  # of the command line
@@ -38,6 +39,29 @@ class Folders:
 
     data_dir: DataDir = ""
     checkpoint_dir: CheckpointDir = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training: its recipe, its computer, and its folders."""
+
+    choice: RecipeChoice
+    config: TrainingConfig
+    hardware: Hardware
+    folders: Folders
+
+    def job(self, folds: int = 0) -> TrainingJob:
+        """Return the training that the parameters describe."""
+        from lenet_study.workflows.train import TrainingJob
+
+        return TrainingJob(
+            recipe=self.choice.load(self.config),
+            hardware=self.hardware,
+            data=DataFiles.at(self.folders.data_dir),
+            checkpoint_dir=self.folders.checkpoint_dir,
+            recipe_file=self.choice.recipe,
+            folds=folds,
+        )
 
 
 def command(function: Command) -> Command:
@@ -59,6 +83,7 @@ def study(
     folders: Folders,
     folds: Folds = 5,
     workers: Workers = 0,
+    force: Force = False,
 ) -> None:
     """Run the whole study."""
     from lenet_study.workflows.study import study as run_study
@@ -70,39 +95,33 @@ def study(
         workers=workers,
         data=DataFiles.at(folders.data_dir),
         checkpoint_dir=folders.checkpoint_dir,
+        force=force,
         reporter=_terminal(),
     )
 
 
 @entry_point
-def train(choice: RecipeChoice, config: TrainingConfig, hardware: Hardware, folders: Folders) -> None:
+def train(training: Training) -> None:
     """Train one model and register it."""
     from lenet_study.workflows.train import train as run_training
 
-    run_training(_training_job(choice, config, hardware, folders), _terminal())
+    run_training(training.job(), _terminal())
 
 
 @entry_point
-def kfold(
-    choice: RecipeChoice,
-    config: TrainingConfig,
-    hardware: Hardware,
-    folders: Folders,
-    folds: Folds = 5,
-    workers: Workers = 0,
-) -> None:
+def kfold(training: Training, folds: Folds = 5, workers: Workers = 0, force: Force = False) -> None:
     """Cross-validate one model."""
     from lenet_study.workflows.kfold import kfold_side_by_side
 
-    kfold_side_by_side(_training_job(choice, config, hardware, folders, folds), workers, _terminal())
+    kfold_side_by_side(replace(training.job(folds), once=not force), workers, _terminal())
 
 
 @entry_point
-def retrain(choice: RecipeChoice, config: TrainingConfig, hardware: Hardware, folders: Folders) -> None:
+def retrain(training: Training) -> None:
     """Train one model on training and validation images, then evaluate it."""
     from lenet_study.workflows.retrain import retrain as run_retraining
 
-    run_retraining(_training_job(choice, config, hardware, folders), _terminal())
+    run_retraining(training.job(), _terminal())
 
 
 @entry_point
@@ -118,9 +137,7 @@ def evaluate(
 
 
 @entry_point
-def promote(
-    rollback: Annotated[bool, "Give the alias back to the former champion."] = False,
-) -> None:
+def promote(rollback: Annotated[bool, "Give the alias back to the former champion."] = False) -> None:
     """Make the best training's model the champion."""
     from lenet_study.workflows.promote import promote as run_promotion
 
@@ -137,11 +154,11 @@ def search(config: SearchConfig, hardware: Hardware, workers: Workers = 0, data_
 
 @entry_point
 def resume(
-    run_id: Annotated[str, "The interrupted training; empty for all of this store and host."] = "",
+    run_id: Annotated[str, "The interrupted run; empty for all of this store and host."] = "",
     checkpoint_dir: CheckpointDir = "",
-    force: Annotated[bool, "Also with other packages, whose bits may differ."] = False,
+    force: Annotated[bool, "Although code, packages or processor have changed: other bits."] = False,
 ) -> None:
-    """Go on with interrupted trainings, each in its own run."""
+    """Go on with interrupted trainings, cross-validations and studies, each in its own run."""
     from lenet_study.workflows.resume import resume as run_resume
 
     run_resume(run_id, force=force, checkpoint_dir=checkpoint_dir, reporter=_terminal())
@@ -150,7 +167,7 @@ def resume(
 @entry_point
 def reap() -> None:
     """End the runs whose process is gone."""
-    from lenet_study.workflows.resume import reap as run_reap
+    from lenet_study.workflows.orphans import reap as run_reap
 
     run_reap(_terminal())
 
@@ -169,22 +186,6 @@ def fetch(to: Annotated[str, "Folder to make."], model: Model = DEFAULT_MODEL) -
     from lenet_study.workflows.fetch import fetch_model
 
     fetch_model(model, Path(to), _terminal())
-
-
-def _training_job(
-    choice: RecipeChoice, config: TrainingConfig, hardware: Hardware, folders: Folders, folds: int = 0
-) -> TrainingJob:
-    """Return the training that the parameters describe."""
-    from lenet_study.workflows.train import TrainingJob
-
-    return TrainingJob(
-        recipe=choice.load(config),
-        hardware=hardware,
-        data=DataFiles.at(folders.data_dir),
-        checkpoint_dir=folders.checkpoint_dir,
-        recipe_file=choice.recipe,
-        folds=folds,
-    )
 
 
 def _terminal() -> Reporter:

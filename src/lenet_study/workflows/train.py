@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Literal
 
 import pandas as pd
 import torch
+from filelock import BaseFileLock
+from matplotlib.figure import Figure
 
-from lenet_study.evidence import figures
-from lenet_study.evidence.figures import architecture
+from lenet_study.evidence.figures import architecture, style, training_curves
 from lenet_study.execution import signals
 from lenet_study.execution.executor import Monitor
 from lenet_study.execution.reporter import Reporter
@@ -24,57 +25,43 @@ from lenet_study.tracking import links, registry
 from lenet_study.tracking.registry import LoggedModel
 from lenet_study.tracking.run import Run, open_run
 from lenet_study.tracking.schema import File, Metric, Tag
-from lenet_study.tracking.store import NAME, checkpoint_folder
+from lenet_study.tracking.store import NAME, checkpoint_folder, claim_lock, set_tag
 from lenet_study.tracking.stored_training import StoredTraining
 from lenet_study.training import dataset, loop
 from lenet_study.training.augmentation import augment
 from lenet_study.training.checkpoint import Checkpoints
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.dataset import Normalisation, Split
-from lenet_study.training.hardware import Hardware
+from lenet_study.training.hardware import Hardware, processor
 from lenet_study.training.history import Epoch
 from lenet_study.training.loop import FitResult
 from lenet_study.training.model import LeNet, summary
+from lenet_study.workflows import reuse
 
 Stage = Literal["train", "fold", "retrain", "trial", "confirm"]
 _IMAGES = {"fold": "On all folds but one: ", "retrain": "On training and validation images: "}
 _FILE = " Its recipe file decides: the params `recipe.…` count, not their namesakes."
-_REGISTERED = ("train", "retrain")
+WAIT_SECONDS = 1.0  # between two looks at a training of another process
 PROOF_IMAGES = 1000  # images on which an exported model must equal the eager one
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """One training as data.
-
-    Attributes:
-        recipe: What to train, and how.
-        stage: ``train`` on the training split, ``fold`` on all folds but one, ``retrain`` on all images;
-            ``trial`` and ``confirm`` for a search.
-        hardware: Where to train.
-        data: The images.
-        recipe_file: Path of the file that the recipe came from; empty for a variant.
-        study: Id of the study's run that the training belongs to.
-        parent: Id of the run to nest the training's run under.
-        fold: Which fold validates, counting from 1, of how many ``folds``.
-        folds: Parts of the cross-validation.
-        tags: Further tags of its run.
-        checkpoint_dir: Folder of all runs' checkpoints; empty for one beside a local store.
-        resume: Id of the interrupted run to go on with; empty begins one.
-    """
+    """One training as data."""
 
     recipe: Recipe
-    stage: Stage = "train"
+    stage: Stage = "train"  # ``fold`` trains on all folds but one, ``retrain`` on all images
     hardware: Hardware = Hardware()
     data: DataFiles = field(default_factory=DataFiles.at)
-    recipe_file: str = ""
-    study: str = ""
-    parent: str = ""
-    fold: int = 0
+    recipe_file: str = ""  # path of the file that the recipe came from; empty for a variant
+    study: str = ""  # id of the study's run that the training belongs to
+    parent: str = ""  # id of the run to nest the training's run under
+    fold: int = 0  # number of the one that validates, counting from 1
     folds: int = 0
-    tags: Mapping[str, object] = field(default_factory=dict)
-    checkpoint_dir: str = ""
-    resume: str = ""
+    tags: Mapping[str, object] = field(default_factory=dict)  # further ones of its run
+    checkpoint_dir: str = ""  # folder of all runs' checkpoints; empty for one beside a local store
+    resume: str = ""  # id of the interrupted run to go on with; empty begins one
+    once: bool = False  # whether an equal training that has finished is used again, see ``train_once``
 
     @property
     def name(self) -> str:
@@ -88,7 +75,6 @@ class TrainingJob:
 
     def params(self) -> dict[str, object]:
         """Return the params of its run: those of the entry point ``train``, and the model."""
-        from_file = bool(self.recipe_file) or self.recipe.searched
         return {
             "variant": self.recipe.name,
             "recipe": self.recipe_file,
@@ -97,7 +83,7 @@ class TrainingJob:
             "data_dir": str(self.data.folder),
             "checkpoint_dir": self.checkpoint_dir,
             **({"folds": self.folds} if self.folds else {}),
-            **self.recipe.params(from_file=from_file),
+            **self.recipe.params(from_file=bool(self.recipe_file) or self.recipe.searched),
         }
 
     def images(self) -> tuple[Split, Split | None]:
@@ -106,20 +92,32 @@ class TrainingJob:
         if self.stage == "retrain":
             return images, None
         if self.stage == "fold":
-            rows = dataset.folds(images.labels, self.folds, seed)[self.fold - 1]
+            train, validation = dataset.folds(images.labels, self.folds, seed)[self.fold - 1]
         else:
-            rows = dataset.split(images.labels, seed)
-        train, validation = rows
+            train, validation = dataset.split(images.labels, seed)
         return images.subset(train), images.subset(validation)
 
     def run(self, reporter: Reporter, monitor: Monitor) -> TrainingResult:
-        """Do it; see ``train``."""
-        return train(self, reporter, monitor)
+        """Train; see ``train`` and ``train_once``."""
+        return (train_once if self.once else train)(self, reporter, monitor)
+
+    def fingerprint(self) -> str:
+        """Return what is the same for trainings alone that give the same weights under the same name."""
+        device = self.hardware.prepare()
+        return reuse.fingerprint(
+            {
+                "stage": self.stage,
+                "fold": [self.fold, self.folds],
+                "recipe": asdict(self.recipe),
+                "data": dict(self.data.sha256),
+                "hardware": hardware_tags(device),
+            }
+        )
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training gave."""
+    """The result of a training."""
 
     run_id: str
     best: Epoch
@@ -128,14 +126,15 @@ class TrainingResult:
     seconds: float  # wall time of the whole run
     model: LoggedModel | None  # None if it was pruned
     pruned: str = ""  # why it was ended early
+    reused: bool = False  # whether it had been done before
 
     @classmethod
     def of(cls, training: StoredTraining) -> TrainingResult:
-        """Read what a finished training gave.
+        """Read the result of a finished training.
 
         Raises:
             UserError: Its model is not the one that was logged.
-            StoreError: The store failed, or holds no such thing.
+            StoreError: The store failed, or has lost a part of the result.
         """
         augmented = training.metric(Metric.BEST_VAL_ACCURACY_AUGMENTED)
         model = registry.logged_model_of(training)
@@ -144,11 +143,6 @@ class TrainingResult:
 
 def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = Monitor()) -> TrainingResult:
     """Do one training in a run of its own: log its data, metrics, pictures and model.
-
-    Args:
-        job: What to train.
-        reporter: Hears how it goes.
-        monitor: Hears of the run and of every epoch, and may end the training.
 
     Raises:
         UserError: The data cannot be had, or MLFLOW_RUN_ID names a run that has been used.
@@ -159,11 +153,10 @@ def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = 
     device = job.hardware.prepare()
     images, validation = job.images()
     with _open_training_run(job) as run:
-        reporter.on_run_start(job.name, run.id, job.recipe.config.epochs)
-        monitor.on_run_start(run.id)
-        try:
-            _log_inputs(run, job, images, validation, device)
+        with _reported(job, run, reporter, monitor):
+            _log_inputs(run, job, images, validation)
             model = LeNet(job.recipe.variant, job.recipe.config.seed)
+            checkpoints = _checkpoints(job, run, reporter)
             fit = loop.fit(
                 model,
                 images,
@@ -172,32 +165,86 @@ def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = 
                 device=device,
                 on_epoch=partial(_on_epoch, run, job.name, reporter, monitor),
                 on_step=signals.check,
-                checkpoints=(checkpoints := _checkpoints(job, run, reporter)),
+                checkpoints=checkpoints,
             )
-        finally:
-            reporter.on_run_end(job.name)
         if fit.stopped:
             run.prune(fit.stopped)  # at once: a search that is killed now reads here that the trial has ended
         augmented = _augmented_accuracy(model, validation, fit.normalisation, job.recipe)
         _log_results(run, job, fit, augmented)
-        logged = None
-        if not fit.stopped:
-            images_of_proof = (validation or images).images[:PROOF_IMAGES]
-            logged = _log_model(run, job, model, fit, images_of_proof)
+        logged = None if fit.stopped else _log_model(run, job, model, fit, validation or images)
+        if logged:
             _report(run, job, fit.best, logged, reporter)
     checkpoints.remove()
     seconds = perf_counter() - start
     return TrainingResult(run.id, fit.best, fit.history, augmented, seconds, logged, fit.stopped)
 
 
+def train_once(job: TrainingJob, reporter: Reporter, monitor: Monitor) -> TrainingResult:
+    """Train, unless an equal training can be used again or gone on with; one that is under way is waited for.
+
+    Raises:
+        As ``train`` does.
+    """
+    identity, waiting = job.fingerprint(), False
+    while True:
+        signals.check()
+        with claim_lock() as claim:
+            former = reuse.Former(identity, job.checkpoint_dir)
+            if former.finished:
+                return _used_again(job, former.finished, reporter)
+            if not former.running:
+                claimed = replace(job, resume=former.interrupted.info.run_id if former.interrupted else "")
+                return train(claimed, reporter, _Claimed(monitor, claim))
+        if not waiting:
+            reporter.message(f"{job.name}: waits for run {former.running.info.run_id}, which does the same")
+        waiting = True
+        sleep(WAIT_SECONDS)
+
+
+@dataclass(frozen=True)
+class _Claimed(Monitor):
+    """Releases the lock of claims as soon as an open run tells others who does this work."""
+
+    monitor: Monitor
+    claim: BaseFileLock
+
+    def on_run_start(self, run_id: str) -> None:
+        self.claim.release()
+        self.monitor.on_run_start(run_id)
+
+    def on_epoch_end(self, epoch: Epoch) -> str | None:
+        return self.monitor.on_epoch_end(epoch)
+
+
+def _used_again(job: TrainingJob, former: StoredTraining, reporter: Reporter) -> TrainingResult:
+    """Return the result of a finished training, which belongs to this job's study from now on, too."""
+    result = replace(TrainingResult.of(former), reused=True)
+    studies = former.tag(Tag.STUDY).split()
+    if job.study and job.study not in studies:
+        set_tag(former.run_id, Tag.STUDY, " ".join([*studies, job.study]))
+    reporter.message(f"{job.name}: used again from run {former.run_id}; force=true trains it anew")
+    return result
+
+
+@contextmanager
+def _reported(job: TrainingJob, run: Run, reporter: Reporter, monitor: Monitor) -> Iterator[None]:
+    """Tell reporter and monitor of a run's start, and the reporter of its end, however it comes."""
+    reporter.on_run_start(job.name, run.id, job.recipe.config.epochs)
+    monitor.on_run_start(run.id)
+    try:
+        yield
+    finally:
+        reporter.on_run_end(job.name)
+
+
 def _open_training_run(job: TrainingJob) -> AbstractContextManager[Run]:
-    """Open the run of a training."""
-    fold: dict[str, object] = {Tag.FOLD: job.fold} if job.fold else {}
+    own: dict[str, object] = {Tag.FINGERPRINT: job.fingerprint(), **hardware_tags(job.hardware.prepare())}
+    own |= {Tag.FOLD: job.fold} if job.fold else {}
     return open_run(
         job.name,
         stage="recipe" if job.stage == "train" and job.recipe.searched else job.stage,
         params=job.params(),
-        tags={**variant_tags(job.recipe.name), **fold, **job.tags},
+        tags={**variant_tags(job.recipe.name), **own, **job.tags},
         description=_IMAGES.get(job.stage, "") + describe(job.recipe) + (_FILE if job.recipe_file else ""),
         study=job.study,
         parent=job.parent,
@@ -222,20 +269,17 @@ def _checkpoints(job: TrainingJob, run: Run, reporter: Reporter) -> Checkpoints:
 
 def variant_tags(name: str) -> dict[str, object]:
     """Return the tags of every run about one model: its name and, of a variant, its colour in charts."""
-    return {Tag.VARIANT: name, **({Tag.COLOUR: figures.COLOURS[name]} if name in VARIANTS else {})}
+    return {Tag.VARIANT: name, **({Tag.COLOUR: style.COLOURS[name]} if name in VARIANTS else {})}
 
 
 def hardware_tags(device: torch.device) -> dict[str, object]:
     """Return the tags that tell what this process was prepared to compute on."""
-    return {Tag.DEVICE: device, Tag.THREADS: torch.get_num_threads()}
+    return {Tag.DEVICE: device, Tag.THREADS: torch.get_num_threads(), Tag.PROCESSOR: processor(device)}
 
 
-def _log_inputs(
-    run: Run, job: TrainingJob, images: Split, validation: Split | None, device: torch.device
-) -> None:
+def _log_inputs(run: Run, job: TrainingJob, images: Split, validation: Split | None) -> None:
     """Log all that is known before the first epoch."""
     variant = job.recipe.variant
-    run.set_tags(hardware_tags(device))
     run.log_text(summary(variant), File.MODEL_SUMMARY)
     run.log_text(recipe_file.dumps(job.recipe), File.RECIPE)
     run.log_figure(architecture.draw(job.recipe.name, variant), File.ARCHITECTURE)
@@ -259,13 +303,13 @@ def _log_results(run: Run, job: TrainingJob, fit: FitResult, augmented: float | 
     count = parameter_count(job.recipe.variant)
     run.log_metrics({Metric.BEST_VAL_ACCURACY_AUGMENTED: augmented, Metric.PARAMETER_COUNT: count})
     run.log_table(pd.DataFrame(map(asdict, fit.history)), File.HISTORY)
-    curves = figures.curves({job.name: fit.history}, {job.name: fit.best.epoch}, title=job.name)
+    curves = training_curves.curves({job.name: fit.history}, {job.name: fit.best.epoch}, title=job.name)
     run.log_figure(curves, File.CURVES)
-    run.log_figure(figures.learning_rate(fit.history, title=job.name), File.LEARNING_RATE)
+    run.log_figure(training_curves.learning_rate(fit.history, title=job.name), File.LEARNING_RATE)
 
 
-def _log_model(run: Run, job: TrainingJob, model: LeNet, fit: FitResult, proof: torch.Tensor) -> LoggedModel:
-    """Log the model with a description of itself; register it if its stage is one for that."""
+def _log_model(run: Run, job: TrainingJob, model: LeNet, fit: FitResult, images: Split) -> LoggedModel:
+    """Log the model with a description of itself, proven on images; register it if its stage is for that."""
     description = {
         "name": job.name,
         "variant": job.recipe.name,
@@ -274,15 +318,14 @@ def _log_model(run: Run, job: TrainingJob, model: LeNet, fit: FitResult, proof: 
         "val_accuracy": fit.best.val_accuracy,
         **asdict(job.recipe.config),
     }
-    register = job.stage in _REGISTERED
+    proof, register = images.images[:PROOF_IMAGES], job.stage in ("train", "retrain")
     return registry.log_model(run, model, fit.normalisation, proof, description, register=register)
 
 
 def _report(run: Run, job: TrainingJob, best: Epoch, model: LoggedModel, reporter: Reporter) -> None:
-    """Say what a training gave, on how many threads, and where to see it."""
-    if best.val_accuracy is None:
-        result = f"trained for {best.epoch} epochs"
-    else:
+    """Report a training's result, its number of threads, and the address of its run."""
+    result = f"trained for {best.epoch} epochs"
+    if best.val_accuracy is not None:
         result = f"best epoch {best.epoch}, validation accuracy {best.val_accuracy:.2%}"
     version = f", version {model.version} of {NAME}" if model.version else ""
     threads = torch.get_num_threads()
@@ -304,10 +347,10 @@ def _augmented_accuracy(
     return loop.evaluate(model, augmented.to(device), normalisation)[1]
 
 
-def _augmentation_examples(train: Split, recipe: Recipe, rows: int = 6, columns: int = 8) -> figures.Figure:
+def _augmentation_examples(train: Split, recipe: Recipe, rows: int = 6, columns: int = 8) -> Figure:
     generator = loop.epoch_generator(recipe.config.seed, 0, train.images.device)
     originals = train.images[:rows]
     repeated = originals.repeat_interleave(columns, 0)
     augmented = augment(repeated, generator, recipe.variant.augmentation)
-    shown = augmented.reshape(rows, columns, *originals.shape[1:])
-    return figures.augmentation(originals.cpu().numpy(), shown.cpu().numpy())
+    grid = augmented.reshape(rows, columns, *originals.shape[1:])
+    return training_curves.augmentation(originals.cpu().numpy(), grid.cpu().numpy())
