@@ -41,10 +41,11 @@ class Case:
 
 # ---- values by the declared type ----
 
-NO_NUMBERS = ["", " ", "abc", "nan", "-inf", "true", "1,5", "0x10", "1_000", "１２", "٣", " 3", "3 ", "3\n", "3\0"]
-NO_NUMBERS += ["--", "1e999", "9" * 5000, "10;ls", "$(id)", "None"]
+NO_NUMBERS = ["", " ", " 3", "3 ", "3\n", "3\0", "9" * 5000, "\uff11\uff12"]
+NO_NUMBERS += ["abc", "nan", "-inf", "true", "1,5", "0x10", "1_000", "1e999", "--"]
+NO_NUMBERS += ["10;ls", "$(id)", "None"]
 NO_WHOLE_NUMBERS = ["1.5", "1e3", "3.0"]
-NO_SWITCHES = ["", "maybe", "2", "-1", "nan", "on\0", "１"]
+NO_SWITCHES = ["", "maybe", "2", "-1", "nan", "on\0", "\uff11"]
 NO_TEXTS = ["\0", "a\0b", "line\nline", "\x1b[31mred", "\udcff"]
 
 
@@ -59,7 +60,8 @@ def bad_values(option: click.Option) -> list[str]:
         return outside + NO_NUMBERS + (NO_WHOLE_NUMBERS if isinstance(kind, click.IntRange) else [])
     if isinstance(kind, click.Choice):
         first = kind.choices[0]
-        return ["", "nonsense", f" {first}", f"{first} ", f"{first}\0", first.swapcase() + "Ⅴ", *NO_TEXTS]
+        no_choices = ["", "nonsense", f" {first}", f"{first} ", f"{first}\0", first + "\u2164"]
+        return no_choices + NO_TEXTS
     if isinstance(kind, Pattern):
         return ["", " ", "a/b", "..", "a b", "x" * 1000, "🙂", "-", *NO_TEXTS]
     return NO_SWITCHES if kind is click.BOOL else NO_TEXTS
@@ -77,7 +79,7 @@ def declared_cases() -> Iterator[Case]:
             values = bad_values(option)
             for value in values[:3] if declaration in seen else values:
                 yield Case((command, *required, flag, value), (flag,))
-            yield Case((command, *required, flag), (flag, f"{command} --help"))
+            yield Case((command, *required, flag), (flag, "requires an argument", "--help"))
             yield Case((command, *required, f"{flag}x", "1"), (f"{flag}x", f"{command} --help"))
             seen.add(declaration)
         yield Case((command, *required, "stray"), ("stray", f"{command} --help"))
@@ -87,33 +89,48 @@ def declared_cases() -> Iterator[Case]:
 # ---- what takes looking: files, addresses, ids ----
 
 
+NO_FOLDERS = ["~nosuch/x", "{folder}/text", "{folder}/text/below", "{folder}/fifo"]
+NO_FOLDERS += ["{folder}/dangling", "{folder}/loop/x"]
+NO_FOLDERS += ["x" * 300, "x/" * 3000]
+NO_MODELS = ["nonsense", "x/y", "{folder}/fifo", "{folder}", "~nosuch/x", "models:"]
+NO_MODELS += ["models:/", "models:/nosuch/1", "models:/a/b/c"]
+NO_MODELS += ["models:/nosuch@champion", "runs:/", "runs:/x", "runs:/x/model", "http://[::1"]
+NO_MODELS += ["file:///nosuch"]
+NO_MODELS += ["", " ", "x" * 32, "x" * 300, "models:/../../etc", "models:/a@b c", "models:/x/" + "9" * 30]
+NO_FILES = [
+    "nosuch.json",
+    "~nosuch/x",
+    "{folder}",
+    "{folder}/fifo",
+    "{folder}/dangling",
+    "/dev/zero",
+    "x" * 300,
+]
+NO_RUNS = ["nonsense", "x" * 32, "' or 1=1", "../..", "x" * 5000, "\uff11\uff12", " "]
+
+
 def path_cases() -> Iterator[Case]:
     """Folders and files that cannot be what a parameter says."""
-    no_folders = ["~nosuch/x", "{folder}/text", "{folder}/text/below", "{folder}/fifo", "{folder}/dangling"]
-    no_folders += ["x" * 300, "x/" * 3000, "{folder}/loop/x"]
     for command in ("train", "kfold", "retrain", "study", "search", "evaluate", "data"):
-        for value in no_folders:
+        for value in NO_FOLDERS:
             yield Case((command, "--data-dir", value), ("data_dir", value[:40]))
     for command in ("train", "kfold", "retrain", "study", "resume"):
-        for value in no_folders:
-            yield Case((command, "--checkpoint-dir", value), ("checkpoint_dir", value[:40]))
-    no_models = ["", "nonsense", "x/y", "{folder}/text", "{folder}/fifo", "{folder}", "~nosuch/x", "x" * 300]
-    no_models += ["x" * 32, "models:/", "models:/nosuch/1", "models:/nosuch@champion", "models:/a/b/c", "models:"]
-    no_models += ["models:/fashion-mnist-lenet/" + "9" * 30, "models:/fashion-mnist-lenet@a b", "runs:/", "runs:/x"]
-    no_models += ["runs:/x/model", "http://[::1", "file:///nosuch", "models:/../../etc", "'; DROP TABLE runs; --"]
-    no_models += ["{folder}/recipe.json", "１２", " "]
-    for value in no_models:
+        for value in NO_FOLDERS:
+            yield Case((command, "--checkpoint-dir", value), ("--checkpoint-dir", value[:40]))
+    for value in NO_MODELS:
         yield Case(("evaluate", "--model", value), ("model=", value[:40]))
         yield Case(("fetch", "--to", "copy", "--model", value), ("model=", value[:40]))
     for value in ("{folder}/text", "{folder}", "{folder}/fifo", "", ".", "/", "x" * 300, "{folder}/text/x"):
         yield Case(("fetch", "--to", value), ("to=", value[:40]))
-    for value in ("nonsense", "x" * 32, "' or 1=1", "../..", "x" * 5000, "１２", " "):
+    for value in ("{folder}/text", "{folder}/recipe.json"):
+        yield Case(("evaluate", "--model", value), (value, "TorchScript"))
+    for value in NO_RUNS:
         yield Case(("resume", "--run-id", value), ("run_id=", value[:40]))
 
 
 def recipe_cases() -> Iterator[Case]:
     """Recipe files that are none."""
-    for value in ("nosuch.json", "{folder}", "{folder}/fifo", "{folder}/dangling", "/dev/zero", "x" * 300, " "):
+    for value in NO_FILES:
         yield Case(("train", "--recipe", value), ("recipe=", value[:40]))
     for name, (_, named) in BROKEN_RECIPES.items():
         for command in ("train", "kfold", "retrain"):
@@ -126,7 +143,9 @@ def data_cases() -> Iterator[Case]:
         for command in (("data",), ("train", "--variant", "baseline"), ("study",)):
             yield Case((*command, "--data-dir", f"{{folder}}/{name}"), (f"{name}/train-images", "delete it"))
         yield Case(
-            ("data",), (f"{name}/train-images", "delete it"), environment={"LENET_STUDY_DATA": f"{{folder}}/{name}"}
+            ("data",),
+            (f"{name}/train-images", "delete it"),
+            environment={"LENET_STUDY_DATA": f"{{folder}}/{name}"},
         )
 
 
@@ -182,7 +201,7 @@ STORES = {  # what is no store of MLflow: exit code, what the sentence names bes
     "postgresql+psycopg://127.0.0.1:abc/x": (USER, "127.0.0.1:abc/x"),
     "postgresql://127.0.0.1:1/x": (USER, "needs a package"),
     "mysql://127.0.0.1:1/x": (USER, "needs a package"),
-    "１２": (USER, "MLFLOW_TRACKING_URI"),
+    "\uff11\uff12": (USER, "MLFLOW_TRACKING_URI"),
     "'; DROP TABLE runs; --": (USER, "DROP TABLE"),
 }
 QUICK = ("train", "--variant", "baseline", "--epochs", "1", "--data-dir", "{folder}/data")
@@ -193,16 +212,16 @@ OPENING = {  # commands that open a run of their own
     "promote": ("promote",),
 }
 VARIABLES = {  # variables that decide which run or experiment is used: bad values
-    "MLFLOW_RUN_ID": ["abc", "x" * 32, "１２", "' or 1=1", "../..", "x" * 5000, " "],
-    "MLFLOW_EXPERIMENT_ID": ["abc", "999", "-1", "1.5", "9" * 30, "１２", "' or 1=1", " "],
+    "MLFLOW_RUN_ID": NO_RUNS,
+    "MLFLOW_EXPERIMENT_ID": ["abc", "999", "-1", "1.5", "9" * 30, "\uff11\uff12", "' or 1=1", " "],
     "MLFLOW_EXPERIMENT_NAME": ["x" * 600, " "],
 }
 
 
 def environment_cases() -> Iterator[Case]:
     """Variables that name no store, no run, no experiment or no data."""
-    for value in STORAGES:
-        yield Case(("search", "--data-dir", "{folder}/data", "--storage", value), ("storage", STORAGES[value]))
+    for value, named in STORAGES.items():
+        yield Case(("search", "--data-dir", "{folder}/data", "--storage", value), ("storage", named))
     for value, (code, named) in STORES.items():
         for arguments in (("reap",), QUICK) if code == USER else (("reap",),):
             environment = {"MLFLOW_TRACKING_URI": value}

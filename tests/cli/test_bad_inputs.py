@@ -1,14 +1,12 @@
-"""Bad input everywhere: one sentence that names the field and the value, the right exit code, nothing left."""
+"""Bad input everywhere: one sentence that names field and value, the right exit code, nothing left."""
 
-import os
 import signal
 import sqlite3
-import time
 from pathlib import Path
 
 import bad_inputs
 import pytest
-from conftest import STORE_VARIABLES, open_store, toy_split, write_data_files
+from conftest import open_store, toy_split, write_data_files
 
 from lenet_study.__main__ import main
 from lenet_study.training.data_files import SHA256, SOURCES
@@ -57,7 +55,9 @@ def _too_late(signum, frame):
 
 def left_behind(folder: Path):
     """What a refused command must leave as it is: the files, but for locks, and the store's runs."""
-    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix not in (".lock", ".claims")}
+    names = {
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix not in (".lock", ".claims")
+    }
     with sqlite3.connect(folder / "mlflow.db") as store:
         return names, store.execute("SELECT count(*) FROM runs").fetchone()
 
@@ -69,7 +69,7 @@ def test_bad_input_is_refused_in_one_sentence(case, folder, answer):
 
     before = left_behind(folder)
     environment = {name: filled(value) for name, value in case.environment.items()}
-    code, (output, errors) = answer(map(filled, case.arguments), environment)
+    code, (_, errors) = answer(map(filled, case.arguments), environment)
     assert code == case.code, errors
     assert "Traceback" not in errors
     sentence = errors.splitlines()[-1]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Interval
 
+from lenet_study.recipes.constraints import Folder
 from lenet_study.recipes.recipe import Seed, TrainingConfig
 from lenet_study.recipes.recipe_file import RecipeChoice
 from lenet_study.search.config import SearchConfig
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 Folds = Annotated[int, Interval(ge=2, le=60_000), "Parts of the k-fold cross-validation."]
-CheckpointDir = Annotated[str, "Folder of all checkpoints; else one beside a local store."]
+CheckpointDir = Annotated[str, Folder(), "Folder of all checkpoints; else one beside a local store."]
 Force = Annotated[bool, "Train anew what has finished before."]
 Model = Annotated[str, "A run id, a models:/ address, or the path of a TorchScript file."]
 DEFAULT_MODEL = "models:/fashion-mnist-lenet@champion"

@@ -12,11 +12,12 @@ import re
 import typing
 from collections.abc import Callable
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import click
 
-from lenet_study.recipes.constraints import Matches, OneOf
+from lenet_study.recipes.constraints import Folder, Matches, OneOf, folder_problem
 
 
 class Plain(click.ParamType[Any]):
@@ -54,10 +55,25 @@ class Text(click.ParamType[str]):
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Refuse control characters, and bytes that are no UTF-8, which the command line turns into surrogates."""
+        """Refuse control characters, and surrogates: Python's form of bytes that are no UTF-8."""
         if re.search("[\x00-\x1f\x7f\ud800-\udfff]", value):
             self.fail(f"{value!a} holds a character that cannot be written: leave it out", param, ctx)
         return str(value)
+
+
+class FolderPath(Text):
+    """A path of a folder, or of one that can be made."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what is there and is no folder."""
+        path = super().convert(value, param, ctx)
+        try:
+            path = str(Path(path).expanduser()) if path else ""
+        except RuntimeError:
+            self.fail(f"{path!r} is in no known home folder: write it in full", param, ctx)
+        if path and (problem := folder_problem(path)):
+            self.fail(f"{path!r} ({problem}): name a folder", param, ctx)
+        return path
 
 
 class Pattern(click.ParamType[str]):
@@ -117,6 +133,8 @@ def _click_type(kind: Any, annotations: list[Any]) -> click.ParamType[Any]:
             return click.Choice(annotation.values)
         if isinstance(annotation, Matches):
             return Pattern(annotation)
+        if isinstance(annotation, Folder):
+            return FolderPath()
     if kind in (int, float):
         return (WholeNumber if kind is int else FiniteNumber)(**_bounds(annotations))
     return {bool: click.BOOL, str: Text()}[kind]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from dataclasses import asdict, dataclass, replace
@@ -42,6 +43,8 @@ def read(path: str, config: TrainingConfig) -> Recipe:
     """
     where = f"recipe={path}"
     try:
+        if not Path(path).is_file():  # a pipe or a device could be read for ever
+            raise FileNotFoundError(errno.ENOENT, "it is no file")
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)

@@ -42,7 +42,8 @@ class Variant:
     hidden_units: Annotated[tuple[Width, Width], "Units of the two hidden fully connected layers."]
     batch_norm: Annotated[bool, "Whether batch norm follows each convolution and hidden layer."]
     halve_learning_rate_every: Annotated[
-        Annotated[int, Interval(ge=1, le=10**9)] | None, "Epochs between halvings of the learning rate; None never halves it."
+        Annotated[int, Interval(ge=1, le=10**9)] | None,
+        "Epochs between halvings of the learning rate; None never halves it.",
     ]
     cosine_annealing: Annotated[bool, "Whether the learning rate falls along a half cosine to zero."] = False
     dropout: Annotated[ShareBelowOne, "Probability of dropping an input of a classifier's layer."] = 0.0

@@ -67,6 +67,8 @@ def _parse(address: str) -> URL:
         raise UserError(f"storage={redacted} would be lost with this process: write sqlite:///optuna.db")
     if database and not database.parent.is_dir():
         raise UserError(f"storage={redacted} is in no existing folder: make it first")
+    if database and os.path.lexists(database) and not database.is_file():
+        raise UserError(f"storage={redacted} is no file: name another")
     return url
 
 
@@ -142,7 +144,14 @@ def _storage_errors(redacted: str) -> Iterator[None]:
             f"storage={redacted} is no database of Optuna {optuna.__version__}, and it cannot share one with "
             "MLflow: name one of its own"
         ) from error
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, OSError) as error:
+    except (
+        SQLAlchemyError,
+        optuna.exceptions.StorageInternalError,
+        ImportError,
+        OSError,
+        TypeError,
+        ValueError,
+    ) as error:
         # The driver's own words on one line; SQLAlchemy wraps them in pages of background.
         reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise UserError(f"storage={redacted} cannot be used ({reason}): check the address") from error

@@ -16,11 +16,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from sqlalchemy.exc import SQLAlchemyError
 
-from lenet_study.errors import UserError
 from lenet_study.tracking.liveness import HEARTBEAT_SECONDS, heartbeat, process_tags
 from lenet_study.tracking.provenance import freeze, provenance_tags
 from lenet_study.tracking.schema import File, Metric, Tag
-from lenet_study.tracking.store import connect, prepare_experiment, store_errors, uninterrupted
+from lenet_study.tracking.store import adopted_run, connect, prepare_experiment, store_errors, uninterrupted
 from lenet_study.training.dataset import Split
 from lenet_study.training.history import Epoch
 
@@ -185,7 +184,7 @@ def open_run(
 def _start(name: str, tags: Mapping[str, object], surrounding: str, system_metrics: bool, resume: str) -> Run:
     """Create a run in the experiment of the surrounding one, adopt that of `mlflow run`, or resume one."""
     client = mlflow.MlflowClient()
-    run_id = resume or _adopted(client)
+    run_id = resume or adopted_run()
     experiment_id = prepare_experiment(surrounding, adopted=run_id)
     os.environ.pop("MLFLOW_RUN_ID", None)
     if not run_id:
@@ -222,19 +221,3 @@ def _record_failure(run: Run, error: BaseException, reason: str) -> None:
     """Write down why a run did not finish, unless the store itself has failed."""
     with suppress(MlflowException, SQLAlchemyError):
         run.set_tags({Tag.FAILURE_KIND: type(error).__name__, Tag.FAILURE_REASON: reason})
-
-
-def _adopted(client: mlflow.MlflowClient) -> str:
-    """Return the id of the run that `mlflow run` has made for this process; empty if there is none."""
-    if not (run_id := os.environ.get("MLFLOW_RUN_ID", "")):
-        return ""
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        raise UserError(f"MLFLOW_RUN_ID={run_id} names no run of this store: unset it") from error
-    if Tag.STAGE in run.data.tags or run.info.status != "RUNNING":
-        raise UserError(
-            f"MLFLOW_RUN_ID={run_id} names a run that has been used already: unset it, or let `resume` go on "
-            "with that run, if it was interrupted"
-        )
-    return run_id

@@ -20,9 +20,13 @@ from filelock import BaseFileLock, FileLock
 from mlflow.entities import Experiment, LifecycleStage
 from mlflow.entities import Run as MLflowRun
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
+from mlflow.store.db.db_types import DATABASE_ENGINES
+from sqlalchemy import create_engine, inspect
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
-from lenet_study.errors import StoreError, UserError
+from lenet_study.errors import StoreError, StudyError, UserError
 from lenet_study.tracking.schema import Tag
 
 NAME = "fashion-mnist-lenet"  # of the experiment and of the registered model
@@ -30,6 +34,7 @@ StoredRun: TypeAlias = MLflowRun
 HEALTH_TIMEOUT = 10.0  # seconds
 _EXPERIMENT_TAGS = {Tag.EXPERIMENT_KIND: "custom_model_development"}  # pages for models, not prompts
 _ABOUT = {Tag.DESCRIPTION: "LeNet-5 variants on Fashion-MNIST: each is its parent plus one change."}
+NO_SUCH_THING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for a wrong name
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -38,7 +43,7 @@ def connect(timeout: float = HEALTH_TIMEOUT) -> None:
 
     Raises:
         StoreError: The server or its store cannot be reached.
-        UserError: The store's folder does not exist or cannot be written to.
+        UserError: MLFLOW_TRACKING_URI names no store.
     """
     for name, level in {"mlflow": "WARNING", "alembic": "WARNING", "mlflow.pytorch": "ERROR"}.items():
         logging.getLogger(name).setLevel(level)  # to mlflow.pytorch, the TorchScript asked for is pickle
@@ -46,17 +51,28 @@ def connect(timeout: float = HEALTH_TIMEOUT) -> None:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the project prints its own
     # A server may be away for a minute; MLflow's own patience is four minutes for each call.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
+    # PostgreSQL's own patience with a host that drops what is sent to it is two minutes.
+    os.environ.setdefault("PGCONNECT_TIMEOUT", str(max(2, round(timeout))))
     uri = mlflow.get_tracking_uri().rstrip("/")
-    if uri.startswith("http"):
-        _ask_server(uri, timeout)
-    elif uri.startswith("sqlite:///"):
-        _open_file(uri)
-    else:
-        try:
-            with store_errors():
-                mlflow.MlflowClient().search_experiments(max_results=1)
-        except ImportError as error:
-            raise StoreError(f"MLFLOW_TRACKING_URI={redact(uri)} needs a package: {error}") from error
+    try:
+        parts = urllib.parse.urlsplit(uri)
+        if parts.scheme in ("http", "https") and (parts.hostname is None or parts.port == 0):
+            raise ValueError("it has no host")
+        if parts.scheme in ("http", "https"):
+            _ask_server(uri, timeout)
+        elif database := database_file(uri):
+            _open_file(uri, database)
+        else:
+            if parts.scheme.partition("+")[0] in DATABASE_ENGINES:
+                _ask_database(uri)
+            mlflow.MlflowClient().search_experiments(max_results=1)
+    except ImportError as error:
+        raise UserError(f"MLFLOW_TRACKING_URI={redact(uri)} needs a package: {_one_line(error)}") from error
+    except (ValueError, TypeError, ArgumentError, MlflowException) as error:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI={redact(uri)} names no store ({_one_line(error)}): "
+            "write sqlite:///mlflow.db or http://HOST:PORT, or unset it"
+        ) from error
 
 
 def _ask_server(uri: str, timeout: float) -> None:
@@ -66,6 +82,8 @@ def _ask_server(uri: str, timeout: float) -> None:
             answer = requests.get(f"{uri}/health", timeout=timeout)
             if answer.status_code not in (401, 403):  # and the password or token that it wants
                 answer.raise_for_status()
+    except requests.exceptions.InvalidURL:
+        raise  # a ValueError
     except requests.RequestException as error:
         raise StoreError(
             f"The MLflow server at {redact(uri)} does not answer ({type(error).__name__}): "
@@ -73,18 +91,68 @@ def _ask_server(uri: str, timeout: float) -> None:
         ) from error
 
 
-def _open_file(uri: str) -> None:
+def _open_file(uri: str, database: Path) -> None:
     """Open a SQLite store under a lock: several processes that open a fresh one at once break it for good."""
-    database = Path(uri.removeprefix("sqlite:///"))
     if not database.parent.is_dir():
         raise UserError(f"MLFLOW_TRACKING_URI={uri} is in no existing folder: make it first")
+    if folder := next((folder for folder in (Path.cwd(), database.parent) if "%" in str(folder)), None):
+        raise UserError(  # MLflow would put the artifacts of /a%20b into /a b
+            f"The folder {folder} has a percent sign in its name, which MLflow cannot keep runs in: rename it"
+        )
+    try:
+        usable = database.is_file() or not os.path.lexists(database)
+    except OSError:  # such as a name that is too long
+        usable = False
+    if not usable:
+        raise UserError(f"MLFLOW_TRACKING_URI={uri} is no file: name another")
     if not os.access(database.parent, os.W_OK):
         raise UserError(
             f"The folder {database.parent} of the store {database.name} cannot be written to: "
             "work in another folder, or set MLFLOW_TRACKING_URI"
         )
-    with FileLock(f"{database}.lock"), store_call():  # signals are held back for the call, not the wait
-        mlflow.MlflowClient().search_experiments(max_results=1)
+    with FileLock(f"{database}.lock"), uninterrupted():  # signals are held back for the call, not the wait
+        _ask_database(uri)
+        with store_errors():
+            mlflow.MlflowClient().search_experiments(max_results=1)
+
+
+def _ask_database(uri: str) -> None:
+    """Ask a database first: MLflow itself would try for two minutes, and write its tables beside any others.
+
+    Raises:
+        StoreError: A server of databases does not answer.
+        UserError: The file is no database, or the database is another program's.
+    """
+    try:
+        tables = inspect(create_engine(uri, poolclass=NullPool)).get_table_names()
+    except SQLAlchemyError as error:
+        if isinstance(error, ArgumentError):
+            raise
+        if "locked" in str(error):  # MLflow waits for the lock
+            return
+        reason = _one_line(getattr(error, "orig", None) or error)
+        message = f"MLFLOW_TRACKING_URI={redact(uri)} cannot be opened ({reason}): "
+        if uri.startswith("sqlite"):
+            raise UserError(f"{message}name another file") from error
+        raise StoreError(f"{message}start the database, or check the address") from error
+    if tables and "experiments" not in tables:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI={redact(uri)} is another program's database: name one of MLflow's own"
+        )
+
+
+def database_file(uri: str) -> Path | None:
+    """Return the file of a store in SQLite; None for every other store."""
+    if not uri.startswith("sqlite"):
+        return None
+    database = make_url(uri).database
+    if database in (None, "", ":memory:"):
+        raise ValueError("it would be lost with this process")
+    return Path(database)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 @contextmanager
@@ -141,7 +209,10 @@ def redact(uri: str) -> str:
     >>> redact("postgresql://me:secret@host/name?password=secret&timeout=3")
     'postgresql://host/name?timeout=3'
     """
-    parts = urllib.parse.urlsplit(uri)
+    try:
+        parts = urllib.parse.urlsplit(uri)
+    except ValueError:  # such as half an IPv6 address
+        return uri.rpartition("@")[2]
     query = [item for item in parts.query.split("&") if "password" not in item.partition("=")[0].lower()]
     public = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="&".join(query))
     return uri if public == parts else public.geturl()
@@ -161,14 +232,28 @@ def prepare_experiment(surrounding: str, adopted: str) -> str:
     if adopted:
         experiment = client.get_experiment(client.get_run(adopted).info.experiment_id)
     elif experiment_id := os.environ.get("MLFLOW_EXPERIMENT_ID"):
-        experiment = client.get_experiment(experiment_id)
+        with _named_by("MLFLOW_EXPERIMENT_ID"):
+            experiment = client.get_experiment(experiment_id)
     else:
-        experiment = _experiment_named(os.environ.get("MLFLOW_EXPERIMENT_NAME", NAME))
+        with _named_by("MLFLOW_EXPERIMENT_NAME"):
+            experiment = _experiment_named(os.environ.get("MLFLOW_EXPERIMENT_NAME") or NAME)
     for key, value in (_EXPERIMENT_TAGS | (_ABOUT if experiment.name == NAME else {})).items():
         if key not in experiment.tags:
             with suppress(MlflowException):  # another process has set it since
                 client.set_experiment_tag(experiment.experiment_id, key, value)
     return str(experiment.experiment_id)
+
+
+@contextmanager
+def _named_by(variable: str) -> Iterator[None]:
+    """Refuse a variable that names no experiment of this store."""
+    try:
+        yield
+    except (MlflowException, ValueError) as error:
+        if getattr(error, "error_code", "") not in NO_SUCH_THING and isinstance(error, MlflowException):
+            raise
+        value = os.environ.get(variable, "")
+        raise UserError(f"{variable}={value} names no experiment ({_one_line(error)}): unset it") from error
 
 
 def _experiment_named(name: str) -> Experiment:
@@ -190,15 +275,15 @@ def _experiment_named(name: str) -> Experiment:
         raise UserError(
             f"The experiment {name!r} is deleted: restore it with"
             f" `mlflow experiments restore -x {experiment.experiment_id}`, or name another"
-            " in MLFLOW_EXPERIMENT_NAME."
+            " in MLFLOW_EXPERIMENT_NAME"
         )
     return experiment
 
 
 def checkpoint_folder(run_id: str, root: str = "") -> Path:
     """Return the folder of a run's checkpoints in ``root``; if empty, beside a local store, else here."""
-    uri = mlflow.get_tracking_uri()
-    beside = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Path()
+    database = database_file(mlflow.get_tracking_uri())
+    beside = database.parent if database else Path()
     return Path(root or beside / "checkpoints") / run_id
 
 
@@ -209,8 +294,8 @@ def claim_lock() -> Iterator[BaseFileLock]:
     It lies beside a local store; for a server it is this host's alone.
     """
     uri = mlflow.get_tracking_uri()
-    if uri.startswith("sqlite:///"):
-        path = Path(f"{uri.removeprefix('sqlite:///')}.claims")
+    if database := database_file(uri):
+        path = Path(f"{database}.claims")
     else:
         digest = hashlib.sha256(uri.encode()).hexdigest()
         path = Path(tempfile.gettempdir(), f"lenet-study-{os.getuid()}-{digest[:16]}.claims")
@@ -252,8 +337,32 @@ def fail(run_id: str, reason: str, status: str = "FAILED") -> None:
             client.set_terminated(run_id, status)
 
 
-def record_refusal(run_id: str, reason: str) -> None:
-    """Write into a run that `mlflow run` has made why its command was refused."""
-    with suppress(MlflowException, SQLAlchemyError, UserError, StoreError):
+def adopted_run() -> str:
+    """Return the id of the run that `mlflow run` has made for this process; empty if there is none.
+
+    Raises:
+        UserError: MLFLOW_RUN_ID names no run, or one that is not as `mlflow run` makes it.
+    """
+    if not (run_id := os.environ.get("MLFLOW_RUN_ID", "")):
+        return ""
+    try:
+        run = mlflow.MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        raise UserError(f"MLFLOW_RUN_ID={run_id} names no run of this store: unset it") from error
+    if Tag.STAGE in run.data.tags or run.info.status != "RUNNING":
+        raise UserError(
+            f"MLFLOW_RUN_ID={run_id} names a run that has been used already: unset it, or let `resume` go on "
+            "with that run, if it was interrupted"
+        )
+    return run_id
+
+
+def record_refusal(command: str, reason: str) -> None:
+    """Name the run that `mlflow run` has made after its command, and note there why that was refused."""
+    with suppress(MlflowException, SQLAlchemyError, StudyError, OSError):
         connect()  # MLflow itself would try for minutes to reach a store that is not there
-        mlflow.MlflowClient().set_tag(run_id, Tag.FAILURE_REASON, reason)
+        if run_id := adopted_run():
+            client = mlflow.MlflowClient()
+            client.update_run(run_id, name=command)
+            for tag in (Tag.DESCRIPTION, Tag.FAILURE_REASON):
+                client.set_tag(run_id, tag, reason)
