@@ -249,8 +249,8 @@ def _named_by(variable: str) -> Iterator[None]:
     """Refuse a variable that names no experiment of this store."""
     try:
         yield
-    except (MlflowException, ValueError) as error:
-        if getattr(error, "error_code", "") not in NO_SUCH_THING and isinstance(error, MlflowException):
+    except MlflowException as error:
+        if error.error_code not in NO_SUCH_THING and not isinstance(error.__cause__, OverflowError):
             raise
         value = os.environ.get(variable, "")
         raise UserError(f"{variable}={value} names no experiment ({_one_line(error)}): unset it") from error
@@ -359,7 +359,9 @@ def adopted_run() -> str:
 
 def record_refusal(command: str, reason: str) -> None:
     """Name the run that `mlflow run` has made after its command, and note there why that was refused."""
-    with suppress(MlflowException, SQLAlchemyError, StudyError, OSError):
+    with suppress(MlflowException, SQLAlchemyError, StudyError, OSError, ValueError):
+        if (database := database_file(mlflow.get_tracking_uri())) and not database.is_file():
+            return  # made by no `mlflow run`: connecting would make it
         connect()  # MLflow itself would try for minutes to reach a store that is not there
         if run_id := adopted_run():
             client = mlflow.MlflowClient()
