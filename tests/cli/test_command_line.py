@@ -78,7 +78,7 @@ REJECTED = [
     (["train", "--epochs", ""], ["--epochs", "whole number"]),
     (["train", "--batch-size", "1"], ["--batch-size", "1", "2<=x<="]),
     (["train", "--learning-rate", "nan"], ["--learning-rate", "nan", "finite"]),
-    (["train", "--learning-rate", "inf"], ["--learning-rate", "inf", "finite"]),
+    (["train", "--learning-rate", "inf"], ["--learning-rate", "inf", "0<x<="]),
     (["train", "--learning-rate", "0"], ["--learning-rate", "0", "0<x<="]),
     (["train", "--learning-rate", "-1"], ["--learning-rate", "-1", "0<x<="]),
     (["train", "--learning-rate", "abc"], ["--learning-rate", "abc", "number"]),

@@ -20,7 +20,7 @@ import click
 from lenet_study.recipes.constraints import Folder, Matches, OneOf, folder_problem
 
 
-class Plain(click.ParamType[Any]):
+class PlainNumber(click.ParamType[Any]):
     """Refuses what Python would read as a number, though a run's params would then say something else."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -30,13 +30,13 @@ class Plain(click.ParamType[Any]):
         return super().convert(value, param, ctx)
 
 
-class WholeNumber(Plain, click.IntRange):
+class WholeNumber(PlainNumber, click.IntRange):
     """A whole number within a range."""
 
     name = "whole number"
 
 
-class FiniteNumber(Plain, click.FloatRange):
+class FiniteNumber(PlainNumber, click.FloatRange):
     """A finite number within a range."""
 
     name = "number"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 from dataclasses import asdict, dataclass, replace
@@ -43,8 +42,8 @@ def read(path: str, config: TrainingConfig) -> Recipe:
     """
     where = f"recipe={path}"
     try:
-        if not Path(path).is_file():  # a pipe or a device could be read for ever
-            raise FileNotFoundError(errno.ENOENT, "it is no file")
+        if Path(path).exists() and not Path(path).is_file():  # a pipe or a device could be read for ever
+            raise OSError("it is no file")
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)

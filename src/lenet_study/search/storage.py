@@ -63,6 +63,10 @@ def _parse(address: str) -> URL:
             "storage is no address of a database: write sqlite:///optuna.db, or postgresql://user@host/name"
         ) from None
     redacted, database = redact(address), _file(url)
+    try:
+        url.get_dialect()().create_connect_args(url)
+    except (ArgumentError, ValueError) as error:  # such as ?timeout=abc
+        raise UserError(f"storage={redacted} is no address of a database ({error}): correct it") from error
     if database and url.database in (None, "", ":memory:"):
         raise UserError(f"storage={redacted} would be lost with this process: write sqlite:///optuna.db")
     if database and not database.parent.is_dir():
@@ -144,14 +148,7 @@ def _storage_errors(redacted: str) -> Iterator[None]:
             f"storage={redacted} is no database of Optuna {optuna.__version__}, and it cannot share one with "
             "MLflow: name one of its own"
         ) from error
-    except (
-        SQLAlchemyError,
-        optuna.exceptions.StorageInternalError,
-        ImportError,
-        OSError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, OSError) as error:
         # The driver's own words on one line; SQLAlchemy wraps them in pages of background.
         reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise UserError(f"storage={redacted} cannot be used ({reason}): check the address") from error

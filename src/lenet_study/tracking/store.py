@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.db.db_types import DATABASE_ENGINES
 from sqlalchemy import create_engine, inspect
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from lenet_study.errors import StoreError, StudyError, UserError
@@ -56,19 +56,19 @@ def connect(timeout: float = HEALTH_TIMEOUT) -> None:
     uri = mlflow.get_tracking_uri().rstrip("/")
     try:
         parts = urllib.parse.urlsplit(uri)
-        if parts.scheme in ("http", "https") and (parts.hostname is None or parts.port == 0):
-            raise ValueError("it has no host")
         if parts.scheme in ("http", "https"):
+            if not parts.hostname or parts.port == 0:
+                raise ValueError("it has no host or no port")
             _ask_server(uri, timeout)
         elif database := database_file(uri):
             _open_file(uri, database)
+        elif parts.scheme.partition("+")[0] in DATABASE_ENGINES:
+            _open_database(uri)
         else:
-            if parts.scheme.partition("+")[0] in DATABASE_ENGINES:
-                _ask_database(uri)
             mlflow.MlflowClient().search_experiments(max_results=1)
     except ImportError as error:
         raise UserError(f"MLFLOW_TRACKING_URI={redact(uri)} needs a package: {_one_line(error)}") from error
-    except (ValueError, TypeError, ArgumentError, MlflowException) as error:
+    except (ValueError, ArgumentError, MlflowException) as error:
         raise UserError(
             f"MLFLOW_TRACKING_URI={redact(uri)} names no store ({_one_line(error)}): "
             "write sqlite:///mlflow.db or http://HOST:PORT, or unset it"
@@ -111,13 +111,13 @@ def _open_file(uri: str, database: Path) -> None:
             "work in another folder, or set MLFLOW_TRACKING_URI"
         )
     with FileLock(f"{database}.lock"), uninterrupted():  # signals are held back for the call, not the wait
-        _ask_database(uri)
-        with store_errors():
-            mlflow.MlflowClient().search_experiments(max_results=1)
+        _open_database(uri)
 
 
-def _ask_database(uri: str) -> None:
-    """Ask a database first: MLflow itself would try for two minutes, and write its tables beside any others.
+def _open_database(uri: str) -> None:
+    """Open a database that answers and is not another program's.
+
+    MLflow itself would try for two minutes to reach one, and write its tables beside any others.
 
     Raises:
         StoreError: A server of databases does not answer.
@@ -125,20 +125,19 @@ def _ask_database(uri: str) -> None:
     """
     try:
         tables = inspect(create_engine(uri, poolclass=NullPool)).get_table_names()
-    except SQLAlchemyError as error:
-        if isinstance(error, ArgumentError):
-            raise
-        if "locked" in str(error):  # MLflow waits for the lock
-            return
-        reason = _one_line(getattr(error, "orig", None) or error)
-        message = f"MLFLOW_TRACKING_URI={redact(uri)} cannot be opened ({reason}): "
-        if uri.startswith("sqlite"):
-            raise UserError(f"{message}name another file") from error
-        raise StoreError(f"{message}start the database, or check the address") from error
+    except DBAPIError as error:
+        if "locked" not in str(error):  # MLflow waits for a lock
+            message = f"MLFLOW_TRACKING_URI={redact(uri)} cannot be opened ({_one_line(error.orig)}): "
+            if uri.startswith("sqlite"):
+                raise UserError(f"{message}name another file") from error
+            raise StoreError(f"{message}start the database, or check the address") from error
+        tables = []
     if tables and "experiments" not in tables:
         raise UserError(
             f"MLFLOW_TRACKING_URI={redact(uri)} is another program's database: name one of MLflow's own"
         )
+    with store_errors():
+        mlflow.MlflowClient().search_experiments(max_results=1)
 
 
 def database_file(uri: str) -> Path | None:
@@ -151,7 +150,7 @@ def database_file(uri: str) -> Path | None:
     return Path(database)
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException | None) -> str:
     return " ".join(str(error).split())[:300]
 
 

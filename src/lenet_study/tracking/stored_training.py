@@ -45,7 +45,8 @@ class StoredTraining:
                 return cls(mlflow.MlflowClient().get_run(run_id))
             except MlflowException as error:
                 if error.error_code in NO_SUCH_THING:
-                    raise UserError(f"run_id={run_id} names no run of this store: name one it has") from error
+                    cure = "copy the id from MLflow's UI"
+                    raise UserError(f"run_id={run_id} names no run of this store: {cure}") from error
                 raise
 
     @property
