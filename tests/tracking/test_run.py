@@ -322,5 +322,5 @@ def test_a_failure_of_the_store_within_a_run_is_one_sentence(store):
 
 def test_an_unknown_experiment_in_the_environment_is_refused(store, monkeypatch):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "777")
-    with pytest.raises(UserError, match="MLFLOW_EXPERIMENT_ID=777 .*unset it"), opened():
+    with pytest.raises(UserError, match=r"MLFLOW_EXPERIMENT_ID=777 .*unset it"), opened():
         pass

@@ -66,7 +66,7 @@ def _parse(address: str) -> URL:
     try:
         url.get_dialect()().create_connect_args(url)
     except (ArgumentError, ValueError) as error:  # such as ?timeout=abc
-        raise UserError(f"storage={redacted} is no address of a database ({error}): correct it") from error
+        raise UserError(f"storage={redacted} cannot be used ({error}): check the address") from error
     if database and url.database in (None, "", ":memory:"):
         raise UserError(f"storage={redacted} would be lost with this process: write sqlite:///optuna.db")
     if database and not database.parent.is_dir():
