@@ -176,10 +176,14 @@ def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
         UserError: There is no such model, or its file is not the one that was logged.
     """
     path = Path(reference)
-    if path.is_file():
+    try:
+        is_file, exists = path.is_file(), path.exists()
+    except OSError as error:
+        raise UserError(f"model={reference} cannot be read ({error.strerror}): name {_CURE}") from error
+    if is_file:
         return _read(path, reference, run_id="")
     is_address = reference.startswith(("models:/", "runs:/"))
-    if path.exists() or ("/" in reference and not is_address):
+    if exists or ("/" in reference and not is_address):
         raise UserError(f"model={reference} is no file: name {_CURE}")
     connect()
     try:
