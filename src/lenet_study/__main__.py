@@ -22,19 +22,13 @@ def command_line(commands: Mapping[str, Command]) -> click.Group:
     group = click.Group("lenet_study", help="LeNet-5 models on Fashion-MNIST, in MLflow.")
     for name, command in commands.items():
         options: list[click.Parameter] = [*parameters.options_of(command).values()]
-        callback = partial(parameters.call, command)
-        group.add_command(
-            click.Command(name, callback=callback, help=inspect.getdoc(command), params=options)
-        )
+        call = partial(parameters.call, command)
+        group.add_command(click.Command(name, callback=call, help=inspect.getdoc(command), params=options))
     return group
 
 
 def main(arguments: list[str] | None = None, commands: Mapping[str, Command] = COMMANDS) -> int:
-    """Run one command.
-
-    Args:
-        arguments: The command and its options; those of the process if None.
-        commands: The functions to choose from, by name.
+    """Run one of the commands; without arguments, take those of the process.
 
     Returns:
         The exit code: 0; 2 for what the user can cure; 1 for a failure of the store, the disk or the

@@ -2,16 +2,16 @@
 
 
 class StudyError(Exception):
-    """What the project raises; its message is one sentence for the user."""
+    """Anything that the project raises."""
 
 
 class UserError(StudyError):
-    """A problem the user can cure; its message is one sentence that names the cause and the cure."""
+    """A problem that the user can cure; the message names the cause and the cure."""
 
 
 class JobError(StudyError):
-    """One of several jobs failed; its message is one sentence."""
+    """Failure of one of several jobs."""
 
 
 class StoreError(StudyError):
-    """The tracking server or its store failed; its message is one sentence."""
+    """Failure of the tracking server or its store."""

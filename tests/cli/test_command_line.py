@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -119,6 +119,14 @@ def fresh_folder(tmp_path, monkeypatch):
     signal.signal(signal.SIGTERM, before)
 
 
+def parameters(arguments):
+    """Arguments by name, those in dataclasses, too."""
+    values = {}
+    for name, value in arguments.items():
+        values |= parameters(vars(value)) if is_dataclass(value) else {name: value}
+    return values
+
+
 class Recorder:
     """Commands with the parameters of the real ones, which only note what they are called with."""
 
@@ -132,10 +140,7 @@ class Recorder:
     def _recording(self, command):
         @functools.wraps(command)
         def record(**arguments):
-            values = {}
-            for name, value in arguments.items():
-                values |= asdict(value) if is_dataclass(value) else {name: value}
-            self.calls.append((command.__name__, values))
+            self.calls.append((command.__name__, parameters(arguments)))
 
         return record
 

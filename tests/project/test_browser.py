@@ -9,7 +9,7 @@ import pytest
 from conftest import open_store
 from servers import free_port, serving
 
-from lenet_study.evidence.figures import COLOURS
+from lenet_study.evidence.figures.style import COLOURS
 from lenet_study.recipes.recipe import TrainingConfig, describe, variant_recipes
 from lenet_study.recipes.variants import VARIANTS
 from lenet_study.tracking import links

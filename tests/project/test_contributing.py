@@ -170,8 +170,7 @@ from pathlib import Path
 import mlflow
 import torch
 import lenet_study
-from lenet_study.evidence import figures
-from lenet_study.evidence.figures import architecture
+from lenet_study.evidence.figures import architecture, style, training_curves
 from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
 from lenet_study.recipes.variants import VARIANTS
 from lenet_study.tracking.registry import load_model
@@ -187,12 +186,12 @@ client = mlflow.MlflowClient()
 run = client.get_run(result.run_id)
 model = load_model(result.run_id)
 table = comparison(StudyResult({"v2-dropout": result}, select({"v2-dropout": result}), None, None, {}))
-curves = figures.curves({"v2-dropout": result.history}, {"v2-dropout": 1})
+curves = training_curves.curves({"v2-dropout": result.history}, {"v2-dropout": 1})
 picture = architecture.draw("v2-dropout", VARIANTS["v2-dropout"])
 artifact = client.download_artifacts(result.run_id, "model_summary.txt", ".")
 print(json.dumps({
     "module": lenet_study.__file__,
-    "colours": figures.COLOURS,
+    "colours": style.COLOURS,
     "tags": run.data.tags,
     "version": result.model.version,
     "artifacts": [file.path for file in client.list_artifacts(result.run_id)],

@@ -337,6 +337,17 @@ def test_a_download_brings_the_files_quietly(files, origin, capsys):
     )
 
 
+def test_a_receiver_hears_of_a_fetch_instead_of_the_terminal(files, capsys):
+    heard = []
+    files = replace(with_sources(files, a_download=no_network, apt_get=provide), report=heard.append)
+    files.ensure()
+    sources = ("a download", "apt get")
+    assert heard == [
+        f"Fetching Fashion-MNIST (30 MB) into {files.folder} with {source}" for source in sources
+    ]
+    assert capsys.readouterr() == ("", "")
+
+
 def test_the_next_run_cures_an_interrupted_download(files, origin):
     files, last = downloading(files, origin), origin / f"{NAMES[3]}.gz"
     whole = last.read_bytes()

@@ -11,7 +11,7 @@ import pytest
 from conftest import TRAINING_ARTIFACTS, Recorder, add_training, open_store
 
 from lenet_study.errors import JobError, StoreError, UserError
-from lenet_study.evidence import figures
+from lenet_study.evidence.figures.style import COLOURS
 from lenet_study.execution.executor import Monitor
 from lenet_study.execution.inline import InlineExecutor
 from lenet_study.recipes.recipe import Recipe, TrainingConfig, variant_recipes
@@ -148,7 +148,7 @@ def test_a_training_logs_parameters_metrics_pictures_and_colour(finished, varian
     assert run.data.metrics["best/epoch"] == best.epoch
     assert run.data.metrics["best/val_accuracy"] == best.val_accuracy
     assert 0 < run.data.metrics["best/val_accuracy_augmented"] <= 1
-    assert run.data.tags["mlflow.runColor"] == figures.COLOURS[variant]
+    assert run.data.tags["mlflow.runColor"] == COLOURS[variant]
 
 
 def test_dataset_inputs_carry_the_full_digests(finished):

@@ -40,6 +40,29 @@ class Folders:
     checkpoint_dir: CheckpointDir = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training: its recipe, its computer, and its folders."""
+
+    choice: RecipeChoice
+    config: TrainingConfig
+    hardware: Hardware
+    folders: Folders
+
+    def job(self, folds: int = 0) -> TrainingJob:
+        """Return the training that the parameters describe."""
+        from lenet_study.workflows.train import TrainingJob
+
+        return TrainingJob(
+            recipe=self.choice.load(self.config),
+            hardware=self.hardware,
+            data=DataFiles.at(self.folders.data_dir),
+            checkpoint_dir=self.folders.checkpoint_dir,
+            recipe_file=self.choice.recipe,
+            folds=folds,
+        )
+
+
 def command(function: Command) -> Command:
     """Declare a function a command."""
     COMMANDS[function.__name__] = function
@@ -54,11 +77,7 @@ def entry_point(function: Command) -> Command:
 
 @entry_point
 def study(
-    config: TrainingConfig,
-    hardware: Hardware,
-    folders: Folders,
-    folds: Folds = 5,
-    workers: Workers = 0,
+    config: TrainingConfig, hardware: Hardware, folders: Folders, folds: Folds = 5, workers: Workers = 0
 ) -> None:
     """Run the whole study."""
     from lenet_study.workflows.study import study as run_study
@@ -75,34 +94,27 @@ def study(
 
 
 @entry_point
-def train(choice: RecipeChoice, config: TrainingConfig, hardware: Hardware, folders: Folders) -> None:
+def train(training: Training) -> None:
     """Train one model and register it."""
     from lenet_study.workflows.train import train as run_training
 
-    run_training(_training_job(choice, config, hardware, folders), _terminal())
+    run_training(training.job(), _terminal())
 
 
 @entry_point
-def kfold(
-    choice: RecipeChoice,
-    config: TrainingConfig,
-    hardware: Hardware,
-    folders: Folders,
-    folds: Folds = 5,
-    workers: Workers = 0,
-) -> None:
+def kfold(training: Training, folds: Folds = 5, workers: Workers = 0) -> None:
     """Cross-validate one model."""
     from lenet_study.workflows.kfold import kfold_side_by_side
 
-    kfold_side_by_side(_training_job(choice, config, hardware, folders, folds), workers, _terminal())
+    kfold_side_by_side(training.job(folds), workers, _terminal())
 
 
 @entry_point
-def retrain(choice: RecipeChoice, config: TrainingConfig, hardware: Hardware, folders: Folders) -> None:
+def retrain(training: Training) -> None:
     """Train one model on training and validation images, then evaluate it."""
     from lenet_study.workflows.retrain import retrain as run_retraining
 
-    run_retraining(_training_job(choice, config, hardware, folders), _terminal())
+    run_retraining(training.job(), _terminal())
 
 
 @entry_point
@@ -118,9 +130,7 @@ def evaluate(
 
 
 @entry_point
-def promote(
-    rollback: Annotated[bool, "Give the alias back to the former champion."] = False,
-) -> None:
+def promote(rollback: Annotated[bool, "Give the alias back to the former champion."] = False) -> None:
     """Make the best training's model the champion."""
     from lenet_study.workflows.promote import promote as run_promotion
 
@@ -169,22 +179,6 @@ def fetch(to: Annotated[str, "Folder to make."], model: Model = DEFAULT_MODEL) -
     from lenet_study.workflows.fetch import fetch_model
 
     fetch_model(model, Path(to), _terminal())
-
-
-def _training_job(
-    choice: RecipeChoice, config: TrainingConfig, hardware: Hardware, folders: Folders, folds: int = 0
-) -> TrainingJob:
-    """Return the training that the parameters describe."""
-    from lenet_study.workflows.train import TrainingJob
-
-    return TrainingJob(
-        recipe=choice.load(config),
-        hardware=hardware,
-        data=DataFiles.at(folders.data_dir),
-        checkpoint_dir=folders.checkpoint_dir,
-        recipe_file=choice.recipe,
-        folds=folds,
-    )
 
 
 def _terminal() -> Reporter:

@@ -30,13 +30,7 @@ PREFIX = "PYTHONPATH=src python -m lenet_study "
 def mlproject(
     environment: str, prefix: str, commands: Mapping[str, Callable[..., None]] = ENTRY_POINTS
 ) -> str:
-    """Return the text of an MLproject file.
-
-    Args:
-        environment: Its environment, as YAML.
-        prefix: What stands before a command's name.
-        commands: The entry points by name.
-    """
+    """Return the text of an MLproject file; the prefix stands before each command's name."""
     entries = [_entry_point(name, prefix, options_of(command)) for name, command in commands.items()]
     head = f"{NOTE}\nname: lenet-study\n\n{environment}\n\nentry_points:\n"
     return head + "\n".join(entries) + f"\n  main: *{DEFAULT}\n"

@@ -1,7 +1,7 @@
 """Command-line options from declarations: annotated fields of dataclasses, and arguments of commands.
 
 A field reads ``name: Annotated[type, constraint, "Its meaning."] = default``. Nothing but the standard
-library, annotated-types and click is imported, so that help and refused values answer at once.
+library and click is imported, so that help and refused values answer at once.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import math
 import re
 import typing
 from collections.abc import Callable
-from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any, Literal, TypeGuard
+from dataclasses import is_dataclass
+from typing import Any, Literal
 
-import annotated_types
 import click
 
 from lenet_study.recipes.constraints import Matches, OneOf
@@ -54,49 +53,36 @@ class Pattern(click.ParamType[str]):
         return str(value)
 
 
-def options_of(command: Callable[..., None]) -> dict[str, click.Option]:
-    """Return the options of a command by parameter: its own arguments, and the fields of its dataclasses."""
-    hints = typing.get_type_hints(command, include_extras=True)
+def options_of(declaration: Callable[..., Any]) -> dict[str, click.Option]:
+    """Return the options of a command or dataclass by parameter: its own, and those of its dataclasses."""
+    hints = typing.get_type_hints(declaration, include_extras=True)
     options: dict[str, click.Option] = {}
-    for argument in inspect.signature(command).parameters.values():
-        hint = hints[argument.name]
-        if _is_declaration(hint):
-            types = typing.get_type_hints(hint, include_extras=True)
-            options |= {field.name: _option(field.name, types[field.name], field) for field in fields(hint)}
-        else:
-            options[argument.name] = _option(argument.name, hint, argument)
+    for name, parameter in inspect.signature(declaration).parameters.items():
+        nested = is_dataclass(hint := hints[name])
+        options |= options_of(hint) if nested else {name: _option(name, hint, parameter.default)}
     return options
 
 
-def call(command: Callable[..., None], /, **values: Any) -> None:
-    """Call a command with the values of its parameters."""
-    hints = typing.get_type_hints(command, include_extras=True)
+def call(declaration: Callable[..., Any], /, **values: Any) -> Any:
+    """Call a command, or make a dataclass, with the values of its parameters."""
+    hints = typing.get_type_hints(declaration, include_extras=True)
     arguments = {}
-    for name in inspect.signature(command).parameters:
-        if _is_declaration(hint := hints[name]):
-            arguments[name] = hint(**{field.name: values[field.name] for field in fields(hint)})
-        else:
-            arguments[name] = values[name]
-    command(**arguments)
+    for name in inspect.signature(declaration).parameters:
+        nested = is_dataclass(hint := hints[name])
+        arguments[name] = call(hint, **values) if nested else values[name]
+    return declaration(**arguments)
 
 
-def _is_declaration(hint: Any) -> TypeGuard[type[Any]]:
-    """Return whether an argument's type is a dataclass, each field of which is a parameter."""
-    return isinstance(hint, type) and is_dataclass(hint)
-
-
-def _option(name: str, hint: Any, declared: Field[Any] | inspect.Parameter) -> click.Option:
-    """Build the option of one declaration; the last text among its annotations is its meaning."""
+def _option(name: str, hint: Any, default: Any) -> click.Option:
+    """Build the option of one parameter; the last text among its annotations is its meaning."""
     annotations = list(getattr(hint, "__metadata__", ()))
-    kind = hint.__origin__ if annotations else hint
     meanings = [annotation for annotation in annotations if isinstance(annotation, str)]
-    required = declared.default in (MISSING, inspect.Parameter.empty)
     return click.Option(
         ["--" + name.replace("_", "-"), name],
-        type=_click_type(kind, annotations),
+        type=_click_type(hint.__origin__ if annotations else hint, annotations),
         help=meanings[-1] if meanings else "",
-        show_default=declared.default != "",
-        **({"required": True} if required else {"default": declared.default}),
+        show_default=default != "",
+        **({"required": True} if default is inspect.Parameter.empty else {"default": default}),
     )
 
 
@@ -114,21 +100,11 @@ def _click_type(kind: Any, annotations: list[Any]) -> click.ParamType[Any]:
     return {bool: click.BOOL, str: click.STRING}[kind]
 
 
-_BOUNDS = {
-    annotated_types.Ge: ("ge", "min"),
-    annotated_types.Gt: ("gt", "min"),
-    annotated_types.Le: ("le", "max"),
-    annotated_types.Lt: ("lt", "max"),
-}
-
-
 def _bounds(annotations: list[Any]) -> dict[str, Any]:
-    """Return click's names for the bounds that annotated-types declares."""
+    """Return click's names for the bounds that annotated-types declares, several in an Interval."""
     bounds: dict[str, Any] = {}
     for annotation in annotations:
-        if isinstance(annotation, annotated_types.GroupedMetadata):  # such as Interval
-            bounds |= _bounds(list(annotation))
-        elif type(annotation) in _BOUNDS:
-            name, end = _BOUNDS[type(annotation)]
-            bounds |= {end: getattr(annotation, name), f"{end}_open": name in ("gt", "lt")}
+        for name, end in {"ge": "min", "gt": "min", "le": "max", "lt": "max"}.items():
+            if (bound := getattr(annotation, name, None)) is not None:
+                bounds |= {end: bound, f"{end}_open": name in ("gt", "lt")}
     return bounds

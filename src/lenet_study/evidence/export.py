@@ -21,19 +21,12 @@ DEPRECATION = r"`torch\.jit\.\w+` is deprecated.*"  # TorchScript is what the st
 
 
 class ExportedLeNet(nn.Module):
-    """A model that takes float32 images in [0, 1], shape [N, 1, 28, 28], and normalises them itself.
-
-    Args:
-        model: A trained model.
-        normalisation: Computed from the images it was trained on.
-        description: Written into the file, such as variant and seed.
-    """
+    """A model that describes itself and normalises its input: float32 images [N, 1, 28, 28] in [0, 1]."""
 
     def __init__(self, model: LeNet, normalisation: Normalisation, description: dict[str, object]) -> None:
         super().__init__()
         self.model = model
-        self.mean = normalisation.mean
-        self.std = normalisation.std
+        self.mean, self.std = normalisation.mean, normalisation.std
         self.description = json.dumps(description)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -88,19 +81,14 @@ def save_program(exported: ExportedLeNet, path: Path) -> None:
 
 
 def load_torchscript(path: Path) -> torch.jit.ScriptModule:
-    """Read an exported file back.
-
-    Raises:
-        UserError: The file is no TorchScript file, or not one of this project.
-    """
+    """Read an exported file back; refuse what is no TorchScript file of this project."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=DEPRECATION)
             loaded = torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, OSError, ValueError) as error:
         raise UserError(f"{path} is not a TorchScript file: name one that `train` exported") from error
-    missing = [name for name in ("features", "auxiliary", "description") if not hasattr(loaded, name)]
-    if missing:
+    if missing := [name for name in ("features", "auxiliary", "description") if not hasattr(loaded, name)]:
         raise UserError(f"{path} lacks {', '.join(missing)}: name a TorchScript file that `train` exported")
     return loaded
 
@@ -117,14 +105,7 @@ def description_of(loaded: torch.jit.ScriptModule) -> dict[str, object]:
 
 @torch.no_grad()
 def parity(model: LeNet, normalisation: Normalisation, exported: nn.Module, images: Tensor) -> Parity:
-    """Compare an exported model with the eager one.
-
-    Args:
-        model: The eager model; set to evaluation mode.
-        normalisation: Its normalisation.
-        exported: The same model, read back from a file.
-        images: uint8 [N, 28, 28].
-    """
+    """Compare a model, set to evaluation mode, with its export on uint8 images [N, 28, 28]."""
     device = next(model.parameters()).device
     expected = model.eval()(normalisation(images.to(device))).cpu()
     actual = exported(as_input(images))

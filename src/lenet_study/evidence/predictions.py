@@ -80,15 +80,11 @@ def confusion(predictions: Predictions) -> np.ndarray:
 
 def per_class(predictions: Predictions) -> pd.DataFrame:
     """Return precision, recall, F1 and number of images of each class."""
-    precision, recall, f1, support = precision_recall_fscore_support(
-        predictions.labels,
-        predictions.predicted,
-        labels=np.arange(len(CLASSES)),
-        zero_division=0.0,
+    scores = precision_recall_fscore_support(
+        predictions.labels, predictions.predicted, labels=np.arange(len(CLASSES)), zero_division=0.0
     )
-    return pd.DataFrame(
-        {"class": CLASSES, "precision": precision, "recall": recall, "f1": f1, "images": support}
-    )
+    columns = ("class", "precision", "recall", "f1", "images")
+    return pd.DataFrame(dict(zip(columns, (CLASSES, *scores), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -103,33 +99,25 @@ class AuxiliaryScores:
 def auxiliary_scores(predictions: Predictions) -> AuxiliaryScores:
     """Score the auxiliary heads over all images; the report averages the agreement over a few batches."""
     first, second = predictions.first.argmax(1), predictions.second.argmax(1)
-
-    def fraction(matches: torch.Tensor) -> float:
-        return matches.double().mean().item()
-
-    return AuxiliaryScores(
-        first_accuracy=fraction(first == predictions.labels),
-        second_accuracy=fraction(second == predictions.labels),
-        agreement=fraction(first == second),
-    )
+    matches = (first == predictions.labels, second == predictions.labels, first == second)
+    return AuxiliaryScores(*(match.double().mean().item() for match in matches))
 
 
 def table(predictions: Predictions) -> pd.DataFrame:
     """Return a row per image, in file order: true and predicted class, probabilities, both heads."""
     names = np.array(CLASSES)
+    true_probability = predictions.probabilities.gather(1, predictions.labels[:, None])
     return pd.DataFrame(
         {
             "image": np.arange(len(predictions.labels)),
             "true": names[predictions.labels],
             "predicted": names[predictions.predicted],
             "probability": predictions.probabilities.amax(1).numpy(),
-            "true_probability": predictions.probabilities.gather(
-                1, predictions.labels[:, None]
-            ).squeeze(1).numpy(),
+            "true_probability": true_probability.squeeze(1).numpy(),
             "auxiliary_first": names[predictions.first.argmax(1)],
             "auxiliary_second": names[predictions.second.argmax(1)],
         }
-    )  # fmt: skip
+    )
 
 
 def embedding(features: torch.Tensor, seed: int) -> np.ndarray:

@@ -13,27 +13,16 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class PairedTest:
-    """What paired differences tell.
-
-    Attributes:
-        mean: Mean difference.
-        std: Sample standard deviation of the differences; 0 for a single pair.
-        statistic: Student's t with one degree of freedom fewer than there are pairs; NaN where the
-            differences do not vary, or there is only one.
-        p_value: Probability of this statistic or a more extreme one if there were no difference; 1 where
-            the statistic is NaN.
-    """
+    """Mean and spread of paired differences, and Student's t-test of them."""
 
     mean: float
-    std: float
-    statistic: float
-    p_value: float
+    std: float  # of the sample; 0 for a single pair
+    statistic: float  # one degree of freedom fewer than pairs; NaN if differences do not vary, or for one
+    p_value: float  # of this statistic or a more extreme one if there were no difference; 1 for NaN
 
 
 def corrected_paired_t_test(
-    differences: Sequence[float],
-    ratio: float,
-    alternative: Literal["two-sided", "greater"] = "two-sided",
+    differences: Sequence[float], ratio: float, alternative: Literal["two-sided", "greater"] = "two-sided"
 ) -> PairedTest:
     """Test whether paired differences have a mean other than zero, where the pairs' images overlap.
 
@@ -41,11 +30,8 @@ def corrected_paired_t_test(
     s²/n, is too small. Here it is s²(1/n + ratio): C. Nadeau and Y. Bengio, "Inference for the
     generalization error", Machine Learning 52, 2003.
 
-    Args:
-        differences: One for each pair.
-        ratio: Images of a validation split for each training image, such as 0.2 / 0.8; 0 gives Student's
-            plain paired t-test.
-        alternative: ``greater`` tests for a mean above zero only.
+    The ratio is that of validation to training images, such as 0.2 / 0.8; 0 gives Student's plain paired
+    t-test. The alternative ``greater`` tests for a mean above zero only.
 
     >>> round(corrected_paired_t_test([1.0, 2.0, 4.0], ratio=0.25).statistic, 4)
     2.0

@@ -7,11 +7,12 @@ Backends: ``InlineExecutor`` (this process), ``ProcessExecutor`` (a process for 
 from __future__ import annotations
 
 import traceback
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, TypeVar
 
 from lenet_study.errors import JobError, StudyError
 from lenet_study.execution.reporter import Reporter
@@ -36,23 +37,16 @@ class Job(Protocol[T_co]):
     """A piece of work as data: it says enough to be done in any process."""
 
     def run(self, reporter: Reporter, monitor: Monitor) -> T_co:
-        """Do it."""
+        """Do the work."""
         ...
 
 
-class Executor(ABC):
-    """Runs jobs. Leaving its context by an exception cancels all jobs that have not ended.
-
-    Args:
-        reporter: Hears what all jobs report.
-
-    Attributes:
-        failed: Why each job failed, by the name under which ``results`` was asked for it.
-    """
+class Executor(AbstractContextManager["Executor"]):
+    """Runs jobs. Leaving its context by an exception cancels all jobs that have not ended."""
 
     def __init__(self, reporter: Reporter) -> None:
-        self.reporter = reporter
-        self.failed: dict[str, str] = {}
+        self.reporter = reporter  # hears what all jobs report
+        self.failed: dict[str, str] = {}  # why each job failed, by its name in ``results``
 
     @abstractmethod
     def submit(self, job: Job[T], monitor: Monitor = Monitor()) -> Future[T]:
@@ -83,9 +77,6 @@ class Executor(ABC):
                 self.reporter.message(f"{name} failed: {error}")
         return results
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -95,10 +86,7 @@ class Executor(ABC):
 
 
 def presentable(error: Exception) -> Exception:
-    """Return an error that a user can be shown: another than the project's becomes one sentence.
-
-    Its traceback goes to stderr.
-    """
+    """Return an error for a user: one of the program becomes a sentence, and its traceback goes to stderr."""
     if isinstance(error, StudyError | OSError):
         return error
     # A fault of the program: its author needs the trace, which does not cross the border of a process.

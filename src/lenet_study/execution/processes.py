@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any
@@ -20,27 +21,19 @@ from lenet_study.errors import JobError
 from lenet_study.execution.executor import Executor, Job, Monitor, T, presentable
 from lenet_study.execution.reporter import Reporter
 from lenet_study.execution.signals import Stopped, stop_on_signals
-from lenet_study.training.history import Epoch
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
 class ProcessExecutor(Executor):
-    """Runs jobs in the order of submission.
-
-    Args:
-        workers: Jobs at a time.
-        reporter: Hears what all jobs report.
-        on_death: Told of each MLflow run of a process that died, and why.
-        preload: Modules that the fork server imports once, so that not every job has to.
-    """
+    """Runs jobs in the order of submission, so many at a time as there are workers."""
 
     def __init__(
         self,
         workers: int,
         reporter: Reporter,
-        on_death: Callable[[str, str], None],
-        preload: Sequence[str] = (),
+        on_death: Callable[[str, str], None],  # of the id of an MLflow run whose process died, and why
+        preload: Sequence[str] = (),  # modules that the fork server imports once, instead of every job
     ) -> None:
         super().__init__(reporter)
         self._on_death = on_death
@@ -83,7 +76,7 @@ class ProcessExecutor(Executor):
                 if event == "reporter.on_run_start":
                     name, run_id, _ = content
                     run_ids[name] = run_id
-                ours.send_bytes(pickle.dumps(self._answer(event, content, monitor)))
+                _send(ours, *self._answer(event, content, monitor))
         except (EOFError, ConnectionError):
             process.join()
             reason = f"its process died (exit code {process.exitcode})"
@@ -105,19 +98,19 @@ class ProcessExecutor(Executor):
             return None, error
 
 
-class _Channel:
-    """A worker's end of the connection: calls methods of reporter and monitor where the job was submitted."""
+class _Proxy:
+    """A worker's reporter or monitor: each method calls its namesake where the job was submitted."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, receiver: str) -> None:
         self._connection = connection
+        self._receiver = receiver
 
-    def send(self, *message: object) -> None:
-        # Pickled here: torch's own pickling of tensors for processes needs this one to live on.
-        self._connection.send_bytes(pickle.dumps(message))
+    def __getattr__(self, method: str) -> Any:
+        return partial(self._call, f"{self._receiver}.{method}")
 
-    def call(self, method: str, *arguments: object) -> Any:
+    def _call(self, method: str, *arguments: object) -> Any:
         try:
-            self.send(method, *arguments)
+            _send(self._connection, method, *arguments)
             answer, error = pickle.loads(self._connection.recv_bytes())
         except (EOFError, ConnectionError):
             raise Stopped(signal.SIGTERM) from None  # the parent is no more
@@ -126,51 +119,24 @@ class _Channel:
         return answer
 
 
-class _RemoteReporter(Reporter):
-    """A worker's reporter."""
-
-    def __init__(self, channel: _Channel) -> None:
-        self._channel = channel
-
-    def on_run_start(self, name: str, run_id: str, epochs: int) -> None:
-        self._channel.call("reporter.on_run_start", name, run_id, epochs)
-
-    def on_epoch_end(self, name: str, epoch: Epoch) -> None:
-        self._channel.call("reporter.on_epoch_end", name, epoch)
-
-    def on_run_end(self, name: str) -> None:
-        self._channel.call("reporter.on_run_end", name)
-
-    def message(self, line: str) -> None:
-        self._channel.call("reporter.message", line)
-
-
-class _RemoteMonitor(Monitor):
-    """A worker's monitor."""
-
-    def __init__(self, channel: _Channel) -> None:
-        self._channel = channel
-
-    def on_run_start(self, run_id: str) -> None:
-        self._channel.call("monitor.on_run_start", run_id)
-
-    def on_epoch_end(self, epoch: Epoch) -> str | None:
-        reason: str | None = self._channel.call("monitor.on_epoch_end", epoch)
-        return reason
+def _send(connection: Connection, *message: object) -> None:
+    # Pickled here: torch's own pickling of tensors for processes needs this one to live on.
+    connection.send_bytes(pickle.dumps(message))
 
 
 def _work(connection: Connection, job: Job[object], environment: Mapping[str, str]) -> None:
     """Run a job in a process of its own, which only its parent ends early, be it by its own end."""
-    os.environ.clear()  # it is that of the fork server's start, which may name another store
+    os.environ.clear()  # left from the fork server's start, which may name another store
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop_on_signals()
     threading.Thread(target=_follow_parent, daemon=True).start()
-    channel = _Channel(connection)
+    reporter: Any = _Proxy(connection, "reporter")
+    monitor: Any = _Proxy(connection, "monitor")
     try:
-        channel.send("result", job.run(_RemoteReporter(channel), _RemoteMonitor(channel)))
+        _send(connection, "result", job.run(reporter, monitor))
     except Exception as error:
-        channel.send("error", presentable(error))
+        _send(connection, "error", presentable(error))
 
 
 def _follow_parent() -> None:

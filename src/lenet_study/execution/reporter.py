@@ -1,4 +1,4 @@
-"""What long work says while it goes on: on a terminal a bar per training, elsewhere plain lines."""
+"""Reports of long work while it goes on: on a terminal a bar per training, elsewhere plain lines."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from lenet_study.training.history import Epoch
 
 
 class Reporter:
-    """Where a job reports to; it decides nothing, and this one keeps everything from the user."""
+    """The receiver of a job's reports; it decides nothing, and this one keeps everything from the user."""
 
     def on_run_start(self, name: str, run_id: str, epochs: int) -> None:
         """Hear that a run is open; ``epochs`` will follow, none for an evaluation."""
 
     def on_epoch_end(self, name: str, epoch: Epoch) -> None:
-        """Hear what an epoch of that run gave."""
+        """Hear the figures of an epoch of a run."""
 
     def on_run_end(self, name: str) -> None:
-        """Hear that the run has ended, be it before its last epoch."""
+        """Hear that a run has ended, be it before its last epoch."""
 
     def message(self, line: str) -> None:
         """Hear a line for the user."""
@@ -63,7 +63,7 @@ class Progress:
         self._bar = tqdm(total=epochs, desc=name, unit="epoch", disable=off, leave=False, mininterval=0)
 
     def show(self, epoch: Epoch) -> None:
-        """Show what the epoch gave."""
+        """Show an epoch's figures."""
         self._seconds += epoch.seconds
         metrics = f"train loss {epoch.train_loss:.3f} accuracy {epoch.train_accuracy:.2%}"
         if epoch.val_accuracy is not None:  # first: a narrow terminal cuts the end of the line

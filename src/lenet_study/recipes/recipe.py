@@ -46,13 +46,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A model and how to train it.
-
-    Attributes:
-        name: What its runs are called: that of a variant, or of a searched model.
-        variant: The model.
-        config: How it is trained.
-    """
+    """A model and how to train it; its runs are called ``name``, as a variant or a searched model is."""
 
     __pydantic_config__: ClassVar = STRICT
     name: str
@@ -67,9 +61,8 @@ class Recipe:
     def params(self, *, from_file: bool) -> dict[str, object]:
         """Return the params of a run that describe the model, named ``variant.FIELD``.
 
-        Args:
-            from_file: Add, as ``recipe.FIELD``, what a recipe file decides: `mlflow run` has logged its own
-                defaults under the plain names, and a run's params cannot change.
+        ``from_file`` adds, as ``recipe.FIELD``, what a recipe file decides: `mlflow run` has logged its own
+        defaults under the plain names, and a run's params cannot change.
         """
         values = _model(self.variant)
         augmentation = {f"augmentation.{name}": v for name, v in values.pop("augmentation").items()}

@@ -25,11 +25,7 @@ class RecipeChoice:
     recipe: Annotated[str, "A recipe file instead of a variant, as every training logs it."] = ""
 
     def load(self, config: TrainingConfig) -> Recipe:
-        """Return the recipe of the file, if one is named, else that of the variant.
-
-        Raises:
-            UserError: See ``read``.
-        """
+        """Return the recipe of the file, if one is named, else that of the variant."""
         return read(self.recipe, config) if self.recipe else variant_recipes(config)[self.variant]
 
 
@@ -40,15 +36,9 @@ def dumps(recipe: Recipe) -> str:
 
 
 def read(path: str, config: TrainingConfig) -> Recipe:
-    """Read a recipe file.
+    """Read a recipe file, or refuse it; seed and precision are those of the command line's configuration.
 
-    Args:
-        path: The file.
-        config: The configuration of the command line. Its seed and precision are taken; a field that the file
-            decides may have its default or the file's value there.
-
-    Raises:
-        UserError: There is no such file, it is no recipe file, or the command line contradicts it.
+    A field that the file decides may have its default or the file's value on the command line.
     """
     where = f"recipe={path}"
     try:
@@ -61,23 +51,13 @@ def read(path: str, config: TrainingConfig) -> Recipe:
     for name, value in config.of_recipe.items():
         decided = getattr(recipe.config, name)
         if value not in (decided, default[name]):
-            raise UserError(
-                f"{name}={value} contradicts {where}, which says {decided}: leave {name} out, or change "
-                "the file"
-            )
+            cure = f"leave {name} out, or change the file"
+            raise UserError(f"{name}={value} contradicts {where}, which says {decided}: {cure}")
     return replace(recipe, config=replace(recipe.config, seed=config.seed, precision=config.precision))
 
 
 def loads(text: str, where: str) -> Recipe:
-    """Check the content of a recipe file; fields left out have their defaults.
-
-    Args:
-        text: The JSON.
-        where: Names the file in messages.
-
-    Raises:
-        UserError: A field is missing, unknown or out of range.
-    """
+    """Return the recipe that a file's text describes, or refuse it; ``where`` names the file."""
     try:
         content: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -88,25 +68,19 @@ def loads(text: str, where: str) -> Recipe:
                 content[key] = content.pop(former)
     recipe = _validate(content, where)
     if recipe.variant.parent not in (None, *VARIANTS):
-        raise UserError(
-            f"{where}: variant.parent={recipe.variant.parent} is no variant: write null, or "
-            f"{', '.join(VARIANTS)}"
-        )
-    if chosen_anew := [name for name in PER_RUN if name in content.get("config", {})]:
-        raise UserError(
-            f"{where}: config.{chosen_anew[0]} is no part of a recipe: name it on the command line instead"
-        )
-    if not re.fullmatch(_NAME, recipe.name):
-        raise UserError(
-            f"{where}: name={recipe.name!r} is no name: use letters, digits, spaces and . , + - _"
-        )
-    if recipe.name not in VARIANTS:
+        variants = ", ".join(VARIANTS)
+        problem = f"variant.parent={recipe.variant.parent} is no variant: write null, or {variants}"
+    elif chosen_anew := [name for name in PER_RUN if name in content.get("config", {})]:
+        problem = f"config.{chosen_anew[0]} is no part of a recipe: name it on the command line instead"
+    elif not re.fullmatch(_NAME, recipe.name):
+        problem = f"name={recipe.name!r} is no name: use letters, digits, spaces and . , + - _"
+    elif recipe.name not in VARIANTS:
         return recipe
-    if recipe.searched:
-        raise UserError(
-            f"{where}: name={recipe.name} is that of a variant with other fields: change the name"
-        )
-    return replace(recipe, variant=VARIANTS[recipe.name])
+    elif recipe.searched:
+        problem = f"name={recipe.name} is that of a variant with other fields: change the name"
+    else:
+        return replace(recipe, variant=VARIANTS[recipe.name])
+    raise UserError(f"{where}: {problem}")
 
 
 def _validate(content: Any, where: str) -> Recipe:

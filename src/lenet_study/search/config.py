@@ -37,9 +37,7 @@ class SearchConfig:
         "One of Optuna's pruners; with two objectives nothing is pruned.",
     ] = "HyperbandPruner"
     confirm_seeds: Annotated[
-        int,
-        Interval(ge=0, le=100),
-        "Seeds to train the best trial and the champion on at the end.",
+        int, Interval(ge=0, le=100), "Seeds to train the best trial and the champion on at the end."
     ] = 3
     seed: Seed = 0
     precision: Precision = "float32"

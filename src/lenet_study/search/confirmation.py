@@ -1,4 +1,4 @@
-"""The end of a search: its best trial and the champion over the same seeds, and what that proves."""
+"""The end of a search: its best trial and the champion over the same seeds, and the evidence of that."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ from lenet_study.training.dataset import VALIDATION_FRACTION
 from lenet_study.workflows.evaluate import EvaluationJob
 from lenet_study.workflows.train import TrainingJob, TrainingResult
 
-SIDES = ("challenger", "champion")
 Key = tuple[str, int]  # side and seed of one of a confirmation's trainings
 
 
@@ -40,17 +39,10 @@ def confirm(store: TrialStore, executor: Executor, run: Run, make_job: partial[T
     If the trial's mean is the higher one, the best of its models becomes the challenger. Validation accuracy
     decides; the test split is read once that is known, once for each training. A confirmation that was
     interrupted repeats neither a finished training nor a finished evaluation.
-
-    Args:
-        store: The search.
-        executor: Where to train.
-        run: The search's open run.
-        make_job: What all trainings of the search have in common.
     """
-    best = store.best()
-    if best is None or not store.settings.config.confirm_seeds:
+    best, config, message = store.best(), store.settings.config, executor.reporter.message
+    if best is None or not config.confirm_seeds:
         return
-    config, message = store.settings.config, executor.reporter.message
     if store.unfinished():
         message("Trials run on other computers: the last of them confirms the best")
         return
@@ -74,7 +66,7 @@ def confirm(store: TrialStore, executor: Executor, run: Run, make_job: partial[T
 def _compare(
     store: TrialStore, executor: Executor, run: Run, jobs: Mapping[Key, TrainingJob], note: str
 ) -> None:
-    """Train and evaluate both sides; log what that proves, and register a better challenger."""
+    """Train and evaluate both sides; log the evidence, and register a better challenger."""
     trained = _train(jobs, executor)
     table = _pairs(trained)
     # From here on the outcome is known, so that the comparison counts, even if its end is never reached.
@@ -108,14 +100,13 @@ def _compare(
 def _challenger(store: TrialStore, best: FrozenTrial) -> Recipe:
     """Return the recipe of the best trial, under its variant's name if it is one."""
     recipe = store.settings.space.suggest(optuna.trial.FixedTrial(best.params))
-    for variant in variant_recipes(TrainingConfig()).values():
-        if variant.fingerprint() == recipe.fingerprint():
-            return variant
+    for published in variant_recipes(TrainingConfig()).values():
+        if published.fingerprint() == recipe.fingerprint():
+            return published
     search = store.settings.config.search_name
     change = f"trial {best.number} of search {search}, {recipe.variant.change}"
-    return replace(
-        recipe, name=f"{search}-trial-{best.number}", variant=replace(recipe.variant, change=change)
-    )
+    variant = replace(recipe.variant, change=change)
+    return replace(recipe, name=f"{search}-trial-{best.number}", variant=variant)
 
 
 def _champion(store: TrialStore) -> Recipe:
@@ -125,9 +116,8 @@ def _champion(store: TrialStore) -> Recipe:
     if version:
         return StoredTraining.load(version.run_id).recipe
     best = store.best(variants=True)
-    return variant_recipes(TrainingConfig())[
-        best.user_attrs[attributes.VARIANT] if best else list(VARIANTS)[-1]
-    ]
+    name = best.user_attrs[attributes.VARIANT] if best else list(VARIANTS)[-1]
+    return variant_recipes(TrainingConfig())[name]
 
 
 def _job(make_job: partial[TrainingJob], side: str, recipe: Recipe, seed: int) -> TrainingJob:
@@ -166,7 +156,7 @@ def _pairs(trained: Mapping[Key, TrainingResult]) -> pd.DataFrame:
     """Return a row for each seed, with the accuracy and the run of both sides."""
     seeds = list(dict.fromkeys(seed for _, seed in trained))
     table = pd.DataFrame({"seed": seeds})
-    for side in SIDES:
+    for side in ("challenger", "champion"):
         table[side] = [trained[side, seed].best.val_accuracy for seed in seeds]
         table[f"{side}_run_id"] = [trained[side, seed].run_id for seed in seeds]
     table["difference"] = table["challenger"] - table["champion"]
@@ -174,7 +164,7 @@ def _pairs(trained: Mapping[Key, TrainingResult]) -> pd.DataFrame:
 
 
 def _figures(table: pd.DataFrame, comparisons: int) -> dict[str, float]:
-    """Return what the pairs tell.
+    """Return the evidence of the pairs.
 
     The test is one-sided: only a challenger that is better displaces a champion. Its p value is multiplied
     by the number of comparisons that this search has made so far (Bonferroni): the best of many attempts is
@@ -197,33 +187,20 @@ def _figures(table: pd.DataFrame, comparisons: int) -> dict[str, float]:
 def _evaluate(
     trained: Mapping[Key, TrainingResult], jobs: Mapping[Key, TrainingJob], executor: Executor
 ) -> dict[Key, float]:
-    """Return the test accuracy of each training.
-
-    It is read once: a model that was evaluated before the confirmation was interrupted is not again.
-    """
+    """Return the test accuracy of each training; one evaluated before an interruption is not again."""
     scores = {key: score for key, result in trained.items() if (score := _score(result)) is not None}
-    submitted = {}
-    for key, job in jobs.items():
-        if key not in scores:
-            evaluation = EvaluationJob(
-                model=trained[key].run_id,
-                seed=job.recipe.config.seed,
-                hardware=job.hardware,
-                data=job.data,
-                parent_work=job.parent,
-            )
-            submitted[key] = executor.submit(evaluation)
+    submitted = {
+        key: executor.submit(EvaluationJob.of(trained[key].run_id, job))
+        for key, job in jobs.items()
+        if key not in scores
+    }
     return scores | {key: future.result().predictions.accuracy for key, future in submitted.items()}
 
 
 def _score(result: TrainingResult) -> float | None:
     """Return the test accuracy of a training from its evaluation in the store; None if there is none."""
-    weights = _model(result).weights_sha256
-    tags: dict[str, str] = {
-        Tag.STAGE: "evaluate",
-        Tag.MODEL_RUN_ID: result.run_id,
-        Tag.WEIGHTS_SHA256: weights,
-    }
+    tags: dict[str, str] = {Tag.STAGE: "evaluate", Tag.MODEL_RUN_ID: result.run_id}
+    tags[Tag.WEIGHTS_SHA256] = _model(result).weights_sha256
     finished = [run for run in runs_with(tags) if run.info.status == "FINISHED"]
     return finished[0].data.metrics[Metric.TEST_ACCURACY] if finished else None
 

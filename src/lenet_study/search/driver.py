@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 
 import numpy as np
 import optuna
 import pandas as pd
+from optuna.trial import FrozenTrial
 
 from lenet_study.errors import StoreError
 from lenet_study.execution.reporter import Reporter
@@ -41,12 +42,7 @@ def search(
 ) -> None:
     """Search, train the best trial beside the champion over several seeds, register it if it is better.
 
-    Args:
-        config: The budget, and how to search.
-        hardware: Where each training computes.
-        workers: Trials side by side; 0 takes as many as the cores allow.
-        data: The images.
-        reporter: Hears how it goes.
+    So many trials train side by side as there are workers; 0 takes as many as the cores allow.
 
     Raises:
         UserError: No model is within the budget, or ``open_trial_store`` refuses the configuration.
@@ -59,12 +55,16 @@ def search(
     settings = Settings(config, side_by_side)
     fingerprint = _fingerprint(settings, data)
     params = {**asdict(config), **asdict(hardware), "workers": workers, "data_dir": str(data.folder)}
+    del params["storage"]  # its address may hold a password
+    description = f"Search {config.search_name} within {config.max_parameters:,} parameters."
     connect()  # first: a search is not made if the runs of its trials could not be stored
     with open_trial_store(settings, fingerprint) as store:
         repeated = _close_orphans(store)
-        with _open_search_run(store, params, share) as run:
+        tags: dict[str, object] = {Tag.SEARCH: store.id, Tag.HOST: store.host}
+        run_tags = {**tags, Tag.THREADS: share.threads, Tag.WORKERS: side_by_side}
+        name = f"search {config.search_name}"
+        with open_run(name, stage="search", params=params, tags=run_tags, description=description) as run:
             _greet(store, repeated, reporter)
-            tags: dict[str, object] = {Tag.SEARCH: store.id, Tag.HOST: store.host}
             make_job = partial(TrainingJob, hardware=share, data=data, parent=run.id, tags=tags)
             # The executor ends its workers first: a trial is released when nobody trains it any more.
             with _releasing(store, reporter), local_executor(side_by_side, reporter) as executor:
@@ -81,30 +81,11 @@ def _fingerprint(settings: Settings, data: DataFiles) -> dict[str, object]:
     return fingerprint | {"space": settings.space.digest(), "data": data.train().digest()}
 
 
-def _open_search_run(
-    store: TrialStore, params: Mapping[str, object], hardware: Hardware
-) -> AbstractContextManager[Run]:
-    config = store.settings.config
-    return open_run(
-        f"search {config.search_name}",
-        stage="search",
-        params={name: value for name, value in params.items() if name != "storage"},  # it may hold a password
-        tags={
-            Tag.SEARCH: store.id,
-            Tag.HOST: store.host,
-            Tag.THREADS: hardware.threads,
-            Tag.WORKERS: store.settings.workers,
-        },
-        description=f"Search {config.search_name} within {config.max_parameters:,} parameters.",
-    )
-
-
 def _greet(store: TrialStore, repeated: list[int], reporter: Reporter) -> None:
     """Say how far an earlier process came, if there was one."""
-    finished = len(store.finished())
+    finished, name = len(store.finished()), store.settings.config.search_name
     if finished or repeated:
         again = f"; tried again: {', '.join(map(str, repeated))}" if repeated else ""
-        name = store.settings.config.search_name
         reporter.message(f"Search {name} goes on after {finished} trials{again}")
 
 
@@ -119,16 +100,12 @@ def _releasing(store: TrialStore, reporter: Reporter) -> Iterator[None]:
     finally:
         # A storage that has failed is what ended the search: the next start closes the trials then.
         with suppress(StoreError, optuna.exceptions.StorageInternalError):
-            store.release_own(partial(result_from_run, store))
+            store.release_own(partial(result_from_run, store.id))
 
 
 def _close_orphans(store: TrialStore) -> list[int]:
-    """Close what a killed process of a search has left open in Optuna and in MLflow.
-
-    Returns:
-        Numbers of the trials that will be repeated.
-    """
-    repeated = store.recover_orphans(partial(result_from_run, store))
+    """Close the trials and runs that a killed process left open; return the trials that will be repeated."""
+    repeated = store.recover_orphans(partial(result_from_run, store.id))
     # Runs of other computers may be alive if the storage is shared. If it is not, none is: a container that
     # was killed had another host name.
     left = runs_with({Tag.SEARCH: store.id, **({Tag.HOST: store.host} if store.shared else {})})
@@ -143,7 +120,7 @@ def _close_orphans(store: TrialStore) -> list[int]:
 
 def _report(store: TrialStore, run: Run, reporter: Reporter) -> None:
     """Log a table and pictures of all trials, those of earlier processes too; say which are the best."""
-    table = _table(store)
+    table = pd.DataFrame(map(_row, store.study.get_trials(deepcopy=False)))
     run.log_table(table, File.TRIALS)
     for name, figure in pictures.still_pictures(store.study).items():
         run.log_figure(figure, File.SEARCH_PICTURE.format(name=name))
@@ -159,21 +136,16 @@ def _report(store: TrialStore, run: Run, reporter: Reporter) -> None:
     run.log_metrics({Metric.SEARCH_STATE.format(state=state): float(n) for state, n in counts.items()})
 
 
-def _table(store: TrialStore) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "number": trial.number,
-            "state": trial.state.name,
-            "accuracy": trial.values[0]
-            if trial.values
-            else max(trial.intermediate_values.values(), default=np.nan),
-            "share_done": len(trial.intermediate_values) / REPORTS_PER_TRIAL,
-            "seconds": trial.duration.total_seconds() if trial.duration else np.nan,
-            "variant": trial.user_attrs.get(attributes.VARIANT, ""),
-            "retry_of": trial.user_attrs.get(attributes.RETRY_OF, ""),
-            "run_id": trial.user_attrs.get(attributes.RUN_ID, ""),
-            "parameters": trial.user_attrs.get(attributes.PARAMETER_COUNT, ""),
-            **trial.params,
-        }
-        for trial in store.study.get_trials(deepcopy=False)
-    )
+def _row(trial: FrozenTrial) -> dict[str, object]:
+    """Return a trial as a row of the table; without a result, its best accuracy so far."""
+    accuracies = trial.values[:1] if trial.values else trial.intermediate_values.values()
+    names = (attributes.VARIANT, attributes.RETRY_OF, attributes.RUN_ID, attributes.PARAMETER_COUNT)
+    return {
+        "number": trial.number,
+        "state": trial.state.name,
+        "accuracy": max(accuracies, default=np.nan),
+        "share_done": len(trial.intermediate_values) / REPORTS_PER_TRIAL,
+        "seconds": trial.duration.total_seconds() if trial.duration else np.nan,
+        **{name: trial.user_attrs.get(name, "") for name in names},  # the columns have their names
+        **trial.params,
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -35,17 +35,13 @@ def still_pictures(study: optuna.Study) -> dict[str, Figure]:
 
     Slices and parallel coordinates are on the page alone: nobody can read a still picture of 19 parameters.
     """
-    complete = _complete(study)
-    if not complete:
+    plots = _plots(study)
+    if not plots:
         return {}
-    plots = optuna.visualization.matplotlib
     figures = {"optimization_history": optimization_history(study.get_trials(deepcopy=False))}
-    if _tells_importances(complete):
-        options = _importance_options(study)
-        figures["parameter_importances"] = _optunas(lambda: plots.plot_param_importances(study, **options))
-    if len(study.directions) > 1:
-        names = [ACCURACY, "parameters"]
-        figures["pareto_front"] = _optunas(lambda: plots.plot_pareto_front(study, target_names=names))
+    for name, plot in (("parameter_importances", "param_importances"), ("pareto_front", "pareto_front")):
+        if plot in plots:
+            figures[name] = _still(study, plot, plots[plot])
     return figures
 
 
@@ -78,13 +74,13 @@ def optimization_history(trials: Sequence[FrozenTrial]) -> Figure:
     return figure
 
 
-def _optunas(draw: Callable[[], Any]) -> Figure:
-    """Return the figure of one of Optuna's plots, which change matplotlib's settings and leave it open."""
+def _still(study: optuna.Study, name: str, options: Mapping[str, Any]) -> Figure:
+    """Return one of Optuna's plots, which would change matplotlib's settings and leave the figure open."""
     from matplotlib import pyplot  # noqa: PLC0415 -- it chooses a backend for the whole process
 
     with warnings.catch_warnings(), matplotlib.rc_context():
         warnings.simplefilter("ignore")  # parameters that did not vary, and experimental parts
-        figure: Figure = draw().figure
+        figure: Figure = getattr(optuna.visualization.matplotlib, f"plot_{name}")(study, **options).figure
         figure.set_size_inches(8, 5.5)  # of 19 names none overlaps another
         figure.set_layout_engine("tight")  # and none is cut off
         pyplot.close(figure)
@@ -94,45 +90,29 @@ def _optunas(draw: Callable[[], Any]) -> Figure:
 def interactive_page(study: optuna.Study) -> str:
     """Return Optuna's own plots as one HTML page that needs nothing else; they can be zoomed and asked."""
     plots: dict[str, str] = {}
-    for name, options in _interactive(study).items():
+    for name, options in _plots(study).items():
         with quiet():
             figure: Any = getattr(optuna.visualization, f"plot_{name}")(study, **options)
         heading = name.removeprefix("param_").replace("_", " ").capitalize()
         # The first plot brings plotly's script along, 4 MB, for all of them.
         plots[heading] = figure.to_html(full_html=False, include_plotlyjs=not plots)
-    page = jinja2.Template(_PAGE, autoescape=True)
-    return page.render(title=f"Search {study.study_name}", plots=plots)
+    title = f"Search {study.study_name}"
+    return jinja2.Template(_PAGE, autoescape=True).render(title=title, plots=plots)
 
 
-def _interactive(study: optuna.Study) -> dict[str, dict[str, Any]]:
-    """Return the names of Optuna's plots and their options."""
-    complete = _complete(study)
+def _plots(study: optuna.Study) -> dict[str, dict[str, Any]]:
+    """Return the names of those of Optuna's plots that the study has enough trials for, and their options."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not complete:
         return {}
-    options = _accuracy_options(study)
+    options: dict[str, Any] = {"target_name": ACCURACY}
+    if len(study.directions) > 1:  # the accuracy is the first objective
+        options["target"] = lambda trial: trial.values[0]
     plots = dict.fromkeys(("optimization_history", "parallel_coordinate", "slice"), options)
-    if _tells_importances(complete):
-        plots["param_importances"] = _importance_options(study)
+    if len(complete) >= FEWEST and len({trial.values[0] for trial in complete}) > 1:
+        # fANOVA grows random trees: a seed gives the same importances each time.
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        plots["param_importances"] = options | {"evaluator": evaluator}
     if len(study.directions) > 1:
         plots["pareto_front"] = {"target_names": [ACCURACY, "parameters"]}
     return plots
-
-
-def _complete(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-
-
-def _tells_importances(complete: Sequence[FrozenTrial]) -> bool:
-    return len(complete) >= FEWEST and len({trial.values[0] for trial in complete}) > 1
-
-
-def _accuracy_options(study: optuna.Study) -> dict[str, Any]:
-    """Return the options that make a plot show the accuracy, the first of two objectives."""
-    target = {"target": lambda trial: trial.values[0]} if len(study.directions) > 1 else {}
-    return {"target_name": ACCURACY, **target}
-
-
-def _importance_options(study: optuna.Study) -> dict[str, Any]:
-    """Return the options that estimate importances by fANOVA, the same ones each time."""
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return {**_accuracy_options(study), "evaluator": evaluator}

@@ -1,4 +1,4 @@
-"""How a trial is suggested and judged: by Optuna's sampler and pruner, from the trials that it may see.
+"""Suggestion and judgement of a trial by Optuna's sampler and pruner, from the trials that it may see.
 
 Every trial has a slot in the order of the search: its own, or that of the trial that it repeats. The trial in
 slot k is suggested, and judged while it trains, from the results in slots 0 to k - 1 - ``hidden_trials``,
@@ -39,28 +39,19 @@ _DIRECTIONS = {"accuracy": StudyDirection.MAXIMIZE, "parameters": StudyDirection
 
 @dataclass(frozen=True)
 class Settings:
-    """How a search suggests and judges its trials.
-
-    Attributes:
-        config: What the user chose.
-        workers: Trials at a time.
-    """
+    """A search's way to suggest and judge its trials."""
 
     config: SearchConfig
-    workers: int = 1
+    workers: int = 1  # trials at a time
 
     @cached_property
     def space(self) -> Space:
-        """What may be suggested.
-
-        Raises:
-            UserError: No model of the space is within the budget.
-        """
+        """All points that may be suggested; a UserError if no model of the space is within the budget."""
         return Space(self.config.max_parameters, self.config.max_epochs)
 
     @property
     def directions(self) -> list[StudyDirection]:
-        """Where each objective is to go."""
+        """Direction of each objective."""
         return [_DIRECTIONS[objective] for objective in self.config.objectives.split(",")]
 
     @property
@@ -76,12 +67,7 @@ class Settings:
 def in_memory_study(
     trials: Sequence[FrozenTrial], number: int, settings: Settings
 ) -> tuple[optuna.Study, dict[str, Any]]:
-    """Build the study that holds what one trial may see.
-
-    Args:
-        trials: Those of the search, in order.
-        number: Number of the trial among them.
-        settings: The sampler, the pruner and what they do not see.
+    """Build the study that holds those of a search's trials, given in order, that one of them may see.
 
     Returns:
         The study, and the params that the trial has already; empty if they are to be suggested.

@@ -1,4 +1,4 @@
-"""What a search may choose: one declaration of the space, within a budget of parameters.
+"""The space of a search: one declaration, within a budget of parameters.
 
 ``Space.digest`` is stored with every search: a change of a name or range here ends all searches begun before.
 """
@@ -37,18 +37,10 @@ SCHEDULES = {"constant": (None, False), "halved": (5, False), "cosine": (None, T
 
 @dataclass(frozen=True)
 class Space:
-    """The space of a search.
+    """The space of a search; a UserError if no model of it is within the budget."""
 
-    Attributes:
-        max_parameters: The budget of a model.
-        epochs: The most epochs of a training.
-
-    Raises:
-        UserError: No model of the space is within the budget.
-    """
-
-    max_parameters: int
-    epochs: int
+    max_parameters: int  # the budget of a model
+    epochs: int  # the most of a training
 
     def __post_init__(self) -> None:
         smallest = _parameter_count(SMALLEST_CHANNELS, (HIDDEN_UNITS[0], HIDDEN_UNITS[0]), True)
@@ -67,35 +59,30 @@ class Space:
         layers = self._suggest_layers(trial)
         optimizer = trial.suggest_categorical("optimizer", get_args(Optimizer))
         learning_rate = trial.suggest_float("learning_rate", 4e-4, 6e-3, log=True)
-        schedule = trial.suggest_categorical("schedule", tuple(SCHEDULES))
+        halve_every, anneal = SCHEDULES[trial.suggest_categorical("schedule", tuple(SCHEDULES))]
         batch_size = trial.suggest_categorical("batch_size", (32, 64, 128))
         weight_decay = trial.suggest_categorical("weight_decay", (0.0, 1e-5, 1e-4, 5e-4))
-        dropout = trial.suggest_float("dropout", 0.0, 0.4)
-        label_smoothing = trial.suggest_float("label_smoothing", 0.0, 0.1)
-        augmentation = _suggest_augmentation(trial)
-        auxiliary: Any = trial.suggest_categorical("auxiliary", ("probe", "joint"))
-        auxiliary_weight = trial.suggest_float("auxiliary_weight", 0.05, 0.5)
-
-        # The factors are applied here: multivariate TPE needs ranges that are the same in every trial.
-        halve_every, anneal = SCHEDULES[schedule]
+        # Keywords are evaluated, and so suggested, in the order in which they stand.
         variant = Variant(
             change=f"found by a search within {self.max_parameters:,} parameters",
             **layers,
             halve_learning_rate_every=halve_every,
             cosine_annealing=anneal,
-            dropout=dropout,
             optimizer=optimizer,
+            # The factors are applied here: multivariate TPE needs ranges that are the same in every trial.
             weight_decay=weight_decay * (ADAMW_DECAY if optimizer == "adamw" else 1),
-            label_smoothing=label_smoothing,
-            augmentation=augmentation,
+            dropout=trial.suggest_float("dropout", 0.0, 0.4),
+            label_smoothing=trial.suggest_float("label_smoothing", 0.0, 0.1),
+            augmentation=_suggest_augmentation(trial),
         )
+        auxiliary: Any = trial.suggest_categorical("auxiliary", ("probe", "joint"))
         config = TrainingConfig(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate * (SGD_RATE if optimizer == "sgd" else 1),
             seed=seed,
             auxiliary=auxiliary,
-            auxiliary_weight=auxiliary_weight,
+            auxiliary_weight=trial.suggest_float("auxiliary_weight", 0.05, 0.5),
         )
         return Recipe(name="trial", variant=variant, config=config)
 
@@ -132,18 +119,9 @@ class Space:
         v4 = self.variant_points().get("v4")
         if not v4:
             return []
-        annealed = {
-            **v4,
-            "epochs": self._epochs[-1],
-            "schedule": "cosine",
-            "batch_size": 64,
-            "dropout": 0.2,
-            "label_smoothing": 0.05,
-            "flip": 0.5,
-            "photometric": 0.0,
-            "shift": 1,
-            "erase": 0.1,
-        }
+        annealed = {**v4, "epochs": self._epochs[-1], "schedule": "cosine", "batch_size": 64}
+        annealed |= {"dropout": 0.2, "label_smoothing": 0.05}
+        annealed |= {"flip": 0.5, "photometric": 0.0, "shift": 1, "erase": 0.1}
         wide = {"first_channels": 48, "second_channels": 96, "hidden_share": 1.0}
         adamw = {"optimizer": "adamw", "learning_rate": 0.002, "weight_decay": 5e-4}
         sgd = {"optimizer": "sgd", "learning_rate": 0.0025, "weight_decay": 5e-4}
@@ -197,11 +175,10 @@ class Space:
         """Return the units of the widest first hidden layer within the budget."""
         widths = range(HIDDEN_UNITS[1], HIDDEN_UNITS[0], -1)
 
-        def fits(wide: int) -> bool:
-            count = _parameter_count(channels, (wide, _narrow(wide, ratio)), batch_norm)
-            return count <= self.max_parameters
+        def count(wide: int) -> int:
+            return _parameter_count(channels, (wide, _narrow(wide, ratio)), batch_norm)
 
-        return next((wide for wide in widths if fits(wide)), HIDDEN_UNITS[0])
+        return next((wide for wide in widths if count(wide) <= self.max_parameters), HIDDEN_UNITS[0])
 
 
 def _suggest_augmentation(trial: optuna.trial.BaseTrial) -> Augmentation:

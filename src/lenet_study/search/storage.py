@@ -1,4 +1,4 @@
-"""Where Optuna keeps a search: made once, opened by one process of a computer at a time."""
+"""Optuna's storage of a search: made once, opened by one process of a computer at a time."""
 
 from __future__ import annotations
 
@@ -28,23 +28,19 @@ from lenet_study.tracking.store import redact
 
 @contextmanager
 def open_trial_store(settings: Settings, fingerprint: Mapping[str, object]) -> Iterator[TrialStore]:
-    """Make a search, or go on with it.
-
-    Args:
-        settings: The search's; its storage and its name say which.
-        fingerprint: What must be the same each time for its trials to be comparable.
+    """Make a search, or go on with it; its fingerprint must be the same each time.
 
     Raises:
         UserError: The storage cannot be used, the search is running, or the name is another search's.
         StoreError: The storage failed later.
     """
     address, name = settings.config.storage, settings.config.search_name
-    url, shown = _parse(address), redact(address)
-    with ExitStack() as held:
-        with _storage_errors(shown):
+    url, redacted = _parse(address), redact(address)
+    with ExitStack() as stack:
+        with _storage_errors(redacted):
             # Held until the search ends: two processes would take each other's trials for orphans.
             try:
-                held.enter_context(FileLock(_lock_of(url, name), timeout=0))
+                stack.enter_context(FileLock(_lock_of(url, name), timeout=0))
             except Timeout as error:
                 raise UserError(
                     f"search_name={name} is being searched by another process on this computer: wait for it, "
@@ -53,7 +49,7 @@ def open_trial_store(settings: Settings, fingerprint: Mapping[str, object]) -> I
             with _alone(url):
                 storage = RDBStorage(address)
                 study = _open_study(storage, settings, fingerprint)
-        store = TrialStore(study, storage, shown, settings, shared=not _file(url))
+        store = TrialStore(study, storage, redacted, settings, shared=not _file(url))
         with store.guarded():
             yield store
 
@@ -66,34 +62,34 @@ def _parse(address: str) -> URL:
         raise UserError(
             "storage is no address of a database: write sqlite:///optuna.db, or postgresql://user@host/name"
         ) from None
-    shown, database = redact(address), _file(url)
+    redacted, database = redact(address), _file(url)
     if database and url.database in (None, "", ":memory:"):
-        raise UserError(f"storage={shown} would be lost with this process: write sqlite:///optuna.db")
+        raise UserError(f"storage={redacted} would be lost with this process: write sqlite:///optuna.db")
     if database and not database.parent.is_dir():
-        raise UserError(f"storage={shown} is in no existing folder: make it first")
+        raise UserError(f"storage={redacted} is in no existing folder: make it first")
     return url
 
 
 def _open_study(storage: RDBStorage, settings: Settings, fingerprint: Mapping[str, object]) -> optuna.Study:
     """Make Optuna's study or open it; every step can be done again after a kill."""
-    name = settings.config.search_name
+    search_name = settings.config.search_name
     study = optuna.create_study(
-        study_name=name,
+        study_name=search_name,
         storage=storage,
         sampler=RandomSampler(),  # gives numbers to trials; their params come from studies in memory
         directions=settings.directions,
         load_if_exists=True,
     )
-    if attributes.SEARCH_ID not in study.user_attrs:
-        study.set_user_attr(attributes.SEARCH_ID, uuid.uuid4().hex)
-    if attributes.FINGERPRINT not in study.user_attrs:
-        study.set_user_attr(attributes.FINGERPRINT, dict(fingerprint))
+    defaults = {attributes.SEARCH_ID: uuid.uuid4().hex, attributes.FINGERPRINT: dict(fingerprint)}
+    for name, value in defaults.items():
+        if name not in study.user_attrs:
+            study.set_user_attr(name, value)
     stored = study.user_attrs[attributes.FINGERPRINT]
     differing = [key for key in fingerprint if stored.get(key) != fingerprint[key]]
     if differing:
         was = ", ".join(f"{key}={stored.get(key)}" for key in differing)
         raise UserError(
-            f"search_name={name} was begun with {was}: go on with that, or choose another search_name"
+            f"search_name={search_name} was begun with {was}: go on with that, or choose another search_name"
         )
     # Queued first, in this order; those that an earlier process has queued are not queued again.
     for variant, point in settings.space.variant_points().items():
@@ -138,15 +134,15 @@ def _file(url: URL) -> Path | None:
 
 
 @contextmanager
-def _storage_errors(shown: str) -> Iterator[None]:
+def _storage_errors(redacted: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # MLflow and Optuna call the table of their versions the same
         raise UserError(
-            f"storage={shown} is no database of Optuna {optuna.__version__}, and it cannot share one with "
+            f"storage={redacted} is no database of Optuna {optuna.__version__}, and it cannot share one with "
             "MLflow: name one of its own"
         ) from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, OSError) as error:
         # The driver's own words on one line; SQLAlchemy wraps them in pages of background.
         reason = " ".join(str(error.__cause__ or error).split())[:200]
-        raise UserError(f"storage={shown} cannot be used ({reason}): check the address") from error
+        raise UserError(f"storage={redacted} cannot be used ({reason}): check the address") from error

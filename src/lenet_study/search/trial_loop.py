@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 
@@ -21,32 +21,25 @@ from lenet_study.workflows.train import TrainingJob, TrainingResult
 POLL_SECONDS = 60  # between two looks at the trials that run here and elsewhere; a tenth of the grace period
 
 
+@dataclass(frozen=True)
 class TrialMonitor(Monitor):
     """Follows the training of one trial, and ends it when the pruner wants that."""
 
-    def __init__(self, store: TrialStore, number: int) -> None:
-        self._store = store
-        self._number = number
+    store: TrialStore
+    number: int
 
     def on_run_start(self, run_id: str) -> None:
         """Store the id of the trial's run: after a kill it tells what became of the training."""
-        self._store.set_run_id(self._number, run_id)
+        self.store.set_run_id(self.number, run_id)
 
     def on_epoch_end(self, epoch: Epoch) -> str | None:
         """Report an epoch; return why the trial is pruned, or None."""
         assert epoch.val_accuracy is not None, "a trial has a validation split"
-        return self._store.report(self._number, epoch.epoch, epoch.val_accuracy)
+        return self.store.report(self.number, epoch.epoch, epoch.val_accuracy)
 
 
 def run_trials(store: TrialStore, executor: Executor, run: Run, make_job: partial[TrainingJob]) -> None:
-    """Train trials until there are enough, or the time is over.
-
-    Args:
-        store: The search.
-        executor: Where to train.
-        run: The search's open run.
-        make_job: What all trainings of the search have in common.
-    """
+    """Train trials until there are enough, or the time is over; ``run`` is the search's."""
     start, finished_before = perf_counter(), len(store.finished())
     futures: dict[Future[TrainingResult], int] = {}
 
@@ -67,7 +60,7 @@ def run_trials(store: TrialStore, executor: Executor, run: Run, make_job: partia
             return
         done, _ = wait(futures, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
         store.heartbeat()  # an epoch may last longer than the grace period
-        store.recover_orphans(partial(result_from_run, store))  # of computers gone silent
+        store.recover_orphans(partial(result_from_run, store.id))  # of computers gone silent
         for future in sorted(done, key=lambda future: futures[future]):
             _tell(store, futures.pop(future), future, executor)
             finished = len(store.finished())
@@ -96,8 +89,7 @@ def _show_progress(store: TrialStore, executor: Executor, run: Run, finished: in
     """Say how far the search is, and log the best accuracy so far; ``seconds`` is the time per trial."""
     config = store.settings.config
     line = f"{finished} of {config.trials} trials"
-    best = store.best()
-    if best:
+    if best := store.best():
         line += f", best {best.values[0]:.2%} (trial {best.number})"
         run.log_metrics({Metric.SEARCH_BEST: best.values[0]}, step=finished)
     minutes = seconds * max(0, config.trials - finished) / 60
@@ -105,11 +97,11 @@ def _show_progress(store: TrialStore, executor: Executor, run: Run, finished: in
     executor.reporter.message(f"{line}, about {minutes:.0f} min left{limit}")
 
 
-def result_from_run(store: TrialStore, trial: FrozenTrial) -> TrialResult:
+def result_from_run(search_id: str, trial: FrozenTrial) -> TrialResult:
     """Infer a trial's result from its MLflow run after a crash, and mark that run failed if it is open."""
     result: TrialResult = TrialState.FAIL, None
     # Found by its tags: a process may be killed before it stores the run's id with the trial.
-    for run in runs_with({Tag.SEARCH: store.id, Tag.TRIAL: str(trial.number)}):
+    for run in runs_with({Tag.SEARCH: search_id, Tag.TRIAL: str(trial.number)}):
         if run.info.status == "FINISHED":
             result = TrialState.COMPLETE, run.data.metrics[Metric.BEST_VAL_ACCURACY]
         elif Tag.PRUNED in run.data.tags:

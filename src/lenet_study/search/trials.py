@@ -51,26 +51,17 @@ class _Running:
 
 @dataclass
 class TrialStore:
-    """The trials of one search; ``open_trial_store`` makes it.
+    """The trials of one search; ``open_trial_store`` makes it."""
 
-    Attributes:
-        study: Optuna's study in the storage.
-        storage: The storage.
-        address: The storage's, without a password.
-        settings: The search's.
-        shared: Whether several computers may work on the search. Else its lock proves that no other
-            process does, so that all running trials which this process did not ask for are orphans.
-        host: Name of this computer.
-        clock: Unix time in seconds.
-    """
-
-    study: optuna.Study
+    study: optuna.Study  # in the storage
     storage: RDBStorage
-    address: str
+    address: str  # of the storage, without a password
     settings: Settings
+    # Whether several computers may work on the search. Else its lock proves that no other process does, so
+    # that all running trials which this process did not ask for are orphans.
     shared: bool
     host: str = field(default_factory=socket.gethostname)
-    clock: Callable[[], float] = time.time
+    clock: Callable[[], float] = time.time  # Unix time in seconds
     _running: dict[int, _Running] = field(default_factory=dict, init=False)  # by number
     _asked: int = field(default=0, init=False)
     # Reports come from the threads that wait for the workers.
@@ -83,11 +74,7 @@ class TrialStore:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Turn a failure of the storage into one sentence.
-
-        Raises:
-            StoreError: The storage failed.
-        """
+        """Turn a failure of the storage into a StoreError of one sentence."""
         try:
             yield
         except StorageInternalError as error:
@@ -109,11 +96,7 @@ class TrialStore:
         return len(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
     def best(self, *, variants: bool = False) -> FrozenTrial | None:
-        """Return the complete trial with the highest accuracy, the first on a tie.
-
-        Args:
-            variants: Consider the trials of the study's variants only.
-        """
+        """Return the complete trial, or that of a variant, with the highest accuracy; the first on a tie."""
         complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         considered = [trial for trial in complete if not variants or attributes.VARIANT in trial.user_attrs]
         return max(considered, key=lambda trial: trial.values[0], default=None)
@@ -124,11 +107,7 @@ class TrialStore:
         return self._asked - oldest <= self.settings.hidden_trials
 
     def ask(self) -> tuple[int, Recipe]:
-        """Begin the next trial.
-
-        Returns:
-            Its number, and what to train.
-        """
+        """Begin the next trial; return its number and its recipe."""
         with self._lock, quiet():
             # The storage gives the trial its number first: it decides what the trial may see.
             stored = self.study.ask()
@@ -196,26 +175,18 @@ class TrialStore:
             # Finished already: another computer took it for dead, and a repetition of it counts instead.
             self.study.tell(stored, self._values(stored, accuracy), state, skip_if_finished=True)
 
-    def recover_orphans(self, result_of: Callable[[FrozenTrial], TrialResult]) -> list[int]:
+    def release_own(self, result_of: Callable[[FrozenTrial], TrialResult]) -> list[int]:
+        """Close all trials of this process as ``recover_orphans`` does; an interruption counts as no kill."""
+        self._running.clear()
+        return self.recover_orphans(result_of, killed=False)
+
+    def recover_orphans(
+        self, result_of: Callable[[FrozenTrial], TrialResult], *, killed: bool = True
+    ) -> list[int]:
         """Close the trials of a process that was killed, and those of computers gone silent.
 
-        Args:
-            result_of: Infers a trial's result, as far as its MLflow run tells.
-
-        Returns:
-            Numbers of the trials that will be repeated.
+        ``result_of`` infers a trial's result from its MLflow run. Returns the trials that will be repeated.
         """
-        return self._close(result_of, killed=True)
-
-    def release_own(self, result_of: Callable[[FrozenTrial], TrialResult]) -> list[int]:
-        """Close all trials of this process, which is interrupted; it does not count as a kill.
-
-        Args and result are those of ``recover_orphans``.
-        """
-        self._running.clear()
-        return self._close(result_of, killed=False)
-
-    def _close(self, result_of: Callable[[FrozenTrial], TrialResult], *, killed: bool) -> list[int]:
         with self._lock, quiet():
             repeated = []
             for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
@@ -232,9 +203,8 @@ class TrialStore:
         """Return the values of the objectives."""
         if accuracy is None:
             return None
-        return [accuracy, float(trial.user_attrs[attributes.PARAMETER_COUNT])][
-            : len(self.settings.directions)
-        ]
+        values = [accuracy, float(trial.user_attrs[attributes.PARAMETER_COUNT])]
+        return values[: len(self.settings.directions)]
 
     def _is_orphan(self, trial: FrozenTrial) -> bool:
         asked = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
@@ -245,17 +215,16 @@ class TrialStore:
         """Queue a failed trial again, unless it was killed too often; return whether it will be repeated."""
         params = params_of(trial)
         # A kill before the training began was not the training's fault.
-        kills = trial.user_attrs.get(attributes.KILLS, 0) + int(
-            killed and attributes.RUN_ID in trial.user_attrs
-        )
+        fatal = killed and attributes.RUN_ID in trial.user_attrs
+        kills = trial.user_attrs.get(attributes.KILLS, 0) + int(fatal)
         if not params or kills > MOST_KILLS:
             return False
         slot = origin(trial)
         later = self.study.get_trials(deepcopy=False)[trial.number + 1 :]
         if all(origin(other) != slot for other in later):  # not queued by a process that was then killed
-            kept = {name: value for name, value in trial.user_attrs.items() if name == attributes.VARIANT}
-            again = {attributes.RETRY_OF: slot, attributes.KILLS: kills}
-            self.study.enqueue_trial(params, kept | again)
+            attrs = {name: value for name, value in trial.user_attrs.items() if name == attributes.VARIANT}
+            attrs |= {attributes.RETRY_OF: slot, attributes.KILLS: kills}
+            self.study.enqueue_trial(params, attrs)
         return True
 
     def _store_rungs(self, running: _Running) -> None:

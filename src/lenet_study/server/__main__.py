@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import click
 
@@ -14,19 +15,16 @@ from lenet_study.server import launch
 from lenet_study.server.secrets import prepare_secrets
 from lenet_study.server.settings import ServerSettings, check_port
 
-_FOLDER = click.Path(path_type=Path, file_okay=False)
-_secrets = click.option(
-    "--secrets", type=_FOLDER, default=ServerSettings.secrets, help="Folder of the passwords."
-)
-_port = click.option(
-    "--port", type=click.IntRange(1, 65535), default=ServerSettings.port, help="Port of the server."
-)
-_hosts = click.option(
-    "--hosts", default="", help="Host headers to answer to, exactly; else this machine's own."
-)
-_artifacts = click.option(
-    "--artifacts", default="", help="A folder, or an address s3://bucket/path; else STATE/artifacts."
-)
+
+def options(*names: str) -> list[click.Parameter]:
+    """Return the options of these fields of ``ServerSettings``; of all of them if none is named."""
+    hints = get_type_hints(ServerSettings, include_extras=True)
+    result: list[click.Parameter] = []
+    for field in fields(ServerSettings):
+        if field.name in names or not names:
+            *_, kind, meaning = get_args(hints[field.name])
+            result.append(click.Option([f"--{field.name}"], type=kind, default=field.default, help=meaning))
+    return result
 
 
 @click.group(help=__doc__)
@@ -34,45 +32,27 @@ def main() -> None:
     """The command line."""
 
 
-@main.command()
-@_port
+@main.command(params=options("port"))
 def free(port: int) -> None:
     """Say what to do about a port of this machine that is taken."""
     check_port("127.0.0.1", port)
 
 
-@main.command()
-@_secrets
-@_port
-@_hosts
-@_artifacts
-def prepare(**options: Any) -> None:
+@main.command(params=options("secrets", "port", "hosts", "artifacts"))
+def prepare(**values: Any) -> None:
     """Make the passwords that do not exist yet, and files with which clients of this machine log in."""
-    settings = ServerSettings(**options)
+    settings = ServerSettings(**values)
     settings.check_own_address()
     prepare_secrets(settings.secrets, settings.port)
 
 
-@main.command()
-@_secrets
-@_port
-@_hosts
-@_artifacts
-@click.option(
-    "--state", type=_FOLDER, default=ServerSettings.state, help="Folder of what the server keeps on disk."
-)
-@click.option(
-    "--database", default="", help="Address; else a PostgreSQL of its own if installed, else SQLite."
-)
-@click.option("--host", default=ServerSettings.host, help="Address to listen on.")
-@click.option("--workers", type=click.IntRange(1), default=ServerSettings.workers, help="Processes.")
-def serve(**options: Any) -> None:
+@main.command(params=options())
+def serve(**values: Any) -> None:
     """Serve until interrupted."""
-    sys.exit(launch.serve(ServerSettings(**options)))
+    sys.exit(launch.serve(ServerSettings(**values)))
 
 
-@main.command()
-@_secrets
+@main.command(params=options("secrets"))
 @click.option("--address", default="http://127.0.0.1:5000", help="Where the server listens.")
 @click.option("--name", default="", help="What it is called there, if not by its address.")
 @click.option("--patience", default=0, help="Seconds to wait for it.")
@@ -82,11 +62,7 @@ def check(secrets: Path, address: str, name: str, patience: int) -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run one command.
-
-    Returns:
-        The exit code: 2 for what the user can cure, 1 for what failed.
-    """
+    """Run one command; return the exit code: 2 for what the user can cure, 1 for what failed."""
     stop_on_signals()
     try:
         main(arguments)

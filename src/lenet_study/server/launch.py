@@ -38,19 +38,12 @@ def serve(
     postgres: Callable[[Path], AbstractContextManager[str]] = private_server,
     run: Callable[[list[str], Mapping[str, str]], int] = run_until_terminated,
 ) -> int:
-    """Serve until interrupted.
+    """Serve until interrupted, and return the exit code.
 
     Args:
         settings: Checked arguments.
         postgres: Runs a database in a folder, and yields its address, or nothing where it cannot.
         run: Runs a command in an environment.
-
-    Returns:
-        The server's exit code; 0 when interrupted.
-
-    Raises:
-        UserError: The port or the state's folder is in use, or a secret is missing.
-        StoreError: The database does not open.
     """
     check_port(settings.host, settings.port)
     state, local = settings.state, (settings.state / "mlflow.db").resolve()
@@ -85,22 +78,14 @@ def _exclusive(state: Path) -> Iterator[None]:
         with FileLock(state / "lock", timeout=0):
             yield
     except Timeout as error:
-        raise UserError(
-            f"state={state.resolve()} is being served by another process: stop that, or name another state"
-        ) from error
+        taken = f"state={state.resolve()} is being served by another process"
+        raise UserError(f"{taken}: stop that, or name another state") from error
 
 
 def wait_until_healthy(address: str, secrets: Path, host_header: str = "", patience: float = 0) -> None:
     """Ask a server whether it is healthy until it is.
 
-    Args:
-        address: Where it listens.
-        secrets: Folder of its passwords.
-        host_header: What it is called there, if not by its address.
-        patience: Seconds to go on asking.
-
-    Raises:
-        StoreError: It does not answer, or is not healthy.
+    ``host_header`` is what the server is called there, if not by its address; ``patience`` is in seconds.
     """
     login, headers = (ADMIN, read_secret(secrets, "admin_password")), {"Host": host_header or None}
     deadline = time.monotonic() + patience

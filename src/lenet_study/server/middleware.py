@@ -16,16 +16,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-_LEFT_OUT = "/mlflow/assistant"
-
 
 class Guard:
-    """Lets through what names this server, comes from no foreign page and has a user's password.
-
-    Args:
-        app: What to guard.
-        hosts: Values of the Host header, exactly.
-    """
+    """Lets through what names one of exactly these hosts, comes from no foreign page and has a password."""
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
         self.app = app
@@ -50,7 +43,7 @@ class Guard:
         if user is None:
             challenge = {"WWW-Authenticate": 'Basic realm="MLflow"'}
             return PlainTextResponse("A user's name and password are wanted.\n", 401, challenge)
-        if _LEFT_OUT in request.scope["path"]:
+        if "/mlflow/assistant" in request.scope["path"]:
             return PlainTextResponse("This server has no assistant.\n", 403)
         return None
 
@@ -65,9 +58,7 @@ def adopt_password() -> None:
 def create_app() -> Guard:
     """MLflow's app with users and passwords, behind the guard.
 
-    Raises:
-        RuntimeError: No hosts are given, or not exactly: MLflow's own default lets in any name that
-            begins with the numbers of a private network.
+    Hosts have to be exact: MLflow's default lets in any name that begins like a private network's numbers.
     """
     hosts = get_allowed_hosts_from_env() or []
     if not hosts or any("*" in host for host in hosts):

@@ -22,15 +22,8 @@ _DATABASE = "mlflow"
 def private_server(folder: Path) -> Iterator[str]:
     """Run PostgreSQL on data in a folder; only this user (and postgres, for root) can reach its socket.
 
-    Args:
-        folder: For the data, which stays; the caller sees to it that no other process uses it.
-
-    Yields:
-        The address of its database; nothing where PostgreSQL is not installed or cannot run.
-
-    Raises:
-        UserError: The data was made by a version that is not installed any more.
-        StoreError: It does not start.
+    The caller sees to it that no other process uses the folder. Yield the address of the database; nothing
+    where PostgreSQL is not installed or cannot run.
     """
     folder = folder.resolve()
     programs = _programs(folder / "data" / "PG_VERSION")
@@ -39,12 +32,12 @@ def private_server(folder: Path) -> Iterator[str]:
         return
     data = folder / "data"
     folder.mkdir(mode=0o700, exist_ok=True)
-    sockets = Path(tempfile.mkdtemp(prefix="lenet-study-"))  # a socket's path may have 107 characters
-    if os.getuid() == 0:
-        shutil.chown(folder, _USER)
-        shutil.chown(sockets, _USER)
-    control = (programs / "pg_ctl", "-D", data, "-w")
-    try:
+    # A socket's path may have 107 characters.
+    with tempfile.TemporaryDirectory(prefix="lenet-study-", ignore_cleanup_errors=True) as sockets:
+        if os.getuid() == 0:
+            shutil.chown(folder, _USER)
+            shutil.chown(sockets, _USER)
+        control = (programs / "pg_ctl", "-D", data, "-w")
         if not (data / "PG_VERSION").exists():
             _run(programs / "initdb", "-D", data, "-U", _DATABASE, "-A", "trust", "-E", "UTF8")
         if (data / "postmaster.pid").exists():  # left by a command that was killed, perhaps running
@@ -60,8 +53,6 @@ def private_server(folder: Path) -> Iterator[str]:
             yield f"postgresql://{_DATABASE}@/{_DATABASE}?host={sockets}"
         finally:
             _run(*control, "-m", "fast", "stop")
-    finally:
-        shutil.rmtree(sockets, ignore_errors=True)
 
 
 def _programs(version_file: Path) -> Path | None:
@@ -69,10 +60,8 @@ def _programs(version_file: Path) -> Path | None:
     version = version_file.read_text().strip() if version_file.exists() else "*"
     folders = sorted(INSTALLED.glob(f"{version}/bin"), key=lambda path: float(path.parent.name))
     if not folders and version != "*":
-        raise UserError(
-            f"{version_file.parents[1]} was made by PostgreSQL {version}, which is not installed: install it "
-            "again"
-        )
+        made = f"{version_file.parents[1]} was made by PostgreSQL {version}"
+        raise UserError(f"{made}, which is not installed: install it again")
     return folders[-1] if folders else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from lenet_study.errors import UserError
@@ -16,32 +17,21 @@ GENERATED = ("admin_password", "database_password", "session_key")
 
 
 def prepare_secrets(folder: Path, port: int) -> None:
-    """Generate the passwords that do not exist yet, and write files with which clients here log in.
-
-    Raises:
-        UserError: The first user has a password that MLflow does not take.
-    """
+    """Generate the passwords that do not exist yet, and write files with which clients here log in."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # only its owner gets in; containers, of other users, are given single files
-    for name in GENERATED:
+    for name in (*GENERATED, "aws"):
         if not (folder / name).exists():
-            write_file(folder / name, secrets.token_urlsafe(24), 0o444)
-    if not (folder / "aws").exists():
-        write_file(folder / "aws", "", 0o444)
+            write_file(folder / name, "" if name == "aws" else secrets.token_urlsafe(24), 0o444)
     login = {"MLFLOW_TRACKING_USERNAME": ADMIN, "MLFLOW_TRACKING_PASSWORD": admin_password(folder)}
-    lines = (f"{name.lower()} = {escape(value)}\n" for name, value in login.items())
-    write_file(folder / "credentials", "".join(["[mlflow]\n", *lines]), 0o444)
+    write_config(folder / "credentials", {name.lower(): value for name, value in login.items()}, 0o444)
     variables = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}", **login}
     exports = (f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
     write_file(folder / "client.sh", "".join(exports), 0o600)
 
 
 def read_secret(folder: Path, name: str) -> str:
-    """Return a secret's value.
-
-    Raises:
-        UserError: Its file cannot be read.
-    """
+    """Return a secret's value."""
     try:
         return (folder / name).read_text(encoding="utf-8").strip()
     except OSError as error:
@@ -52,28 +42,20 @@ def read_secret(folder: Path, name: str) -> str:
 
 
 def admin_password(folder: Path) -> str:
-    """Return the first user's password.
-
-    Raises:
-        UserError: It cannot be read, or MLflow does not take it.
-    """
+    """Return the first user's password, unless MLflow does not take it."""
     password = read_secret(folder, "admin_password")
+    subject = f"secrets={folder}: admin_password has"
     if len(password) < MIN_PASSWORD_LENGTH:
-        raise UserError(
-            f"secrets={folder}: admin_password has {len(password)} characters; MLflow wants "
-            f"{MIN_PASSWORD_LENGTH}"
-        )
+        raise UserError(f"{subject} {len(password)} characters; MLflow wants {MIN_PASSWORD_LENGTH}")
     if not (password.isascii() and password.isprintable()):
-        raise UserError(
-            f"secrets={folder}: admin_password has characters beyond ASCII, with which nobody could log in: "
-            "choose another"
-        )
+        raise UserError(f"{subject} characters beyond ASCII, with which nobody could log in: choose another")
     return password
 
 
-def escape(value: str) -> str:
-    """Return a value as MLflow's files need it: ``configparser``, which reads them, interpolates ``%``."""
-    return value.replace("%", "%%")
+def write_config(path: Path, values: Mapping[str, str], mode: int) -> None:
+    """Write a file as MLflow's ``configparser`` reads it, which interpolates ``%``."""
+    lines = (f"{name} = {value.replace('%', '%%')}\n" for name, value in values.items())
+    write_file(path, "".join(["[mlflow]\n", *lines]), mode)
 
 
 def write_file(path: Path, text: str, mode: int) -> None:

@@ -7,29 +7,28 @@ import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import click
 
 from lenet_study.errors import UserError
-from lenet_study.server.secrets import ADMIN, admin_password, escape, read_secret, write_file
+from lenet_study.server.secrets import ADMIN, admin_password, read_secret, write_config, write_file
 
-PASSWORD_CACHE_SECONDS = 60  # until a password is checked against the database again
+_FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Arguments of the server, as ``serve --help`` explains them.
+    """Arguments of the server, each an option of its command line."""
 
-    Raises:
-        UserError: ``hosts`` or ``artifacts`` is nothing that a server can use.
-    """
-
-    secrets: Path = Path("docker/secrets")
-    state: Path = Path(".server")
-    database: str = ""
-    artifacts: str = ""
-    host: str = "127.0.0.1"
-    port: int = 5000
-    hosts: str = ""
-    workers: int = 2
+    secrets: Annotated[Path, _FOLDER, "Folder of the passwords."] = Path("docker/secrets")
+    port: Annotated[int, click.IntRange(1, 65535), "Port of the server."] = 5000
+    hosts: Annotated[str, "Host headers to answer to, exactly; else this machine's own."] = ""
+    artifacts: Annotated[str, "A folder, or an address s3://bucket/path; else STATE/artifacts."] = ""
+    state: Annotated[Path, _FOLDER, "Folder of what the server keeps on disk."] = Path(".server")
+    database: Annotated[str, "Address; else a PostgreSQL of its own if installed, else SQLite."] = ""
+    host: Annotated[str, "Address to listen on."] = "127.0.0.1"
+    workers: Annotated[int, click.IntRange(1), "Processes."] = 2
 
     def __post_init__(self) -> None:
         for host in self.host_headers:
@@ -39,9 +38,8 @@ class ServerSettings:
                     "without * and spaces, and commas between several"
                 )
         if "://" in self.artifacts and not re.fullmatch(r"s3://[\w.\-]+(/.*)?", self.artifacts):
-            raise UserError(
-                f"artifacts={self.artifacts} cannot hold artifacts: write s3://bucket/path, or nothing"
-            )
+            refused = f"artifacts={self.artifacts} cannot hold artifacts"
+            raise UserError(f"{refused}: write s3://bucket/path, or nothing")
 
     @property
     def host_headers(self) -> list[str]:
@@ -71,24 +69,20 @@ class ServerSettings:
     def write_environment(self, database: str) -> dict[str, str]:
         """Write the server's configuration into files that only its user reads.
 
-        Args:
-            database: Address of the store, without a password.
-
-        Returns:
-            Environment variables, without a user's or the database's password.
+        Neither ``database``, the store's address, nor the environment variables that are returned hold a
+        user's or the database's password.
         """
         private = self.state / "private"
         private.mkdir(exist_ok=True)
         private.chmod(0o700)
         auth = {
-            "database_uri": escape(database),
+            "database_uri": database,
             "default_permission": "READ",
             "admin_username": ADMIN,
-            "admin_password": escape(admin_password(self.secrets)),
-            "auth_cache_ttl_seconds": str(PASSWORD_CACHE_SECONDS),
+            "admin_password": admin_password(self.secrets),
+            "auth_cache_ttl_seconds": "60",  # until a password is checked against the database again
         }
-        lines = (f"{name} = {value}\n" for name, value in auth.items())
-        write_file(private / "auth.ini", "".join(["[mlflow]\n", *lines]), 0o600)
+        write_config(private / "auth.ini", auth, 0o600)
         password = re.sub(r"([\\:])", r"\\\1", read_secret(self.secrets, "database_password"))
         write_file(private / "pgpass", f"*:*:*:*:{password}\n", 0o600)
         aws = self.secrets / "aws"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import urllib.parse
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 import mlflow
 
@@ -19,28 +19,24 @@ _PAGES = {"workflowType": "machine_learning"}  # the UI opens its pages for prom
 
 def study_addresses(experiment_id: str, study: str, run_ids: list[str]) -> dict[str, str]:
     """Return the addresses of the ``curves`` (overlaid) and the ``comparison`` of a study's trainings."""
-    query = {
+    curves = {
         "searchFilter": f"tags.{Tag.STUDY} = '{study}' and tags.{Tag.STAGE} = 'train'",
         "orderByKey": f"tags.`{Tag.VARIANT}`",
         "orderByAsc": "true",
         "compareRunsMode": "CHART",
         **_PAGES,
     }
-    compared = {
-        "runs": json.dumps(run_ids, separators=(",", ":")),
-        "experiments": json.dumps([experiment_id]),
-        **_PAGES,
-    }
-    curves = urllib.parse.urlencode(query, quote_via=urllib.parse.quote)
+    runs, experiments = json.dumps(run_ids, separators=(",", ":")), json.dumps([experiment_id])
+    compared = urlencode({"runs": runs, "experiments": experiments, **_PAGES})
     return {
-        "curves": f"{_ui()}/#/experiments/{experiment_id}/runs?{curves}",
-        "comparison": f"{_ui()}/#/compare-runs?{urllib.parse.urlencode(compared)}",
+        "curves": f"{_ui()}/#/experiments/{experiment_id}/runs?{urlencode(curves, quote_via=quote)}",
+        "comparison": f"{_ui()}/#/compare-runs?{compared}",
     }
 
 
 def run_address(run: Run) -> str:
     """Return the address of a run's page."""
-    return f"{_ui()}/#/experiments/{run.experiment_id}/runs/{run.id}?{urllib.parse.urlencode(_PAGES)}"
+    return f"{_ui()}/#/experiments/{run.experiment_id}/runs/{run.id}?{urlencode(_PAGES)}"
 
 
 def how_to_look() -> str:

@@ -6,7 +6,6 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from enum import Enum
 from pathlib import Path
 
 import psutil
@@ -16,14 +15,6 @@ from lenet_study.tracking.schema import Tag
 HEARTBEAT_SECONDS = 60  # between two signs of life
 SILENCE_SECONDS = 600  # without one after which a run of another host counts as abandoned
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-class Owner(Enum):
-    """What is known of the process that works on a run."""
-
-    ALIVE = "alive"
-    GONE = "gone"
-    UNKNOWN = "unknown"  # of another host, and heard of lately; or of a version that did not tell
 
 
 def process_tags() -> dict[str, str]:
@@ -50,21 +41,18 @@ def boot_id() -> str:
         return "unknown"
 
 
-def owner_of(tags: Mapping[str, str]) -> Owner:
-    """Return whether the process that wrote these tags still works.
+def is_abandoned(tags: Mapping[str, str]) -> bool:
+    """Return whether the process that wrote these tags is known to work no more.
 
     A process number means something on its own host alone, and until the next boot; host names are compared
-    as well because containers share the kernel, not the numbers.
+    as well because containers share the kernel, not the numbers. A run of version 0.1 does not tell.
     """
     if not all(name in tags for name in (Tag.PROCESS_PID, Tag.PROCESS_HOST, Tag.PROCESS_BOOT)):
-        return Owner.UNKNOWN
-    if tags[Tag.PROCESS_HOST] == socket.gethostname():
-        if tags[Tag.PROCESS_BOOT] != boot_id():
-            return Owner.GONE
-        try:
-            start = psutil.Process(int(tags[Tag.PROCESS_PID])).create_time()
-        except psutil.NoSuchProcess:
-            return Owner.GONE
-        return Owner.ALIVE if abs(start - float(tags[Tag.PROCESS_START])) < 1 else Owner.GONE
-    silent = time.time() - float(tags[Tag.PROCESS_HEARTBEAT]) > SILENCE_SECONDS
-    return Owner.GONE if silent else Owner.UNKNOWN
+        return False
+    if tags[Tag.PROCESS_HOST] != socket.gethostname():
+        return time.time() - float(tags[Tag.PROCESS_HEARTBEAT]) > SILENCE_SECONDS
+    try:
+        start = psutil.Process(int(tags[Tag.PROCESS_PID])).create_time()
+    except psutil.NoSuchProcess:
+        return True
+    return tags[Tag.PROCESS_BOOT] != boot_id() or abs(start - float(tags[Tag.PROCESS_START])) >= 1

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.metadata
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def provenance_tags(root: Path = ROOT) -> dict[str, str]:
 def environment_tags(root: Path = ROOT) -> dict[str, str]:
     """Return Python's version, sums of the packages' list and of requirements.txt, and the image's id."""
     tags: dict[str, str] = {
-        Tag.PYTHON: sys.version.split()[0],
+        Tag.PYTHON: platform.python_version(),
         Tag.PACKAGES_SHA256: _sha256(freeze().encode()),
     }
     if (requirements := root / "requirements.txt").is_file():
@@ -55,26 +56,18 @@ def git_tags(root: Path = ROOT) -> dict[str, str]:
         dirty = str(built_from.endswith("-dirty")).lower()
         return {Tag.GIT_COMMIT: built_from.removesuffix("-dirty"), Tag.GIT_DIRTY: dirty}
 
-    def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(root), *arguments]
-        try:
-            result = subprocess.run(command, capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return result.stdout.strip()
-
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
-    if commit is None or changes is None:
+    try:
+        commit, changes = (
+            subprocess.run(["git", "-C", root, *command], capture_output=True, text=True, check=True).stdout
+            for command in (("rev-parse", "HEAD"), ("status", "--porcelain"))
+        )
+    except (OSError, subprocess.CalledProcessError):
         return {}
-    return {Tag.GIT_COMMIT: commit, Tag.GIT_DIRTY: str(bool(changes)).lower()}
+    return {Tag.GIT_COMMIT: commit.strip(), Tag.GIT_DIRTY: str(bool(changes)).lower()}
 
 
 def check_packages(requirements: Path) -> None:
-    """Compare the installed packages with lines ``name==version``; a build tag, as ``+cpu``, does not count.
-
-    Raises:
-        UserError: A package is missing or has another version.
-    """
+    """Compare the installed packages with lines ``name==version``; a build tag (``+cpu``) does not count."""
     installed = dict(line.split("==") for line in freeze().splitlines())
     for line in requirements.read_text(encoding="utf-8").split():
         name, _, version = line.partition("==")

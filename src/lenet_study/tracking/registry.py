@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeAlias
 
@@ -37,8 +35,11 @@ PREVIOUS = "previous"
 CHALLENGER = "challenger"
 CHAMPION_URI = f"models:/{NAME}@{CHAMPION}"
 _TORCHSCRIPT = "data/model.pth"  # where mlflow.pytorch keeps it within a logged model
-_ADDED = "registered_model_meta"  # a file that MLflow adds to some downloads
 _SUMS = (Tag.WEIGHTS_SHA256, Tag.TORCHSCRIPT_SHA256, Tag.MODEL_SHA256, Tag.PARITY)
+_CURE = (
+    "the id of a finished training's run, an address such as "
+    f"{CHAMPION_URI} (after `promote`), or the path of a TorchScript file"
+)
 _SIGNATURE = ModelSignature(
     inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 1, SIDE, SIDE))]),
     outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 10))]),
@@ -96,8 +97,8 @@ def log_model(
         description: Written into the file and, as tags, on the registered version.
         register: Whether to make it a version of the registered model.
     """
-    if run.resumed and (logged_before := _logged_before(run, register)):
-        return logged_before
+    if run.resumed and (training := StoredTraining.load(run.id)).tag(Tag.MODEL_SHA256):
+        return _registered(logged_model_of(training), register)  # it was whole and proven
     exported = export.exportable(model, normalisation, dict(description))
     with tempfile.TemporaryDirectory() as folder:
         torchscript, program = Path(folder, "model.pth"), Path(folder, "model.pt2")
@@ -108,26 +109,14 @@ def log_model(
         parity = export.parity(model, normalisation, scripted, images)
         twin = export.parity(model, normalisation, export.load_program(program), images)
         proof.write_text(json.dumps({"torchscript": asdict(parity), "pt2": asdict(twin)}, indent=2))
-        with _expected_warnings(), uninterrupted():
-            info = mlflow.pytorch.log_model(
-                scripted,
-                name=File.MODEL,
-                serialization_format="pickle",
-                signature=_SIGNATURE,
-                input_example=export.as_input(images[:2]).numpy(),
-                pip_requirements=[_pin("torch"), _pin("mlflow"), _pin("numpy")],
-                extra_files=[str(program), str(proof)],
-            )
-        logged = Path(folder, "logged")
-        logged.mkdir()
-        logged = Path(mlflow.artifacts.download_artifacts(info.model_uri, dst_path=str(logged)))
-        stored = logged / _TORCHSCRIPT
-        served = export.parity(model, normalisation, export.load_torchscript(stored), images)
+        uri = _log_files(scripted, images, [str(program), str(proof)])
+        files = Path(mlflow.artifacts.download_artifacts(uri, dst_path=tempfile.mkdtemp(dir=folder)))
+        served = export.parity(model, normalisation, export.load_torchscript(files / _TORCHSCRIPT), images)
         parities = (parity, twin, served)
         sums: dict[str, str] = {
             Tag.WEIGHTS_SHA256: export.weights_digest(model),
-            Tag.TORCHSCRIPT_SHA256: export.file_digest(stored),
-            Tag.MODEL_SHA256: _model_digest(logged),
+            Tag.TORCHSCRIPT_SHA256: export.file_digest(files / _TORCHSCRIPT),
+            Tag.MODEL_SHA256: _model_digest(files),
             Tag.PARITY: "passed" if all(parity.passed for parity in parities) else "failed",
         }
     run.log_metrics(
@@ -138,21 +127,33 @@ def log_model(
     )
     run.set_tags(sums)
     tags = {str(key): str(value) for key, value in {**description, **sums}.items()}
+    return _registered(LoggedModel(uri, None, sums[Tag.WEIGHTS_SHA256], tags), register)
+
+
+def _log_files(scripted: torch.jit.ScriptModule, images: torch.Tensor, others: list[str]) -> str:
+    """Log a model with other files, as one of the active run; return its address."""
+    packages = {package: version(package).partition("+")[0] for package in ("torch", "mlflow", "numpy")}
+    with warnings.catch_warnings(), uninterrupted():
+        for message in (export.DEPRECATION, "'torch.load' received a zip file"):
+            warnings.filterwarnings("ignore", message=message)
+        info = mlflow.pytorch.log_model(
+            scripted,
+            name=File.MODEL,
+            serialization_format="pickle",
+            signature=_SIGNATURE,
+            input_example=export.as_input(images[:2]).numpy(),
+            pip_requirements=[f"{package}=={number}" for package, number in packages.items()],
+            extra_files=others,
+        )
+    return str(info.model_uri)
+
+
+def _registered(model: LoggedModel, register: bool = True) -> LoggedModel:
+    """Return the model with its version, made if it has none yet and is to have one."""
+    if model.version or not register:
+        return model
     with uninterrupted():
-        version = int(mlflow.register_model(info.model_uri, NAME, tags=tags).version) if register else None
-    return LoggedModel(info.model_uri, version, sums[Tag.WEIGHTS_SHA256], tags)
-
-
-def _logged_before(run: Run, register: bool) -> LoggedModel | None:
-    """Return the model that a run has logged before it was interrupted, registered if it is to be."""
-    training = StoredTraining.load(run.id)
-    if not training.tag(Tag.MODEL_SHA256):  # set once the model is whole and proven
-        return None
-    model = logged_model_of(training)
-    if register and model.version is None:
-        version = int(mlflow.register_model(model.uri, NAME, tags=model.tags).version)
-        return replace(model, version=version)
-    return model
+        return replace(model, version=int(mlflow.register_model(model.uri, NAME, tags=model.tags).version))
 
 
 def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
@@ -167,22 +168,22 @@ def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
     """
     path = Path(reference)
     if path.is_file():
-        return _read(path, reference, run_id="", expected="")
-    if path.exists() or ("/" in reference and not reference.startswith(("models:/", "runs:/"))):
+        return _read(path, reference, run_id="")
+    is_address = reference.startswith(("models:/", "runs:/"))
+    if path.exists() or ("/" in reference and not is_address):
         raise UserError(f"model={reference} is no file: name {_CURE}")
     connect()
     try:
-        if reference.startswith(("models:/", "runs:/")):
-            uri = reference
-            run_id = str(mlflow.models.get_model_info(reference).run_id)
-        else:
-            uri, run_id = f"runs:/{reference}/{File.MODEL}", reference
+        uri = reference if is_address else f"runs:/{reference}/{File.MODEL}"
+        run_id = str(mlflow.models.get_model_info(uri).run_id) if is_address else reference
         tags = mlflow.MlflowClient().get_run(run_id).data.tags
         with tempfile.TemporaryDirectory() as folder:
             files = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
-            model = _read(files / _TORCHSCRIPT, reference, run_id, tags.get(Tag.TORCHSCRIPT_SHA256, ""))
+            stored = files / _TORCHSCRIPT
+            _check(reference, run_id, export.file_digest(stored), tags.get(Tag.TORCHSCRIPT_SHA256))
+            model = _read(stored, reference, run_id)
             if keep:
-                _check(reference, run_id, _model_digest(files), tags.get(Tag.MODEL_SHA256, ""))
+                _check(reference, run_id, _model_digest(files), tags.get(Tag.MODEL_SHA256))
                 shutil.copytree(files, keep)
             return model
     except (MlflowException, OSError) as error:
@@ -190,49 +191,37 @@ def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
         raise UserError(f"model={reference} cannot be read ({reason}): name {_CURE}") from error
 
 
-_CURE = (
-    "the id of a finished training's run, an address such as "
-    f"{CHAMPION_URI} (after `promote`), or the path of a TorchScript file"
-)
-
-
-def _read(path: Path, reference: str, run_id: str, expected: str) -> LoadedModel:
-    actual = export.file_digest(path)
-    if run_id:
-        _check(reference, run_id, actual, expected)
+def _read(path: Path, reference: str, run_id: str) -> LoadedModel:
     module = export.load_torchscript(path)
-    weights = export.weights_digest(module.model)
-    return LoadedModel(module, export.description_of(module), reference, run_id, actual, weights)
+    weights, sum_of_file = export.weights_digest(module.model), export.file_digest(path)
+    return LoadedModel(module, export.description_of(module), reference, run_id, sum_of_file, weights)
 
 
 def _model_digest(model: Path) -> str:
     """Return the SHA-256 sum of a downloaded model's files, without the one that MLflow adds to some."""
-    (model / _ADDED).unlink(missing_ok=True)
+    (model / "registered_model_meta").unlink(missing_ok=True)
     return export.folder_digest(model)
 
 
-def _check(reference: str, run_id: str, actual: str, expected: str) -> None:
-    if not expected:
+def _check(reference: str, run_id: str, actual: str, logged: str | None) -> None:
+    """Refuse a file whose SHA-256 sum is not the one that its run logged."""
+    if not logged:
         raise UserError(
             f"model={reference} cannot be checked: run {run_id} has logged no SHA-256 of it; train it again"
         )
-    if actual != expected:
+    if actual != logged:
         raise UserError(
             f"model={reference} was changed since run {run_id} logged it (SHA-256 {actual[:12]}…, "
-            f"logged {expected[:12]}…): train it again"
+            f"logged {logged[:12]}…): train it again"
         )
 
 
 def logged_model_of(training: StoredTraining) -> LoggedModel:
-    """Return the model of a finished training, as ``log_model`` returned it.
-
-    Raises:
-        UserError: Its file is not the one that was logged.
-    """
+    """Return the model of a finished training, as ``log_model`` returned it; see ``load_model``."""
     tags = {name: str(value) for name, value in load_model(training.run_id).description.items()}
     tags |= {name: training.tag(name) for name in _SUMS if training.tag(name)}
-    version = version_of(training.run_id)
-    number = int(version.version) if version else None
+    registered = version_of(training.run_id)
+    number = int(registered.version) if registered else None
     return LoggedModel(training.model_uri, number, training.tag(Tag.WEIGHTS_SHA256), tags)
 
 
@@ -270,12 +259,11 @@ def set_challenger(model: LoggedModel, evidence: Mapping[str, object]) -> Versio
     """Make a model, registered if need be, the challenger, with the figures of its confirmation as tags."""
     client = mlflow.MlflowClient()
     with store_call():
-        number = model.version or mlflow.register_model(model.uri, NAME, tags=model.tags).version
+        number = str(_registered(model).version)
         for figure, value in evidence.items():
-            name = Tag.CONFIRMED.format(figure=figure)
-            client.set_model_version_tag(NAME, str(number), name, str(value))
-        client.set_registered_model_alias(NAME, CHALLENGER, str(number))
-        return client.get_model_version(NAME, str(number))
+            client.set_model_version_tag(NAME, number, Tag.CONFIRMED.format(figure=figure), str(value))
+        client.set_registered_model_alias(NAME, CHALLENGER, number)
+        return client.get_model_version(NAME, number)
 
 
 def confirmation_of(version: Version) -> dict[str, str]:
@@ -289,22 +277,3 @@ def drop_challenger() -> None:
     """Take the challenger's alias away: it has become the champion."""
     with store_call():
         mlflow.MlflowClient().delete_registered_model_alias(NAME, CHALLENGER)
-
-
-@contextmanager
-def _expected_warnings() -> Iterator[None]:
-    """Keep three warnings from the user: what they warn of is what the study asks for."""
-    logger = logging.getLogger("mlflow.pytorch")  # TorchScript counts as pickle there
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=export.DEPRECATION)
-            warnings.filterwarnings("ignore", message="'torch.load' received a zip file")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _pin(package: str) -> str:
-    return f"{package}=={importlib.metadata.version(package).partition('+')[0]}"

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -28,35 +25,16 @@ from lenet_study.training.dataset import Split
 from lenet_study.training.history import Epoch
 
 SOURCE = "https://github.com/zalandoresearch/fashion-mnist"
-EPOCH_METRICS = {
-    "train_loss": Metric.TRAIN_LOSS,
-    "train_accuracy": Metric.TRAIN_ACCURACY,
-    "val_loss": Metric.VAL_LOSS,
-    "val_accuracy": Metric.VAL_ACCURACY,
-    "learning_rate": Metric.LEARNING_RATE,
-    "seconds": Metric.EPOCH_SECONDS,
-}
-BEST_METRICS = {
-    "epoch": Metric.BEST_EPOCH,
-    "val_accuracy": Metric.BEST_VAL_ACCURACY,
-    "val_loss": Metric.BEST_VAL_LOSS,
-    "train_accuracy": Metric.BEST_TRAIN_ACCURACY,
-    "train_loss": Metric.BEST_TRAIN_LOSS,
-}
 
 
 class Run:
-    """An open MLflow run.
-
-    Attributes:
-        final_status: Its status once its work has ended without an exception.
-    """
+    """An open MLflow run."""
 
     def __init__(self, run: mlflow.entities.Run, *, resumed: bool = False) -> None:
         self.id: str = run.info.run_id
         self.experiment_id: str = run.info.experiment_id
         self.resumed = resumed
-        self.final_status = "FINISHED"
+        self.final_status = "FINISHED"  # once its work has ended without an exception
         self._client = mlflow.MlflowClient()
         self._param_names = set(run.data.params)
         self._steps: dict[str, set[int]] = {}  # that a resumed run has of each metric
@@ -83,38 +61,48 @@ class Run:
 
     def log_epoch(self, epoch: Epoch) -> None:
         """Log an epoch's metrics; the step is the epoch."""
-        values = asdict(epoch)
-        self.log_metrics({metric: values[name] for name, metric in EPOCH_METRICS.items()}, step=epoch.epoch)
+        metrics: dict[str, float | None] = {
+            Metric.TRAIN_LOSS: epoch.train_loss,
+            Metric.TRAIN_ACCURACY: epoch.train_accuracy,
+            Metric.VAL_LOSS: epoch.val_loss,
+            Metric.VAL_ACCURACY: epoch.val_accuracy,
+            Metric.LEARNING_RATE: epoch.learning_rate,
+            Metric.EPOCH_SECONDS: epoch.seconds,
+        }
+        self.log_metrics(metrics, step=epoch.epoch)
 
     def log_best(self, best: Epoch) -> None:
         """Log what the best epoch gave as summary metrics."""
-        values = asdict(best)
-        self.log_metrics({metric: values[name] for name, metric in BEST_METRICS.items()})
+        metrics: dict[str, float | None] = {
+            Metric.BEST_EPOCH: best.epoch,
+            Metric.BEST_VAL_ACCURACY: best.val_accuracy,
+            Metric.BEST_VAL_LOSS: best.val_loss,
+            Metric.BEST_TRAIN_ACCURACY: best.train_accuracy,
+            Metric.BEST_TRAIN_LOSS: best.train_loss,
+        }
+        self.log_metrics(metrics)
 
     def log_figure(self, figure: Figure, name: str) -> None:
         """Save a picture among the run's artifacts."""
-        with self._artifact(name) as path:
-            figure.savefig(path, dpi=150)
+        with uninterrupted():
+            self._client.log_figure(self.id, figure, name, save_kwargs={"dpi": 150})
 
     def log_table(self, table: pd.DataFrame, name: str) -> None:
         """Save a table as CSV among the run's artifacts."""
-        with self._artifact(name) as path:
-            table.to_csv(path, index=False)
+        self.log_text(table.to_csv(index=False), name)
 
     def log_text(self, text: str, name: str) -> None:
         """Save a text among the run's artifacts."""
-        with self._artifact(name) as path:
-            path.write_text(text, encoding="utf-8")
+        with uninterrupted():
+            self._client.log_text(self.id, text, name)
 
     def log_dataset(self, split: Split, context: str) -> None:
         """Log a split as a dataset input.
 
         MLflow's digests hold 36 characters: they get the first 32 of the SHA-256, its tag gets all 64.
         """
-        digest = split.digest()
-        dataset = mlflow.data.from_numpy(
-            split.images.numpy(), source=SOURCE, name=f"fashion-mnist-{context}", digest=digest[:32]
-        )
+        digest, name = split.digest(), f"fashion-mnist-{context}"
+        dataset = mlflow.data.from_numpy(split.images.numpy(), source=SOURCE, name=name, digest=digest[:32])
         tags = [entities.InputTag("mlflow.data.context", context), entities.InputTag("sha256", digest)]
         logged = entities.DatasetInput(dataset._to_mlflow_entity(), tags)
         with uninterrupted():
@@ -124,8 +112,7 @@ class Run:
     def _steps_of(self, metric: str) -> set[int]:
         """Return the steps that the store has of a metric: MLflow would store one logged twice twice."""
         if metric not in self._steps:
-            history = self._client.get_metric_history(self.id, metric)
-            self._steps[metric] = {point.step for point in history}
+            self._steps[metric] = {point.step for point in self._client.get_metric_history(self.id, metric)}
         return self._steps[metric]
 
     def prune(self, reason: str) -> None:
@@ -136,14 +123,6 @@ class Run:
     def _log_batch(self, **batch: Any) -> None:
         with uninterrupted():
             self._client.log_batch(self.id, **batch)
-
-    @contextmanager
-    def _artifact(self, name: str) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, name)
-            yield path
-            with uninterrupted():
-                self._client.log_artifact(self.id, str(path))
 
 
 @contextmanager
@@ -162,7 +141,7 @@ def open_run(
     """Open a run; under `mlflow run` the process's first run is the one that the project has made.
 
     The run ends FINISHED, KILLED (interrupted, terminated, or pruned) or FAILED (any other exception, whose
-    message becomes the tag ``error``).
+    message becomes the tag ``failure.reason``).
 
     Args:
         name: Shown in MLflow's lists and legends.
@@ -174,10 +153,6 @@ def open_run(
         parent: Id of the run to nest this one under.
         system_metrics: Sample processor, memory and disk while the run is open.
         resume: Id of an interrupted run to go on with; empty opens a new one.
-
-    Raises:
-        StoreError: The tracking server or its store failed.
-        UserError: MLFLOW_RUN_ID names no run, or one that is not as `mlflow run` makes it.
     """
     connect()
     optional = {Tag.DESCRIPTION: description, Tag.STUDY: study, Tag.PARENT_RUN: parent}
@@ -194,14 +169,12 @@ def open_run(
             with keep_alive(run):
                 yield run
             status = run.final_status
-        except (KeyboardInterrupt, SystemExit) as signal:
-            status = "KILLED"
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
+            stopped = not isinstance(error, Exception)
+            status = "KILLED" if stopped else "FAILED"
             if run:
-                _record_failure(run, signal, "stopped by a signal; `resume` goes on")
-            raise
-        except Exception as error:
-            if run:
-                _record_failure(run, error, " ".join(str(error).split())[:5000])
+                message = " ".join(str(error).split())[:5000]
+                _record_failure(run, error, "stopped by a signal; `resume` goes on" if stopped else message)
             raise
         finally:
             if run:
@@ -253,8 +226,7 @@ def _record_failure(run: Run, error: BaseException, reason: str) -> None:
 
 def _adopted(client: mlflow.MlflowClient) -> str:
     """Return the id of the run that `mlflow run` has made for this process; empty if there is none."""
-    run_id = os.environ.get("MLFLOW_RUN_ID", "")
-    if not run_id:
+    if not (run_id := os.environ.get("MLFLOW_RUN_ID", "")):
         return ""
     try:
         run = client.get_run(run_id)

@@ -13,17 +13,11 @@ T = TypeVar("T")
 
 
 class Name(str):
-    """A name in MLflow with its meaning.
+    """A name in MLflow with its meaning."""
 
-    Attributes:
-        meaning: For people, one sentence without its full stop.
-        unit: Of a metric; empty for a count or a word.
-        formerly: Names under which older versions wrote it; they are read, never written.
-    """
-
-    meaning: str
-    unit: str
-    formerly: tuple[str, ...]
+    meaning: str  # for people, one sentence without its full stop
+    unit: str  # of a metric; empty for a count or a word
+    formerly: tuple[str, ...]  # names under which older versions wrote it; they are read, never written
 
     def __new__(cls, name: str, meaning: str, unit: str = "", formerly: tuple[str, ...] = ()) -> Self:
         """Make the name, which is a plain string to MLflow."""
@@ -142,7 +136,11 @@ class Metric:
     STUDY_SECONDS = Name("study_seconds", "Wall time of the study", "s")
     SEARCH_BEST = Name("search/best_val_accuracy", "Best so far; the step is the number of trials", "0..1")
     SEARCH_STATE = Name("search/{state}", "Trials that ended so: `complete`, `pruned`, `fail`")
-    CONFIRM_FIGURE = Name("confirm/{figure}", "A figure of the confirmation")
+    CONFIRM_FIGURE = Name(
+        "confirm/{figure}",
+        "Number of `seeds`, validation accuracies `challenger_mean` and `champion_mean`, their `difference` "
+        "and `difference_std`, the search's `comparisons` so far, and the `p_value` corrected for these",
+    )
     CONFIRM_TEST_MEAN = Name("confirm/{side}_test_mean", "Mean test accuracy of a side", "0..1")
     CONFIRM_TEST_STD = Name("confirm/{side}_test_std", "Its sample standard deviation", "0..1")
 

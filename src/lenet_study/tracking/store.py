@@ -9,7 +9,7 @@ import signal
 import tempfile
 import threading
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import mlflow
 import requests
 from filelock import BaseFileLock, FileLock
-from mlflow.entities import Experiment, LifecycleStage, ViewType
+from mlflow.entities import Experiment, LifecycleStage
 from mlflow.entities import Run as MLflowRun
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
@@ -40,8 +40,8 @@ def connect(timeout: float = HEALTH_TIMEOUT) -> None:
         StoreError: The server or its store cannot be reached.
         UserError: The store's folder does not exist or cannot be written to.
     """
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in {"mlflow": "WARNING", "alembic": "WARNING", "mlflow.pytorch": "ERROR"}.items():
+        logging.getLogger(name).setLevel(level)  # to mlflow.pytorch, the TorchScript asked for is pickle
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the project prints its own
     # A server may be away for a minute; MLflow's own patience is four minutes for each call.
@@ -89,11 +89,7 @@ def _open_file(uri: str) -> None:
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Turn a failure of MLflow's server or store into one sentence.
-
-    Raises:
-        StoreError: The server or its store failed.
-    """
+    """Turn a failure of MLflow's server or store into one sentence, a StoreError."""
     try:
         yield
     except (MlflowException, SQLAlchemyError) as error:
@@ -120,8 +116,7 @@ def uninterrupted() -> Iterator[None]:
     received: list[int] = []
     in_main_thread = threading.current_thread() is threading.main_thread()  # where handlers are called
     if in_main_thread and mlflow.get_tracking_uri().startswith("sqlite"):
-        held = {number: signal.getsignal(number) for number in _SIGNALS}
-        held = {number: handler for number, handler in held.items() if callable(handler)}
+        held = {number: signal.getsignal(number) for number in _SIGNALS if callable(signal.getsignal(number))}
     for number in held:
         signal.signal(number, lambda number, frame: received.append(number))
     try:
@@ -135,11 +130,7 @@ def uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def store_call() -> Iterator[None]:
-    """Make a call of the store, or a few: uninterrupted, and a failure becomes one sentence.
-
-    Raises:
-        StoreError: The server or its store failed.
-    """
+    """Make calls of the store: uninterrupted, and a failure becomes one sentence, a StoreError."""
     with store_errors(), uninterrupted():
         yield
 
@@ -152,26 +143,24 @@ def redact(uri: str) -> str:
     """
     parts = urllib.parse.urlsplit(uri)
     query = [item for item in parts.query.split("&") if "password" not in item.partition("=")[0].lower()]
-    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="&".join(query))
-    return uri if shown == parts else shown.geturl()
+    public = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="&".join(query))
+    return uri if public == parts else public.geturl()
 
 
 def prepare_experiment(surrounding: str, adopted: str) -> str:
     """Return the id of the experiment that the next run belongs to, and give it MLflow's pages for models.
 
-    Args:
-        surrounding: Id of a run in whose experiment it belongs; empty if there is none.
-        adopted: Id of the run that `mlflow run` has made for this process; empty if there is none.
+    Either argument may be empty: ``surrounding`` is the id of a run in whose experiment the next one belongs,
+    ``adopted`` that of the run that `mlflow run` has made for this process.
     """
     client = mlflow.MlflowClient()
     if active := mlflow.active_run():
         return str(active.info.experiment_id)
     if surrounding:  # open in the process that started this one
         return str(client.get_run(surrounding).info.experiment_id)
-    experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID")
     if adopted:
-        experiment_id = client.get_run(adopted).info.experiment_id
-    if experiment_id:
+        experiment = client.get_experiment(client.get_run(adopted).info.experiment_id)
+    elif experiment_id := os.environ.get("MLFLOW_EXPERIMENT_ID"):
         experiment = client.get_experiment(experiment_id)
     else:
         experiment = _experiment_named(os.environ.get("MLFLOW_EXPERIMENT_NAME", NAME))
@@ -206,19 +195,8 @@ def _experiment_named(name: str) -> Experiment:
     return experiment
 
 
-def experiment_ids() -> list[str]:
-    """Return the ids of all experiments that are not deleted."""
-    experiments = mlflow.MlflowClient().search_experiments(ViewType.ACTIVE_ONLY)
-    return [experiment.experiment_id for experiment in experiments]
-
-
 def checkpoint_folder(run_id: str, root: str = "") -> Path:
-    """Return the folder of a run's checkpoints.
-
-    Args:
-        run_id: The run.
-        root: Folder of all runs' checkpoints; empty for one beside a local store, else in this folder.
-    """
+    """Return the folder of a run's checkpoints in ``root``; if empty, beside a local store, else here."""
     uri = mlflow.get_tracking_uri()
     beside = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Path()
     return Path(root or beside / "checkpoints") / run_id
@@ -242,23 +220,21 @@ def claim_lock() -> Iterator[BaseFileLock]:
 
 def runs_with(tags: Mapping[str, str]) -> list[StoredRun]:
     """Return the runs with these tags in any experiment, whatever their status."""
-    return _search(" and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items()))
+    return find_runs([f"tags.`{name}` = '{value}'" for name, value in tags.items()])
 
 
-def runs_with_status(status: str) -> list[StoredRun]:
-    """Return the runs of any experiment with a status."""
-    return _search(f"attributes.status = '{status}'")
-
-
-def _search(conditions: str) -> list[StoredRun]:
-    """Return all runs that meet the conditions, page by page."""
+def find_runs(
+    conditions: Sequence[str], limit: int = 1_000_000, order_by: Sequence[str] = ()
+) -> list[StoredRun]:
+    """Return the runs of any experiment that meet all conditions."""
     with store_call():
-        client, runs, token = mlflow.MlflowClient(), [], None
-        while token != "":
-            page = client.search_runs(experiment_ids(), conditions, page_token=token)
-            runs += list(page)
-            token = page.token or ""
-    return runs
+        return mlflow.search_runs(
+            filter_string=" and ".join(conditions),
+            max_results=limit,
+            order_by=[*order_by],
+            output_format="list",
+            search_all_experiments=True,
+        )
 
 
 def fail(run_id: str, reason: str, status: str = "FAILED") -> None:

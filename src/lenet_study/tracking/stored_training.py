@@ -16,33 +16,30 @@ from lenet_study.errors import StoreError
 from lenet_study.recipes import recipe_file
 from lenet_study.recipes.recipe import Recipe
 from lenet_study.tracking.schema import FORMER_STAGES, File, Metric, Name, Tag
-from lenet_study.tracking.store import StoredRun, connect, experiment_ids, store_call
+from lenet_study.tracking.store import StoredRun, connect, find_runs, store_call
 from lenet_study.training.history import Epoch
 
 
 class StoredTraining:
-    """A training's run, read. What lies in artifacts is fetched when it is asked for."""
+    """A training's run, read; artifacts are fetched when they are asked for."""
 
     def __init__(self, run: StoredRun) -> None:
         self._run = run
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name
         self.status: str = run.info.status
+        self.start: int = run.info.start_time  # milliseconds since 1970
         self.params: dict[str, str] = run.data.params
 
     @classmethod
     def load(cls, run_id: str) -> Self:
-        """Read the training of a run.
-
-        Raises:
-            StoreError: The store failed or has no such run.
-        """
+        """Read the training of a run."""
         with store_call():
             return cls(mlflow.MlflowClient().get_run(run_id))
 
     @property
     def stage(self) -> str:
-        """What kind of training it is."""
+        """Kind of training, one of ``schema.STAGES``."""
         stage = self.tag(Tag.STAGE)
         return next((new for new, former in FORMER_STAGES.items() if former == stage), stage)
 
@@ -52,27 +49,13 @@ class StoredTraining:
         return self.tag(Tag.VARIANT)
 
     @property
-    def parent(self) -> str:
-        """Id of the run that it is nested under; empty if there is none."""
-        return self.tag(Tag.PARENT_RUN)
-
-    @property
-    def start(self) -> int:
-        """When the run was opened, in milliseconds since 1970."""
-        return int(self._run.info.start_time)
-
-    @property
     def seconds(self) -> float:
         """Wall time of the run."""
         return (self._run.info.end_time - self._run.info.start_time) / 1000
 
     @property
     def model_uri(self) -> str:
-        """Address of its logged model.
-
-        Raises:
-            StoreError: The run has logged none.
-        """
+        """Address of its logged model."""
         models = self._run.outputs.model_outputs if self._run.outputs else []
         if not models:
             raise StoreError(f"Run {self.run_id} has no logged model: train it again")
@@ -88,12 +71,7 @@ class StoredTraining:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """What was trained and how, with the run's seed and precision.
-
-        Raises:
-            UserError: Its recipe file is damaged.
-            StoreError: The store failed, or has no recipe file of it.
-        """
+        """The recipe, with the run's seed and precision."""
         with store_call(), tempfile.TemporaryDirectory() as folder:
             client = mlflow.MlflowClient()
             files = {file.path for file in client.list_artifacts(self.run_id)}
@@ -102,19 +80,13 @@ class StoredTraining:
                 raise StoreError(f"Run {self.run_id} has no {File.RECIPE}: train it again")
             text = Path(client.download_artifacts(self.run_id, name, folder)).read_text(encoding="utf-8")
         recipe = recipe_file.loads(text, f"{name} of run {self.run_id}")
-        chosen: dict[str, Any] = {
-            "seed": int(self.params["seed"]),
-            "precision": self.params.get("precision", "float32"),
-        }
-        return replace(recipe, config=replace(recipe.config, **chosen))
+        precision: Any = self.params.get("precision", "float32")
+        config = replace(recipe.config, seed=int(self.params["seed"]), precision=precision)
+        return replace(recipe, config=config)
 
     @cached_property
     def history(self) -> tuple[Epoch, ...]:
-        """All epochs, their numbers exactly as they were.
-
-        Raises:
-            StoreError: The store failed.
-        """
+        """All epochs, their numbers exactly as they were."""
         with store_call(), tempfile.TemporaryDirectory() as folder:
             path = mlflow.MlflowClient().download_artifacts(self.run_id, File.HISTORY, folder)
             table = pd.read_csv(path).astype(object)
@@ -150,15 +122,10 @@ def _finished(limit: int, variant: str, stage: str) -> Sequence[StoredRun]:
         "attributes.status = 'FINISHED'",
         f"tags.{Tag.STAGE} = '{stage}'",
         f"metrics.`{Metric.BEST_VAL_ACCURACY}` >= 0",
+        *([f"tags.{Tag.VARIANT} = '{variant}'"] if variant else []),
     ]
-    conditions += [f"tags.{Tag.VARIANT} = '{variant}'"] if variant else []
-    with store_call():
-        return mlflow.MlflowClient().search_runs(
-            experiment_ids(),
-            " and ".join(conditions),
-            order_by=[f"metrics.`{Metric.BEST_VAL_ACCURACY}` DESC", "attributes.start_time ASC"],
-            max_results=limit,
-        )
+    order = (f"metrics.`{Metric.BEST_VAL_ACCURACY}` DESC", "attributes.start_time ASC")
+    return find_runs(conditions, limit, order)
 
 
 def best_training(recipe: Recipe) -> StoredTraining | None:

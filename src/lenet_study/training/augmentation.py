@@ -47,16 +47,7 @@ def draw(count: int, generator: torch.Generator, strength: Augmentation = AS_PUB
 
 
 def augment(images: Tensor, generator: torch.Generator, strength: Augmentation = AS_PUBLISHED) -> Tensor:
-    """Flip, jitter, autocontrast, solarize, shift and erase at random.
-
-    Args:
-        images: uint8 [N, 28, 28].
-        generator: Source of the draws; on the images' device.
-        strength: Probabilities and sizes of the changes.
-
-    Returns:
-        uint8 [N, 28, 28], a new tensor.
-    """
+    """Return uint8 images [N, 28, 28] changed at random; the generator is on their device."""
     images = apply(images, draw(len(images), generator, strength))
     if strength.shift:
         span = (-strength.shift, strength.shift + 1)
@@ -72,7 +63,10 @@ def augment(images: Tensor, generator: torch.Generator, strength: Augmentation =
 def apply(images: Tensor, draws: Draws) -> Tensor:
     """Apply drawn choices to uint8 images [N, 28, 28], in the report's order."""
     images = torch.where(_per_image(draws.flip), images.flip(-1), images)
-    images = _jitter(images, draws)
+    # Brightness and contrast change in each image's own order; both truncate grey levels.
+    images = _where(draws.contrast_first, contrast, images, draws.contrast)
+    images = brightness(images, draws.brightness)
+    images = _where(~draws.contrast_first, contrast, images, draws.contrast)
     images = _where(draws.autocontrast, autocontrast, images)
     return _where(draws.solarize, solarize, images)
 
@@ -118,13 +112,7 @@ def shift(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
 
 def erase(images: Tensor, uniform: Tensor) -> Tensor:
-    """Blacken a rectangle in each image.
-
-    Args:
-        images: uint8 [N, 28, 28].
-        uniform: Numbers [4, N] in [0, 1) that decide a rectangle's area, its ratio of height to width, and
-            its distance from the top and from the left.
-    """
+    """Blacken a rectangle in each image; ``uniform`` [4, N] in [0, 1) decides area, ratio, top and left."""
     height, width = images.shape[-2:]
     area = height * width * (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * uniform[0])
     low, high = (math.log(ratio) for ratio in ERASED_RATIO)
@@ -140,25 +128,12 @@ def erase(images: Tensor, uniform: Tensor) -> Tensor:
     return images.masked_fill(inside, 0)
 
 
-def _jitter(images: Tensor, draws: Draws) -> Tensor:
-    """Change brightness and contrast, each image in its own order."""
-    result = torch.empty_like(images)
-    for first, steps in (
-        (draws.contrast_first, (contrast, brightness)),
-        (~draws.contrast_first, (brightness, contrast)),
-    ):
-        rows = first.nonzero().squeeze(1)
-        changed = images[rows]
-        for step in steps:
-            changed = step(changed, getattr(draws, step.__name__)[rows]) if len(rows) else changed
-        result[rows] = changed
-    return result
-
-
-def _where(chosen: Tensor, step: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def _where(chosen: Tensor, step: Callable[..., Tensor], images: Tensor, *factors: Tensor) -> Tensor:
     """Apply a step to the chosen images [N] alone."""
     rows = chosen.nonzero().squeeze(1)
-    return images.index_copy(0, rows, step(images[rows])) if len(rows) else images
+    if not len(rows):
+        return images
+    return images.index_copy(0, rows, step(images[rows], *(factor[rows] for factor in factors)))
 
 
 def _per_image(values: Tensor) -> Tensor:

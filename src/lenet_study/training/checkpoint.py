@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,7 @@ _SUM = 32  # bytes of a SHA-256 sum
 
 
 class Checkpoints:
-    """The checkpoints of one training.
-
-    Args:
-        folder: For them alone; made when the first is written.
-        fsync: Forces a file or folder, given by its descriptor, to disk.
-    """
+    """The checkpoints of one training, in a folder for them alone; ``fsync`` takes a descriptor."""
 
     def __init__(self, folder: Path, fsync: Callable[[int], None] = os.fsync) -> None:
         self._folder = folder
@@ -35,11 +30,7 @@ class Checkpoints:
         self.damaged: list[Path] = []  # files that ``newest`` has passed over
 
     def write(self, epoch: int, state: dict[str, Any]) -> None:
-        """Write a state, and remove all but the newest two.
-
-        Args:
-            epoch: Epochs done; the file's name.
-            state: Tensors, numbers, texts and containers of them.
+        """Write the state after so many epochs, and remove all but the newest two.
 
         Raises:
             OSError: The disk is full or cannot be written to; what was there is still whole.
@@ -60,18 +51,21 @@ class Checkpoints:
         except OSError:
             partial.unlink(missing_ok=True)  # room for what else has to be written
             raise
-        self._sync_folder()
-        for old in sorted(self._folder.glob("*.checkpoint"))[:-KEPT]:
-            old.unlink()
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self._fsync(descriptor)  # a rename is not on disk before
+        finally:
+            os.close(descriptor)
+        for path in self._files()[:-KEPT]:
+            path.unlink()
 
     def newest(self) -> dict[str, Any] | None:
         """Return the newest state that is whole; None if there is none."""
         self.damaged = []
-        for path in self._newest_first():
+        for path in reversed(self._files()):
             content = path.read_bytes()
             if hashlib.sha256(content[_SUM:]).digest() == content[:_SUM]:
-                state: dict[str, Any] = torch.load(io.BytesIO(content[_SUM:]), weights_only=True)
-                return state
+                return torch.load(io.BytesIO(content[_SUM:]), weights_only=True)
             self.damaged.append(path)
         return None
 
@@ -79,13 +73,5 @@ class Checkpoints:
         """Remove all: the training has finished, or begins anew."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _sync_folder(self) -> None:
-        """Force the folder's entries to disk: a rename is not there before."""
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            self._fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def _newest_first(self) -> Iterator[Path]:
-        yield from sorted(self._folder.glob("*.checkpoint"), reverse=True)
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("*.checkpoint"))

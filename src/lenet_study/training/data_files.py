@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,17 +40,8 @@ IMAGE_HEADER, LABEL_HEADER = 16, 8  # bytes before the content: https://yann.lec
 DataDir = Annotated[str, "Folder of the data; else the environment's LENET_STUDY_DATA, else ./data."]
 
 
-def download(
-    folder: Path, names: Iterable[str], origin: str = ORIGIN, timeout: float = DOWNLOAD_TIMEOUT
-) -> None:
-    """Download files into a folder.
-
-    Args:
-        folder: Where they are put, uncompressed.
-        names: The files; the origin has each as ``NAME.gz``.
-        origin: Address of their folder.
-        timeout: Seconds to wait for an answer.
-    """
+def download(folder: Path, names: list[str], origin: str = ORIGIN, timeout: float = DOWNLOAD_TIMEOUT) -> None:
+    """Download files, of which the origin has each as ``NAME.gz``, and unpack them into a folder."""
     import urllib.request  # noqa: PLC0415 -- 14 ms, a quarter of what help takes
     from http.client import HTTPException  # noqa: PLC0415
 
@@ -67,22 +58,19 @@ def fetch_debian_package(folder: Path, names: list[str]) -> None:
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise OSError("not a Debian machine")
     with tempfile.TemporaryDirectory() as temporary:
-        apt = partial(_run, "apt-get", "-qq", cwd=temporary)
+        run = partial(subprocess.run, cwd=temporary, check=True, capture_output=True, text=True, timeout=300)
         try:
-            apt("download", DEBIAN_PACKAGE)
+            run(("apt-get", "-qq", "download", DEBIAN_PACKAGE))
         except subprocess.CalledProcessError:  # this machine's package lists are missing or too old
             lists = Path(temporary, "lists")
             (lists / "partial").mkdir(parents=True)
             Path(temporary).chmod(0o755)  # apt fetches as its own user when it can
-            options = (
-                f"-oDir::State::Lists={lists}",
-                f"-oDir::Cache={temporary}",
-                "-oAPT::Sandbox::User=root",
-            )
-            apt(*options, "update")
-            apt(*options, "download", DEBIAN_PACKAGE)
+            folders = (f"-oDir::State::Lists={lists}", f"-oDir::Cache={temporary}")
+            apt = ("apt-get", "-qq", *folders, "-oAPT::Sandbox::User=root")
+            run((*apt, "update"))
+            run((*apt, "download", DEBIAN_PACKAGE))
         (package,) = Path(temporary).glob("*.deb")
-        _run("dpkg-deb", "-x", str(package), temporary, cwd=temporary)
+        run(("dpkg-deb", "-x", str(package), temporary))
         for name in names:
             archive = Path(temporary, *DEBIAN_FOLDER.parts[1:], f"{name}.gz")
             (folder / name).write_bytes(gzip.decompress(archive.read_bytes()))
@@ -94,27 +82,17 @@ SOURCES: Mapping[str, Source] = {"a download": download, "apt-get": fetch_debian
 
 @dataclass(frozen=True)
 class DataFiles:
-    """The four files of a data set in Fashion-MNIST's format.
+    """The four files of a data set in Fashion-MNIST's format."""
 
-    Attributes:
-        folder: Where they are looked for first, and fetched to.
-        sha256: The sum of each uncompressed file by its name.
-        debian_folder: Where Debian's package puts them.
-        sources: How they are fetched, by what the user is told.
-    """
-
-    folder: Path
-    sha256: Mapping[str, str] = field(default_factory=lambda: SHA256)
+    folder: Path  # where they are looked for first, and fetched to
+    sha256: Mapping[str, str] = field(default_factory=lambda: SHA256)  # of each uncompressed file
     debian_folder: Path = DEBIAN_FOLDER
-    sources: Mapping[str, Source] = field(default_factory=lambda: SOURCES)
+    sources: Mapping[str, Source] = field(default_factory=lambda: SOURCES)  # by what the user is told
+    report: Callable[[str], None] = field(default=partial(print, flush=True), compare=False)  # of a fetch
 
     @classmethod
     def at(cls, data_dir: str = "") -> DataFiles:
-        """Return Fashion-MNIST in ``data_dir``, else in the environment's LENET_STUDY_DATA, else in ``data``.
-
-        Raises:
-            UserError: The home folder that the path begins with is not known.
-        """
+        """Return Fashion-MNIST in ``data_dir``, else the environment's LENET_STUDY_DATA, else ``data``."""
         path = data_dir or os.environ.get(ENVIRONMENT_VARIABLE, "") or "data"
         try:
             return cls(Path(path).expanduser())
@@ -122,35 +100,27 @@ class DataFiles:
             raise UserError(f"data_dir={path} is in no known home folder: write it in full") from error
 
     def train(self) -> Split:
-        """Read the 60,000 training images, verified.
-
-        Raises:
-            UserError: The files can neither be found nor fetched, or are damaged.
-            StoreError: The disk is full.
-        """
+        """Read the 60,000 training images, verified; raise as ``verify``."""
         return self._load("train")
 
     def test(self) -> Split:
-        """Read the 10,000 test images, verified; for evaluation alone. Raises as ``train``."""
+        """Read the 10,000 test images, verified; for evaluation alone; raise as ``verify``."""
         return self._load("t10k")
 
     def ensure(self) -> str:
-        """Make sure that all files can be read; fetch them into the folder if there is no other way.
-
-        Returns:
-            Where they are, in words.
-
-        Raises:
-            UserError: Every source failed.
-            StoreError: The disk is full.
-        """
+        """Fetch all files into the folder unless they are somewhere; return in words where they are."""
         paths = {name: path for name in self.sha256 if (path := self._path(name))}
         if missing := self.sha256.keys() - paths.keys():
             return self._fetch(", ".join(sorted(missing)))
         return " and ".join(dict.fromkeys(str(path.parent) for path in paths.values()))
 
     def verify(self) -> str:
-        """Check the sums of all files; fetch them first if need be. Returns and raises as ``ensure``."""
+        """Check the sums of all files, fetched first if need be; return in words where they are.
+
+        Raises:
+            UserError: The files can neither be found nor fetched, or are damaged.
+            StoreError: The disk is full.
+        """
         where = self.ensure()
         for name in self.sha256:
             self._read(name)
@@ -165,41 +135,41 @@ class DataFiles:
         self.ensure()
         images = np.frombuffer(self._read(f"{prefix}-images-idx3-ubyte"), np.uint8, offset=IMAGE_HEADER)
         labels = np.frombuffer(self._read(f"{prefix}-labels-idx1-ubyte"), np.uint8, offset=LABEL_HEADER)
-        return Split(
-            torch.from_numpy(images.reshape(-1, 28, 28).copy()),
-            torch.from_numpy(labels.astype(np.int64)),
-        )
+        pixels = torch.from_numpy(images.reshape(-1, 28, 28).copy())
+        return Split(pixels, torch.from_numpy(labels.astype(np.int64)))
 
     def _path(self, name: str) -> Path | None:
         """Return where a file is, plain or compressed; the preferred place if there are several."""
-        folders = (
-            self.folder,
-            self.folder / "FashionMNIST" / "raw",
-            self.debian_folder,
-        )  # 2nd: torchvision's
+        torchvision_folder = self.folder / "FashionMNIST" / "raw"
+        folders = (self.folder, torchvision_folder, self.debian_folder)
         paths = (folder / file for folder in folders for file in (name, f"{name}.gz"))
         return next((path for path in paths if path.is_file()), None)
 
     def _fetch(self, missing: str) -> str:
         """Fetch all files from the first source that has them; return where they are, in words."""
-        self._make_folder(missing)
+        problem = f"Fashion-MNIST is missing ({missing} not in {self.folder})"
+        option = f"with data_dir or {ENVIRONMENT_VARIABLE}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            reason = f"nothing can be written there ({error.strerror})"
+            raise UserError(f"{problem}, and {reason}: name another folder {option}") from error
         failures = []
         for source, fetch in self.sources.items():
-            print(f"Fetching Fashion-MNIST (30 MB) into {self.folder} with {source}", flush=True)
+            self.report(f"Fetching Fashion-MNIST (30 MB) into {self.folder} with {source}")
             try:
                 self._fetch_from(fetch)
                 return f"{self.folder} (fetched with {source})"
             except (OSError, EOFError, zlib.error, subprocess.SubprocessError) as error:
                 if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                    raise StoreError(
-                        f"The disk of {self.folder} is full: make room for Fashion-MNIST (100 MB), or name "
-                        f"another folder with data_dir or {ENVIRONMENT_VARIABLE}"
-                    ) from error
+                    cure = f"make room for Fashion-MNIST (100 MB), or name another folder {option}"
+                    raise StoreError(f"The disk of {self.folder} is full: {cure}") from error
                 failures.append(f"{source}: {_one_line(error)}")
         raise UserError(
-            f"Fashion-MNIST is missing ({missing} not in {self.folder}) and could not be fetched "
-            f"({'; '.join(failures)}): put the four files there, or name their folder with data_dir or "
-            f"{ENVIRONMENT_VARIABLE}, or `apt-get install {DEBIAN_PACKAGE}`"
+            f"{problem} and could not be fetched ({'; '.join(failures)}): put the four files there, or name "
+            f"their folder {option}, or `apt-get install {DEBIAN_PACKAGE}`"
         )
 
     def _fetch_from(self, source: Source) -> None:
@@ -221,27 +191,9 @@ class DataFiles:
         except (OSError, EOFError, zlib.error) as error:
             problem = _one_line(error)
         if problem:
-            raise UserError(
-                f"{path} is damaged or is not Fashion-MNIST's {name} ({problem}): "
-                "delete it and run the command again to fetch it anew"
-            )
+            cure = "delete it and run the command again to fetch it anew"
+            raise UserError(f"{path} is damaged or is not Fashion-MNIST's {name} ({problem}): {cure}")
         return content
-
-    def _make_folder(self, missing: str) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
-        except OSError as error:
-            raise UserError(
-                f"Fashion-MNIST is missing ({missing} not in {self.folder}), and nothing can be "
-                f"written there ({error.strerror}): name another folder with data_dir or "
-                f"{ENVIRONMENT_VARIABLE}"
-            ) from error
-
-
-def _run(*command: str, cwd: str) -> None:
-    subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True, timeout=300)
 
 
 def _one_line(error: Exception) -> str:

@@ -27,8 +27,7 @@ class Split:
 
     def subset(self, rows: np.ndarray) -> Split:
         """Return the images at the given rows, in that order."""
-        index = torch.from_numpy(rows)
-        return Split(self.images[index], self.labels[index])
+        return Split(self.images[rows], self.labels[rows])
 
     def to(self, device: torch.device) -> Split:
         """Return the same images in the memory of ``device``."""
@@ -64,21 +63,15 @@ class Normalisation:
 
 def split(labels: Tensor, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return rows to train on (80 %) and to validate on (20 %), stratified by class, shuffled by seed."""
+    rows = np.arange(len(labels))
     train, validation = train_test_split(
-        np.arange(len(labels)),
-        test_size=VALIDATION_FRACTION,
-        stratify=labels.numpy(),
-        random_state=seed,
+        rows, test_size=VALIDATION_FRACTION, stratify=labels.numpy(), random_state=seed
     )
     return train, validation
 
 
 def folds(labels: Tensor, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return, for each of ``count`` stratified folds, rows to train on and rows to validate on.
-
-    Raises:
-        UserError: A class has fewer images than there are folds.
-    """
+    """Return rows to train on and rows to validate on of each stratified fold; refuse folds too many."""
     rarest = int(torch.bincount(labels).min())
     if not 2 <= count <= rarest:
         raise UserError(

@@ -59,11 +59,7 @@ class Hardware:
     ] = 1
 
     def prepare(self) -> torch.device:
-        """Set this process up for repeatable computation.
-
-        Raises:
-            UserError: cuda was asked for and there is none.
-        """
+        """Set this process up for repeatable computation; refuse cuda where there is none."""
         import torch  # noqa: PLC0415
 
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -74,8 +70,7 @@ class Hardware:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on every device
         torch.set_num_threads(self.threads or cores())
-        has_cuda = self.device != "cpu" and torch.cuda.is_available()
-        return torch.device("cuda" if has_cuda else "cpu")
+        return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def limit_spinning() -> None:
@@ -88,14 +83,6 @@ def limit_spinning() -> None:
 
 
 def divide_cores(hardware: Hardware, workers: int) -> tuple[int, Hardware]:
-    """Divide the processor among jobs that run side by side.
-
-    Args:
-        hardware: What one job was given; with threads=0 it gets its share of the cores.
-        workers: Jobs at a time; 0 takes as many as the cores allow.
-
-    Returns:
-        Jobs at a time, and the hardware of each.
-    """
+    """Return how many jobs run at a time, and the hardware of each; threads=0 gives each its share."""
     workers = workers or max(1, cores() // (hardware.threads or 1))
     return workers, replace(hardware, threads=hardware.threads or max(1, cores() // workers))

@@ -18,10 +18,7 @@ class Epoch:
     seconds: float  # training and validation
 
     def better_than(self, other: Epoch | None) -> bool:
-        """Return whether the validation accuracy is higher; on a tie the earlier epoch is better.
-
-        Without validation the later epoch is better.
-        """
+        """Return whether the validation accuracy is higher; without validation a later epoch is better."""
         if other is None or self.val_accuracy is None or other.val_accuracy is None:
             return True
         return self.val_accuracy > other.val_accuracy

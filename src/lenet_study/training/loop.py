@@ -25,7 +25,6 @@ from lenet_study.training.optimizer_step import Step, make_optimizer, make_step,
 AUGMENTATION_CHUNK = 2000  # images at once: enough to hide call overhead, few enough for the cache
 EVALUATION_BATCH = 100  # images: what a convolution makes of them stays in the cache
 Batches = Iterable[tuple[Tensor, Tensor]]
-OnEpoch = Callable[[Epoch], str | None]
 
 
 @dataclass
@@ -70,7 +69,7 @@ class LoopState:
 
 @dataclass(frozen=True)
 class FitResult:
-    """Result of ``fit``."""
+    """What a training gave."""
 
     best: Epoch  # highest validation accuracy, the earliest on a tie
     history: tuple[Epoch, ...]
@@ -85,26 +84,17 @@ def fit(
     recipe: Recipe,
     *,
     device: torch.device,
-    on_epoch: OnEpoch = lambda epoch: None,
+    on_epoch: Callable[[Epoch], str | None] = lambda epoch: None,
     on_step: Callable[[], None] = lambda: None,
     checkpoints: Checkpoints | None = None,
 ) -> FitResult:
     """Train ``model`` in place and leave it with the weights of its best epoch.
 
-    Args:
-        model: Moved to ``device``.
-        train: Images to train on, augmented anew each epoch.
-        validation: Images to choose the best epoch on; None trains to the end and keeps the last epoch.
-        recipe: The optimizer, schedule, loss, augmentation, epochs and seed.
-        device: Where to train.
-        on_epoch: Called after every epoch. A reason that it returns ends the training there; None goes on.
-            Epochs that a checkpoint holds are announced again: the receiver skips what it has.
-        on_step: Called after every step; an exception that it raises ends the training there.
-        checkpoints: Where the state is written after every epoch, before ``on_epoch`` hears of it, and where
-            an interrupted training goes on from.
-
-    Raises:
-        OSError: A checkpoint cannot be written.
+    The best epoch is chosen on ``validation``; without it the last epoch is kept. After every epoch the
+    state is written to ``checkpoints``, from which an interrupted training goes on (OSError if that fails);
+    then ``on_epoch`` is called, and a reason that it returns ends the training. Epochs that a checkpoint
+    holds are announced again: the receiver skips what it has. ``on_step`` is called after every step; an
+    exception that it raises ends the training there.
     """
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     normalisation = Normalisation.of(train.images)
@@ -112,7 +102,13 @@ def fit(
     validation = validation.to(device) if validation else None
     variant, config = recipe.variant, recipe.config
     optimizer = make_optimizer(model, variant.optimizer, config.learning_rate, variant.weight_decay)
-    step = _announce(make_step(partial(training_loss, model, recipe), model, optimizer), on_step)
+    optimizer_step = make_step(partial(training_loss, model, recipe), model, optimizer)
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        logits = optimizer_step(images, labels)
+        on_step()
+        return logits
+
     state = LoopState(model, optimizer)
     if checkpoints and (saved := checkpoints.newest()):
         state.load_state_dict(saved)
@@ -158,36 +154,18 @@ def _next_epoch(
     )
 
 
-def _announce(step: Step, on_step: Callable[[], None]) -> Step:
-    """Return a step that is announced when it is done."""
-
-    def announced(images: Tensor, labels: Tensor) -> Tensor:
-        logits = step(images, labels)
-        on_step()
-        return logits
-
-    return announced
-
-
 def learning_rate_at(epoch: int, recipe: Recipe) -> float:
-    """Return the learning rate of an epoch (counting from 1): halved every so many, annealed, or constant.
-
-    Annealing follows Loshchilov and Hutter, "SGDR", 2017, without restarts.
-    """
+    """Return the learning rate of an epoch (counting from 1): halved every so many, annealed, or constant."""
     rate, variant = recipe.config.learning_rate, recipe.variant
     if variant.halve_learning_rate_every:
         rate *= 0.5 ** ((epoch - 1) // variant.halve_learning_rate_every)
-    if variant.cosine_annealing:
+    if variant.cosine_annealing:  # Loshchilov and Hutter, "SGDR", 2017, without restarts
         rate *= 0.5 * (1 + math.cos(math.pi * (epoch - 1) / recipe.config.epochs))
     return rate
 
 
 def run_epoch(model: LeNet, batches: Batches, step: Step | None = None) -> tuple[float, float]:
-    """Make one pass over ``batches``: training with an optimizer's step, validation without.
-
-    Returns:
-        Mean cross-entropy (nats) and accuracy (0..1) of the classifier over all images.
-    """
+    """Train with an optimizer's step, or validate without; return mean cross-entropy (nats) and accuracy."""
     model.train(step is not None)
     all_logits, all_labels = [], []
     with torch.set_grad_enabled(step is not None):
@@ -204,8 +182,7 @@ def training_loss(model: LeNet, recipe: Recipe, images: Tensor, labels: Tensor) 
     """Return the loss to descend and the classifier's logits [N, 10] of normalised images [N, 1, 28, 28]."""
     config, smoothing = recipe.config, recipe.variant.label_smoothing
     probe = config.auxiliary == "probe"
-    lower = config.precision == "bfloat16"
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=lower):
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         untrained = config.auxiliary == "untrained"
         heads = (model(images),) if untrained else model.heads(images, detach=probe)
     losses = [cross_entropy(logits.float(), labels, label_smoothing=smoothing) for logits in heads]
@@ -219,20 +196,15 @@ def evaluate(model: LeNet, split: Split, normalisation: Normalisation) -> tuple[
 
 
 def training_batches(
-    train: Split,
-    normalisation: Normalisation,
-    recipe: Recipe,
-    epoch: int,
-    chunk: int = AUGMENTATION_CHUNK,
+    train: Split, normalisation: Normalisation, recipe: Recipe, epoch: int, chunk: int = AUGMENTATION_CHUNK
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield shuffled, augmented, normalised batches; they depend on recipe, seed and epoch alone."""
     seed, batch_size = recipe.config.seed, recipe.config.batch_size
     generator = epoch_generator(seed, epoch, train.images.device)
     order = torch.randperm(len(train), generator=generator, device=train.images.device)
     for rows in order.split(max(1, chunk // batch_size) * batch_size):
-        images = augmentation.augment(train.images[rows], generator, recipe.variant.augmentation)
-        augmented = Split(images, train.labels[rows])
-        for images, labels in _batches(augmented, normalisation, batch_size):
+        augmented = augmentation.augment(train.images[rows], generator, recipe.variant.augmentation)
+        for images, labels in _batches(Split(augmented, train.labels[rows]), normalisation, batch_size):
             # Batch norm has no variance over a last batch of one image; the order differs each epoch.
             if len(labels) > 1:
                 yield images, labels

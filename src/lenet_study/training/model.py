@@ -18,18 +18,11 @@ SIDE = 28  # pixels: height and width of an image
 
 
 class LeNet(nn.Module):
-    """The network of all variants; the variant decides widths and batch norm.
-
-    Args:
-        variant: Its widths, batch norm and dropout.
-        seed: Seed of the initial weights: Kaiming-uniform weights, zero biases (the report's choice).
-    """
+    """The network of all variants; Kaiming-uniform weights and zero biases, as the report has them."""
 
     def __init__(self, variant: Variant, seed: int) -> None:
         super().__init__()
         first, second = variant.channels
-        norm2d = nn.BatchNorm2d if variant.batch_norm else None
-        norm1d = nn.BatchNorm1d if variant.batch_norm else None
         sizes = (second * 5 * 5, *variant.hidden_units)
 
         # The report pools after ReLU. Before it gives the same values and gradients, bit for bit, and
@@ -37,14 +30,14 @@ class LeNet(nn.Module):
         # shapes for one image:                                            [1, 28, 28]
         self.first_wave = nn.Sequential(
             nn.Conv2d(1, first, kernel_size=5, padding=2),               # [first, 28, 28]
-            *([norm2d(first)] if norm2d else []),
+            *([nn.BatchNorm2d(first)] if variant.batch_norm else []),
             nn.MaxPool2d(2),                                             # [first, 14, 14]
             nn.ReLU(),
         )  # fmt: skip
         self.aux_output1 = nn.Linear(first * 14 * 14, len(CLASSES))
         self.second_wave = nn.Sequential(
             nn.Conv2d(first, second, kernel_size=5),                     # [second, 10, 10]
-            *([norm2d(second)] if norm2d else []),
+            *([nn.BatchNorm2d(second)] if variant.batch_norm else []),
             nn.MaxPool2d(2),                                             # [second, 5, 5]
             nn.ReLU(),
         )  # fmt: skip
@@ -52,16 +45,9 @@ class LeNet(nn.Module):
         dropout = [nn.Dropout(variant.dropout)] if variant.dropout else []
         hidden: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
-            hidden += [
-                *dropout,
-                nn.Linear(inputs, outputs),
-                *([norm1d(outputs)] if norm1d else []),
-                nn.ReLU(),
-            ]
+            norm = [nn.BatchNorm1d(outputs)] if variant.batch_norm else []
+            hidden += [*dropout, nn.Linear(inputs, outputs), *norm, nn.ReLU()]
         self.classifier = nn.Sequential(nn.Flatten(), *hidden, *dropout, nn.Linear(sizes[-1], len(CLASSES)))
-        self._initialise(seed)
-
-    def _initialise(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -82,12 +68,7 @@ class LeNet(nn.Module):
         return values
 
     def heads(self, images: Tensor, detach: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits [N, 10] of the classifier and of both auxiliary heads, in one pass.
-
-        Args:
-            images: Normalised images [N, 1, 28, 28].
-            detach: Keep the auxiliary heads' gradients out of the trunk.
-        """
+        """Return logits [N, 10] of all three heads; ``detach`` keeps auxiliary gradients out of the trunk."""
         first = self.first_wave(images)
         second = self.second_wave(first)
         logits = self.classifier(second)
@@ -106,7 +87,7 @@ def summary(variant: Variant) -> str:
     model = LeNet(variant, seed=0)
     # The report counts the auxiliary heads' multiplications, so the traced pass must run them.
     model.forward = lambda images: model.heads(images)[0]  # type: ignore[method-assign]
-    statistics = torchinfo.summary(
+    table = torchinfo.summary(
         model,
         input_size=(1, 1, SIDE, SIDE),
         col_names=("input_size", "output_size", "num_params", "trainable"),
@@ -115,4 +96,4 @@ def summary(variant: Variant) -> str:
         device="cpu",
         verbose=0,
     )
-    return str(statistics)
+    return str(table)

@@ -39,15 +39,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def make_step(loss_fn: LossAndLogits, model: nn.Module, optimizer: torch.optim.Optimizer) -> Step:
-    """Build the step that descends a loss; it is captured if the model is on a GPU.
+    """Build the step that descends a loss and returns the logits [N, 10] from before it.
 
-    Args:
-        loss_fn: Loss and logits [N, 10] of images and labels.
-        model: The optimizer holds its parameters.
-        optimizer: From ``make_optimizer``, if the model is on a GPU.
-
-    Returns:
-        A function of images and labels that makes one step and returns the logits from before it.
+    If the model is on a GPU, the step is captured, and its optimizer has to be one of ``make_optimizer``.
     """
     step = written_step(loss_fn, optimizer)
     return CapturedStep(step, model, optimizer) if next(model.parameters()).is_cuda else step
@@ -70,21 +64,12 @@ class CapturedStep:
     """A step as a CUDA graph: one launch instead of some hundred. It is captured at the first batch.
 
     Batches of another size than the first are stepped as written.
-
-    Args:
-        step: What to capture.
-        model: The model that it trains.
-        optimizer: The optimizer that it uses.
-        cuda: Whose streams and graphs to use.
     """
 
     def __init__(
         self, step: Step, model: nn.Module, optimizer: torch.optim.Optimizer, cuda: Any = torch.cuda
     ) -> None:
-        self._step = step
-        self._model = model
-        self._optimizer = optimizer
-        self._cuda = cuda
+        self._step, self._model, self._optimizer, self._cuda = step, model, optimizer, cuda
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:

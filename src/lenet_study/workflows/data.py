@@ -8,5 +8,4 @@ from lenet_study.training.data_files import DataFiles
 
 def verify_data(data: DataFiles, reporter: Reporter = Reporter()) -> None:
     """Find or fetch the data, check it, and say where it is. Raises as ``DataFiles.train``."""
-    place = data.verify()
-    reporter.message(f"Fashion-MNIST is in {place}; all four files have the published SHA-256 sums.")
+    reporter.message(f"Fashion-MNIST is in {data.verify()}; all four files have the published SHA-256 sums.")

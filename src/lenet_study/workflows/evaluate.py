@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from time import perf_counter
 
 import numpy as np
 import torch
 
-from lenet_study.evidence import figures, predictions
+from lenet_study.evidence import predictions
+from lenet_study.evidence.figures import evaluation_charts
 from lenet_study.evidence.predictions import Predictions
 from lenet_study.execution.executor import Monitor
 from lenet_study.execution.reporter import Reporter
@@ -20,14 +21,14 @@ from lenet_study.tracking.schema import File, Metric, Tag
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.dataset import Split
 from lenet_study.training.hardware import Hardware
-from lenet_study.workflows.train import hardware_tags, variant_tags
+from lenet_study.workflows.train import TrainingJob, hardware_tags, variant_tags
 
 GRID_IMAGES = 40  # random test images shown with their predictions
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What an evaluation gave."""
+    """The result of an evaluation."""
 
     name: str
     model_run_id: str  # of the training; empty for a plain file
@@ -37,28 +38,31 @@ class EvaluationResult:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationJob:
-    """One evaluation as data.
+    """One evaluation as data."""
 
-    Attributes:
-        model: A run id, a ``models:/…`` address, or the path of a TorchScript file.
-        seed: Of the embedding and of the choice of images shown.
-        hardware: Where to compute.
-        data: The images.
-        study: Id of the study's run that it belongs to.
-        parent_work: Id of the search's run that it belongs to.
-        before: Another model's evaluation, to set the confusion matrices side by side.
-    """
-
-    model: str
-    seed: int = 0
+    model: str  # a run id, a ``models:/…`` address, or the path of a TorchScript file
+    seed: int = 0  # of the embedding and of the choice of images shown
     hardware: Hardware = Hardware()
     data: DataFiles = field(default_factory=DataFiles.at)
-    study: str = ""
-    parent_work: str = ""
-    before: EvaluationResult | None = None
+    study: str = ""  # id of the study's run that it belongs to
+    parent_work: str = ""  # id of the search's run that it belongs to
+    before: EvaluationResult | None = None  # another model's, to set the confusion matrices side by side
+
+    @classmethod
+    def of(cls, model: str, job: TrainingJob, before: EvaluationResult | None = None) -> EvaluationJob:
+        """Return the evaluation of a model as a training was done: same seed, hardware, images and work."""
+        return cls(
+            model=model,
+            seed=job.recipe.config.seed,
+            hardware=job.hardware,
+            data=job.data,
+            study=job.study,
+            parent_work=job.parent,
+            before=before,
+        )
 
     def run(self, reporter: Reporter, monitor: Monitor) -> EvaluationResult:
-        """Do it; see ``evaluate``."""
+        """Score the model; see ``evaluate``."""
         return evaluate(self, reporter)
 
 
@@ -99,8 +103,7 @@ def _open_evaluation_run(
         params={
             "model": model.reference,
             "seed": job.seed,
-            "device": job.hardware.device,
-            "threads": job.hardware.threads,
+            **asdict(job.hardware),
             "data_dir": str(job.data.folder),
         },
         tags={
@@ -143,18 +146,19 @@ def _log_scores(run: Run, predicted: Predictions) -> str:
 
 def _log_confusion(run: Run, name: str, predicted: Predictions, before: EvaluationResult | None) -> None:
     confusion = predictions.confusion(predicted)
-    run.log_figure(figures.confusion_matrix(confusion, title=name), File.CONFUSION_MATRIX)
+    run.log_figure(evaluation_charts.confusion_matrix(confusion, title=name), File.CONFUSION_MATRIX)
     if before:
-        former = predictions.confusion(before.predictions)
-        comparison = figures.confusion_comparison(former, confusion, names=(before.name, name))
-        run.log_figure(comparison, File.CONFUSION_COMPARISON)
+        former, names = predictions.confusion(before.predictions), (before.name, name)
+        run.log_figure(
+            evaluation_charts.confusion_comparison(former, confusion, names=names), File.CONFUSION_COMPARISON
+        )
 
 
 def _log_examples(run: Run, test: Split, predicted: Predictions, seed: int) -> None:
     """Log a grid of random test images, and all three heads on one that divides the auxiliary heads."""
     random = np.random.default_rng(seed)
     rows = random.choice(len(test), GRID_IMAGES, replace=False)
-    grid = figures.predictions(
+    grid = evaluation_charts.predictions(
         test.images[rows].numpy(),
         test.labels[rows].numpy(),
         predicted.predicted[rows].numpy(),
@@ -170,8 +174,9 @@ def _log_examples(run: Run, test: Split, predicted: Predictions, seed: int) -> N
         "classifier": predicted.logits[row],
     }
     bars = {head: logits.softmax(0).numpy() for head, logits in heads.items()}
-    image, label = test.images[row].numpy(), int(test.labels[row])
-    run.log_figure(figures.auxiliary(image, label, bars), File.AUXILIARY)
+    run.log_figure(
+        evaluation_charts.auxiliary(test.images[row].numpy(), int(test.labels[row]), bars), File.AUXILIARY
+    )
 
 
 def _log_embedding(run: Run, name: str, predicted: Predictions, seed: int, reporter: Reporter) -> None:
@@ -182,4 +187,4 @@ def _log_embedding(run: Run, name: str, predicted: Predictions, seed: int, repor
     reporter.message(f"{name}: embedding {len(predicted.labels):,} images with t-SNE")
     embedding = predictions.embedding(predicted.features, seed)
     labels, classes = predicted.labels.numpy(), predicted.predicted.numpy()
-    run.log_figure(figures.tsne(embedding, labels, classes, title=name), File.TSNE)
+    run.log_figure(evaluation_charts.tsne(embedding, labels, classes, title=name), File.TSNE)

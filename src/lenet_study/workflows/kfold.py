@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from lenet_study.errors import JobError
-from lenet_study.evidence import figures
+from lenet_study.evidence.figures import training_curves
 from lenet_study.execution.executor import Executor
 from lenet_study.execution.reporter import Reporter
 from lenet_study.recipes.recipe import describe
@@ -19,7 +20,7 @@ from lenet_study.training.hardware import divide_cores
 from lenet_study.workflows.local_executor import local_executor
 from lenet_study.workflows.train import TrainingJob, TrainingResult, variant_tags
 
-_AVERAGED = ("val_accuracy", "val_accuracy_augmented", "val_loss", "train_accuracy", "train_loss")
+AVERAGED = ["val_accuracy", "val_accuracy_augmented", "val_loss", "train_accuracy", "train_loss"]
 
 
 def kfold(
@@ -27,13 +28,8 @@ def kfold(
 ) -> dict[str, TrainingResult]:
     """Train one model once per fold; each fold's best epoch counts, as in the report.
 
-    Args:
-        job: The training; its ``folds`` tells how many.
-        executor: Where the folds are trained.
-        params: Params of the parent's run that replace or add to those of the folds' runs.
-
-    Returns:
-        What each fold gave, by its name; a fold that failed is missing.
+    ``params`` replace or add to those of the folds' runs in the parent's run. A fold that failed is missing
+    from the results.
 
     Raises:
         UserError: A class has fewer images than there are folds.
@@ -50,36 +46,41 @@ def kfold(
         description=f"{job.folds}-fold cross-validation of {describe(job.recipe)}",
         study=job.study,
     ) as run:
-        jobs = {f"fold {fold}": replace(job, fold=fold, parent=run.id) for fold in range(1, job.folds + 1)}
-        trained = executor.results({fold: executor.submit(each) for fold, each in jobs.items()})
+        futures = {
+            f"fold {fold}": executor.submit(replace(job, fold=fold, parent=run.id))
+            for fold in range(1, job.folds + 1)
+        }
+        trained = executor.results(futures)
         if len(trained) < 2:
             raise JobError(f"{name}: fewer than two folds could be trained")
         _summarise(run, name, trained, executor.reporter)
-        if failed := {fold: executor.failed[fold] for fold in jobs if fold in executor.failed}:
-            run.set_tags({Tag.FAILED: "; ".join(f"{fold}: {why}" for fold, why in failed.items())})
+        if failed := [f"{fold}: {executor.failed[fold]}" for fold in futures if fold in executor.failed]:
+            run.set_tags({Tag.FAILED: "; ".join(failed)})
     return trained
 
 
 def best_epochs(trained: Mapping[str, TrainingResult]) -> pd.DataFrame:
-    """Return what the best epoch of each training gave, one row per training."""
-    rows = [
-        {**asdict(result.best), "val_accuracy_augmented": result.augmented} for result in trained.values()
-    ]
+    """Return the figures of each training's best epoch, one row per training."""
+    rows = [asdict(result.best) | {"val_accuracy_augmented": result.augmented} for result in trained.values()]
     return pd.DataFrame(rows, index=list(trained))
+
+
+def curves(trained: Mapping[str, TrainingResult], title: str) -> Figure:
+    """Draw the epochs of several trainings over each other, their best ones marked."""
+    histories = {name: result.history for name, result in trained.items()}
+    best = {name: result.best.epoch for name, result in trained.items()}
+    return training_curves.curves(histories, best, title=title)
 
 
 def _summarise(run: Run, name: str, trained: Mapping[str, TrainingResult], reporter: Reporter) -> None:
     folds = best_epochs(trained)
     run.log_table(folds.rename_axis("fold").reset_index(), File.FOLDS)
-    means, deviations = folds[[*_AVERAGED]].mean(), folds[[*_AVERAGED]].std()  # of a sample: n - 1
+    means, deviations = folds[AVERAGED].mean(), folds[AVERAGED].std()  # of a sample: n - 1
     summary: dict[str, float] = {Metric.KFOLD_FOLDS: float(len(folds))}
-    for metric in _AVERAGED:
-        summary[Metric.KFOLD_MEAN.format(metric=metric)] = float(means[metric])
-        summary[Metric.KFOLD_STD.format(metric=metric)] = float(deviations[metric])
+    summary |= {Metric.KFOLD_MEAN.format(metric=metric): mean for metric, mean in means.items()}
+    summary |= {Metric.KFOLD_STD.format(metric=metric): std for metric, std in deviations.items()}
     run.log_metrics(summary)
-    histories = {fold: result.history for fold, result in trained.items()}
-    best = {fold: result.best.epoch for fold, result in trained.items()}
-    run.log_figure(figures.curves(histories, best, title=name), File.CURVES)
+    run.log_figure(curves(trained, title=name), File.CURVES)
     reporter.message(
         f"{name}: validation accuracy {means['val_accuracy']:.2%} ± {deviations['val_accuracy']:.2%} "
         f"(mean and standard deviation over {len(folds)} folds)"

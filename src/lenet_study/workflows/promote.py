@@ -20,11 +20,7 @@ COMPARED = 20  # best trainings listed in the run's table
 
 
 def promote(*, rollback: bool = False, reporter: Reporter = Reporter()) -> None:
-    """Promote the best model, or roll the last promotion back, in a run of its own.
-
-    Raises:
-        UserError: See ``promote_best`` and ``roll_back``.
-    """
+    """Promote the best model, or roll the last promotion back, in a run of its own; raise as those do."""
     with open_run("promote", stage="promote", params={"rollback": rollback}) as run:
         (roll_back if rollback else promote_best)(run, reporter)
 
@@ -64,11 +60,7 @@ def promote_best(run: Run, reporter: Reporter) -> None:
 
 
 def roll_back(run: Run, reporter: Reporter) -> None:
-    """Give the champion's alias back to the former champion; a second time undoes it.
-
-    Raises:
-        UserError: There is no former champion.
-    """
+    """Give the champion's alias back to the former champion, if there is one; a second time undoes it."""
     former = registry.version_with_alias(PREVIOUS)
     if former is None:
         raise UserError("There is no former champion to go back to: nothing was rolled back")
@@ -139,16 +131,16 @@ def _comparison(candidates: Sequence[StoredTraining]) -> str:
 def _set_champion(run: Run, version: Version, reason: str, reporter: Reporter) -> None:
     """Give a version the champion's alias, write down why, and say so."""
     champion = registry.version_with_alias(CHAMPION)
-    kept = champion is not None and champion.version == version.version
+    stays = champion is not None and champion.version == version.version
     run.set_tags(
         {
             Tag.PROMOTED_VERSION: version.version,
             Tag.PROMOTED_REASON: reason,
-            Tag.PROMOTED_KEPT: str(kept).lower(),
+            Tag.PROMOTED_KEPT: str(stays).lower(),
             Tag.FORMER_VERSION: champion.version if champion else "none",
         }
     )
-    if kept:
+    if stays:
         reporter.message(f"Version {version.version} stays {NAME}@{CHAMPION}: {reason}.")
         return
     registry.set_champion(version, reason, run.id)

@@ -9,10 +9,10 @@ from typing import Any
 from lenet_study.errors import JobError, UserError
 from lenet_study.execution.inline import InlineExecutor
 from lenet_study.execution.reporter import Reporter
-from lenet_study.tracking.liveness import Owner, owner_of
+from lenet_study.tracking.liveness import is_abandoned
 from lenet_study.tracking.provenance import environment_tags
 from lenet_study.tracking.schema import Tag
-from lenet_study.tracking.store import checkpoint_folder, connect, fail, runs_with_status
+from lenet_study.tracking.store import checkpoint_folder, connect, fail, find_runs
 from lenet_study.tracking.stored_training import StoredTraining
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.hardware import Hardware
@@ -32,15 +32,8 @@ def resume(
 ) -> dict[str, TrainingResult]:
     """Go on with interrupted trainings, each in its own run; they end as if nothing had happened.
 
-    Args:
-        run_id: The training; empty for every one of this store that was interrupted on this host.
-        force: Go on with other packages, too; the bits may then differ.
-        checkpoint_dir: Folder of all runs' checkpoints; empty for one beside a local store.
-        data: The images; None takes those that the run names.
-        reporter: Hears how it goes.
-
-    Returns:
-        What each gave, by its name.
+    Without a run's id, every training of this store goes on that was interrupted on this host; without data,
+    with the images that its run names. ``force`` allows other packages, too; the bits may then differ.
 
     Raises:
         UserError: The run is no training, has finished, still runs, or was made by other packages.
@@ -51,7 +44,7 @@ def resume(
     trainings = [StoredTraining.load(run_id)] if run_id else interrupted(checkpoint_dir)
     if not trainings:
         reporter.message("There is no interrupted training to go on with.")
-    jobs = {}
+    jobs = []
     for training in trainings:
         reason = _refusal(training, force)
         if reason and run_id:
@@ -60,9 +53,9 @@ def resume(
             reporter.message(f"Run {training.run_id} {reason}")
         else:
             job = job_of(training, checkpoint_dir, force)
-            jobs[training.run_id] = replace(job, data=data) if data else job
+            jobs.append(replace(job, data=data) if data else job)
     executor = InlineExecutor(reporter)
-    results = executor.results({job.name: executor.submit(job) for job in jobs.values()})
+    results = executor.results({job.name: executor.submit(job) for job in jobs})
     if executor.failed:
         raise JobError(f"Not resumed: {', '.join(executor.failed)}")
     return results
@@ -70,25 +63,20 @@ def resume(
 
 def interrupted(checkpoint_dir: str = "") -> list[StoredTraining]:
     """Return the trainings that have checkpoints here and did not finish, the earliest first."""
-    runs = [run for status in ("KILLED", "FAILED") for run in runs_with_status(status)]
-    trainings = sorted(map(StoredTraining, runs), key=lambda training: training.start)
+    runs = [run for status in ("KILLED", "FAILED") for run in find_runs([f"attributes.status = '{status}'"])]
     return [
         training
-        for training in trainings
+        for training in sorted(map(StoredTraining, runs), key=lambda training: training.start)
         if training.stage in _STAGES and checkpoint_folder(training.run_id, checkpoint_dir).is_dir()
     ]
 
 
 def reap(reporter: Reporter = Reporter()) -> list[str]:
-    """End every open run whose process is gone KILLED, and say so.
-
-    Returns:
-        The ids of these runs.
-    """
+    """End every open run whose process is gone KILLED, and say so; return the ids of these runs."""
     connect()
     ended = []
-    for run in runs_with_status("RUNNING"):
-        if owner_of(run.data.tags) == Owner.GONE:
+    for run in find_runs(["attributes.status = 'RUNNING'"]):
+        if is_abandoned(run.data.tags):
             fail(run.info.run_id, "its process is gone; `resume` goes on", status="KILLED")
             reporter.message(f"{run.info.run_name}: its process is gone; run {run.info.run_id} ended KILLED")
             ended.append(run.info.run_id)
@@ -99,19 +87,17 @@ def reap(reporter: Reporter = Reporter()) -> list[str]:
 
 def job_of(training: StoredTraining, checkpoint_dir: str, force: bool) -> TrainingJob:
     """Return the job that goes on with a training, made of what its run holds."""
-    hardware: dict[str, Any] = {
-        "device": training.params["device"],
-        "threads": int(training.tag(Tag.THREADS) or training.params["threads"]),
-    }
     stage: Any = training.stage
+    device: Any = training.params["device"]
+    threads = int(training.tag(Tag.THREADS) or training.params["threads"])
     return TrainingJob(
         recipe=training.recipe,
         stage=stage,
-        hardware=Hardware(**hardware),
+        hardware=Hardware(device=device, threads=threads),
         data=DataFiles(Path(training.params["data_dir"] or DataFiles.at().folder)),
         recipe_file=training.params.get("recipe", ""),
         study=training.tag(Tag.STUDY),
-        parent=training.parent,
+        parent=training.tag(Tag.PARENT_RUN),
         fold=int(training.tag(Tag.FOLD) or 0),
         folds=int(training.params.get("folds", 0)),
         tags={Tag.FORCED: "true"} if force else {},

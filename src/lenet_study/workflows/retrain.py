@@ -13,29 +13,17 @@ from lenet_study.workflows.train import TrainingJob, TrainingResult, train
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainingJob:
-    """A retraining and its evaluation as data.
+    """A retraining and its evaluation as data."""
 
-    Attributes:
-        training: What to train; on all images, whatever its stage.
-        former: Run id of the training to set beside it on the test images; empty for none.
-    """
-
-    training: TrainingJob
-    former: str = ""
+    training: TrainingJob  # on all images, whatever its stage
+    former: str = ""  # run id of the training to set beside it on the test images; empty for none
 
     def run(self, reporter: Reporter, monitor: Monitor) -> tuple[TrainingResult, EvaluationResult]:
-        """Do it."""
+        """Train on all images, then evaluate the model beside the former one."""
         training = replace(self.training, stage="retrain")
-        model = EvaluationJob(
-            model=self.former,
-            seed=training.recipe.config.seed,
-            hardware=training.hardware,
-            data=training.data,
-            study=training.study,
-        )
-        before = predict_untracked(model) if self.former else None
+        before = predict_untracked(EvaluationJob.of(self.former, training)) if self.former else None
         trained = train(training, reporter, monitor)
-        return trained, evaluate(replace(model, model=trained.run_id, before=before), reporter)
+        return trained, evaluate(EvaluationJob.of(trained.run_id, training, before), reporter)
 
 
 def retrain(job: TrainingJob, reporter: Reporter = Reporter()) -> tuple[TrainingResult, EvaluationResult]:

@@ -1,20 +1,19 @@
-"""Work is done once: a finished training with the same fingerprint is used again, by two studies at once, too."""
+"""Work is done once: a finished training with the same fingerprint is used again, by two studies at once."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from lenet_study.errors import StudyError
 from lenet_study.tracking import registry
-from lenet_study.tracking.liveness import Owner, owner_of
+from lenet_study.tracking.liveness import is_abandoned
 from lenet_study.tracking.provenance import environment_tags
 from lenet_study.tracking.schema import Tag
-from lenet_study.tracking.store import StoredRun, checkpoint_folder, claim_lock, fail, runs_with
+from lenet_study.tracking.store import StoredRun, checkpoint_folder, runs_with
 from lenet_study.tracking.stored_training import StoredTraining
 
 _PACKAGE = Path(__file__).parents[1]
@@ -62,7 +61,7 @@ class Former:
         self.interrupted: StoredRun | None = None
         for run in runs_with({Tag.FINGERPRINT: fingerprint}):
             status = run.info.status
-            if status == "RUNNING" and owner_of(run.data.tags) != Owner.GONE:
+            if status == "RUNNING" and not is_abandoned(run.data.tags):
                 self.running = run
             elif status == "FINISHED" and _is_sound(run):
                 self.finished = StoredTraining(run)

@@ -10,7 +10,6 @@ from time import perf_counter
 import pandas as pd
 
 from lenet_study.errors import JobError
-from lenet_study.evidence import figures
 from lenet_study.evidence.published import published_models
 from lenet_study.execution.executor import Executor
 from lenet_study.execution.reporter import Reporter
@@ -23,26 +22,19 @@ from lenet_study.training import dataset
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.hardware import Hardware, divide_cores
 from lenet_study.workflows.evaluate import EvaluationJob, EvaluationResult
-from lenet_study.workflows.kfold import best_epochs, kfold
+from lenet_study.workflows.kfold import AVERAGED, best_epochs, curves, kfold
 from lenet_study.workflows.local_executor import local_executor
 from lenet_study.workflows.promote import promote_best
 from lenet_study.workflows.retrain import RetrainingJob
 from lenet_study.workflows.train import TrainingJob, TrainingResult
 
-_COMPARED = [
-    "best_epoch",
-    "train_accuracy",
-    "val_accuracy",
-    "val_accuracy_augmented",
-    "val_loss",
-    "test_accuracy",
-    "test_loss",
-]
+_COMPARED = ["best_epoch", "train_accuracy", "val_accuracy", "val_accuracy_augmented", "val_loss"]
+_COMPARED += ["test_accuracy", "test_loss"]
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study gave; what failed is missing."""
+    """The results of a study; those of failed jobs are missing."""
 
     trained: Mapping[str, TrainingResult]  # by variant
     selected: str  # variant
@@ -65,16 +57,7 @@ def study(
 ) -> StudyResult:
     """Run the whole study; its trainings are runs of their own, tagged with the study's id.
 
-    Args:
-        config: How every model is trained.
-        folds: Parts of the cross-validation.
-        hardware: Where each training computes.
-        workers: Trainings side by side; 0 takes as many as the cores allow.
-        data: The images.
-        variants: Which to train.
-        checkpoint_dir: Folder of all runs' checkpoints; empty for one beside a local store.
-        reporter: Hears how it goes.
-        make_executor: Makes what runs so many trainings at a time.
+    So many train side by side as there are workers; 0 takes as many as the cores allow.
 
     Raises:
         UserError: A class has fewer images than there are folds.
@@ -82,8 +65,8 @@ def study(
     """
     start = perf_counter()
     data = data or DataFiles.at()
-    params = {**asdict(config), **asdict(hardware), "workers": workers}
-    params |= {"data_dir": str(data.folder), "checkpoint_dir": checkpoint_dir, "folds": folds}
+    params = {**asdict(config), **asdict(hardware), "workers": workers, "folds": folds}
+    params |= {"data_dir": str(data.folder), "checkpoint_dir": checkpoint_dir}
     workers, share = divide_cores(hardware, workers)
     share.prepare()
     dataset.folds(data.train().labels, folds, config.seed)  # refuses too many before there is a run
@@ -97,11 +80,9 @@ def study(
         with make_executor(workers, reporter) as executor:
             result = run_jobs(executor, recipes, make_job, folds, params)
         _log(run, result, perf_counter() - start, reporter)
-        if executor.failed:
-            run.set_tags({Tag.FAILED: "; ".join(f"{name}: {why}" for name, why in executor.failed.items())})
-            reporter.message(
-                f"\nFailed: {', '.join(executor.failed)}; the tag `error` of their runs says why."
-            )
+        if failed := executor.failed:
+            run.set_tags({Tag.FAILED: "; ".join(f"{name}: {why}" for name, why in failed.items())})
+            reporter.message(f"\nFailed: {', '.join(failed)}; the tag `error` of their runs says why.")
         promote_best(run, reporter)
     return result
 
@@ -115,12 +96,7 @@ def run_jobs(
 ) -> StudyResult:
     """Train all variants, select one on validation accuracy, and look at it closely.
 
-    Args:
-        executor: Where the jobs run.
-        recipes: What to train, by variant.
-        make_job: What all trainings have in common.
-        folds: Parts of the cross-validation.
-        params: The study's params.
+    ``make_job`` holds what all trainings have in common, ``params`` those of the study's run.
 
     Raises:
         JobError: None of the variants could be trained.
@@ -135,12 +111,8 @@ def run_jobs(
 
     job = make_job(recipe=recipes[selected])
     former = trained[selected].run_id
-    evaluation = EvaluationJob(
-        model=former, seed=job.recipe.config.seed, hardware=job.hardware, data=job.data, study=job.study
-    )
-    evaluated = {f"{selected} on test": executor.submit(evaluation)}
-    retraining = RetrainingJob(training=job, former=former)
-    retrained = {f"{selected} retrained": executor.submit(retraining)}
+    evaluated = {f"{selected} on test": executor.submit(EvaluationJob.of(former, job))}
+    retrained = {f"{selected} retrained": executor.submit(RetrainingJob(training=job, former=former))}
     folds_trained: Mapping[str, TrainingResult] = {}
     try:
         folds_trained = kfold(replace(job, folds=folds), executor, params)
@@ -162,23 +134,13 @@ def select(trained: Mapping[str, TrainingResult]) -> str:
 
 def comparison(result: StudyResult) -> pd.DataFrame:
     """Set the study's figures beside the published ones: one row per training."""
-    rows: dict[str, dict[str, object]] = {
-        variant: {
-            "best_epoch": training.best.epoch,
-            "train_accuracy": training.best.train_accuracy,
-            "val_accuracy": training.best.val_accuracy,
-            "val_accuracy_augmented": training.augmented,
-            "val_loss": training.best.val_loss,
-        }
-        for variant, training in result.trained.items()
-    }
+    rows = best_epochs(result.trained).rename(columns={"epoch": "best_epoch"}).to_dict("index")
     if result.evaluated:
         rows[result.selected] |= _test_scores(result.evaluated)
     if result.retrained:
         rows[f"{result.selected}-retrained"] = _test_scores(result.retrained[1])
     if result.folds:
-        averaged = ["train_accuracy", "val_accuracy", "val_accuracy_augmented", "val_loss"]
-        rows[f"{result.selected}-kfold-mean"] = best_epochs(result.folds)[averaged].mean().to_dict()
+        rows[f"{result.selected}-kfold-mean"] = best_epochs(result.folds)[AVERAGED].mean().to_dict()
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=_COMPARED)  # also if some failed
     table = table.rename_axis("training").reset_index()
     published = published_models()[["training", "val_accuracy", "test_accuracy"]]
@@ -204,10 +166,7 @@ def _seconds(result: StudyResult) -> pd.DataFrame:
 
 def _log(run: Run, result: StudyResult, seconds: float, reporter: Reporter) -> None:
     trained = result.trained
-    histories = {variant: training.history for variant, training in trained.items()}
-    best = {variant: training.best.epoch for variant, training in trained.items()}
-    curves = figures.curves(histories, best, title=f"The {len(trained)} variants")
-    run.log_figure(curves, File.COMPARISON_PICTURE)
+    run.log_figure(curves(trained, title=f"The {len(trained)} variants"), File.COMPARISON_PICTURE)
     table, jobs = comparison(result), _seconds(result)
     run.log_table(table, File.COMPARISON)
     run.log_table(jobs, File.SECONDS)
@@ -242,5 +201,5 @@ def _readable(table: pd.DataFrame) -> str:
 
     formats = {heading: percent for name, heading in headings.items() if "accuracy" in name}
     formats["best epoch"] = lambda value: "" if pd.isna(value) else f"{value:.0f}"
-    shown = table[list(headings)].rename(columns=headings)
-    return str(shown.to_string(index=False, formatters=formats, na_rep=""))
+    readable = table[list(headings)].rename(columns=headings)
+    return str(readable.to_string(index=False, formatters=formats, na_rep=""))

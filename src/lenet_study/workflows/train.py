@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from time import perf_counter
@@ -11,9 +11,9 @@ from typing import Literal
 
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
-from lenet_study.evidence import figures
-from lenet_study.evidence.figures import architecture
+from lenet_study.evidence.figures import architecture, style, training_curves
 from lenet_study.execution import signals
 from lenet_study.execution.executor import Monitor
 from lenet_study.execution.reporter import Reporter
@@ -39,42 +39,25 @@ from lenet_study.training.model import LeNet, summary
 Stage = Literal["train", "fold", "retrain", "trial", "confirm"]
 _IMAGES = {"fold": "On all folds but one: ", "retrain": "On training and validation images: "}
 _FILE = " Its recipe file decides: the params `recipe.…` count, not their namesakes."
-_REGISTERED = ("train", "retrain")
 PROOF_IMAGES = 1000  # images on which an exported model must equal the eager one
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """One training as data.
-
-    Attributes:
-        recipe: What to train, and how.
-        stage: ``train`` on the training split, ``fold`` on all folds but one, ``retrain`` on all images;
-            ``trial`` and ``confirm`` for a search.
-        hardware: Where to train.
-        data: The images.
-        recipe_file: Path of the file that the recipe came from; empty for a variant.
-        study: Id of the study's run that the training belongs to.
-        parent: Id of the run to nest the training's run under.
-        fold: Which fold validates, counting from 1, of how many ``folds``.
-        folds: Parts of the cross-validation.
-        tags: Further tags of its run.
-        checkpoint_dir: Folder of all runs' checkpoints; empty for one beside a local store.
-        resume: Id of the interrupted run to go on with; empty begins one.
-    """
+    """One training as data."""
 
     recipe: Recipe
-    stage: Stage = "train"
+    stage: Stage = "train"  # ``fold`` trains on all folds but one, ``retrain`` on all images
     hardware: Hardware = Hardware()
     data: DataFiles = field(default_factory=DataFiles.at)
-    recipe_file: str = ""
-    study: str = ""
-    parent: str = ""
-    fold: int = 0
+    recipe_file: str = ""  # path of the file that the recipe came from; empty for a variant
+    study: str = ""  # id of the study's run that the training belongs to
+    parent: str = ""  # id of the run to nest the training's run under
+    fold: int = 0  # number of the one that validates, counting from 1
     folds: int = 0
-    tags: Mapping[str, object] = field(default_factory=dict)
-    checkpoint_dir: str = ""
-    resume: str = ""
+    tags: Mapping[str, object] = field(default_factory=dict)  # further ones of its run
+    checkpoint_dir: str = ""  # folder of all runs' checkpoints; empty for one beside a local store
+    resume: str = ""  # id of the interrupted run to go on with; empty begins one
 
     @property
     def name(self) -> str:
@@ -88,7 +71,6 @@ class TrainingJob:
 
     def params(self) -> dict[str, object]:
         """Return the params of its run: those of the entry point ``train``, and the model."""
-        from_file = bool(self.recipe_file) or self.recipe.searched
         return {
             "variant": self.recipe.name,
             "recipe": self.recipe_file,
@@ -97,7 +79,7 @@ class TrainingJob:
             "data_dir": str(self.data.folder),
             "checkpoint_dir": self.checkpoint_dir,
             **({"folds": self.folds} if self.folds else {}),
-            **self.recipe.params(from_file=from_file),
+            **self.recipe.params(from_file=bool(self.recipe_file) or self.recipe.searched),
         }
 
     def images(self) -> tuple[Split, Split | None]:
@@ -106,20 +88,19 @@ class TrainingJob:
         if self.stage == "retrain":
             return images, None
         if self.stage == "fold":
-            rows = dataset.folds(images.labels, self.folds, seed)[self.fold - 1]
+            train, validation = dataset.folds(images.labels, self.folds, seed)[self.fold - 1]
         else:
-            rows = dataset.split(images.labels, seed)
-        train, validation = rows
+            train, validation = dataset.split(images.labels, seed)
         return images.subset(train), images.subset(validation)
 
     def run(self, reporter: Reporter, monitor: Monitor) -> TrainingResult:
-        """Do it; see ``train``."""
+        """Train; see ``train``."""
         return train(self, reporter, monitor)
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training gave."""
+    """The result of a training."""
 
     run_id: str
     best: Epoch
@@ -131,11 +112,11 @@ class TrainingResult:
 
     @classmethod
     def of(cls, training: StoredTraining) -> TrainingResult:
-        """Read what a finished training gave.
+        """Read the result of a finished training.
 
         Raises:
             UserError: Its model is not the one that was logged.
-            StoreError: The store failed, or holds no such thing.
+            StoreError: The store failed, or has lost a part of the result.
         """
         augmented = training.metric(Metric.BEST_VAL_ACCURACY_AUGMENTED)
         model = registry.logged_model_of(training)
@@ -144,11 +125,6 @@ class TrainingResult:
 
 def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = Monitor()) -> TrainingResult:
     """Do one training in a run of its own: log its data, metrics, pictures and model.
-
-    Args:
-        job: What to train.
-        reporter: Hears how it goes.
-        monitor: Hears of the run and of every epoch, and may end the training.
 
     Raises:
         UserError: The data cannot be had, or MLFLOW_RUN_ID names a run that has been used.
@@ -159,11 +135,10 @@ def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = 
     device = job.hardware.prepare()
     images, validation = job.images()
     with _open_training_run(job) as run:
-        reporter.on_run_start(job.name, run.id, job.recipe.config.epochs)
-        monitor.on_run_start(run.id)
-        try:
+        with _reported(job, run, reporter, monitor):
             _log_inputs(run, job, images, validation, device)
             model = LeNet(job.recipe.variant, job.recipe.config.seed)
+            checkpoints = _checkpoints(job, run, reporter)
             fit = loop.fit(
                 model,
                 images,
@@ -172,26 +147,32 @@ def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = 
                 device=device,
                 on_epoch=partial(_on_epoch, run, job.name, reporter, monitor),
                 on_step=signals.check,
-                checkpoints=(checkpoints := _checkpoints(job, run, reporter)),
+                checkpoints=checkpoints,
             )
-        finally:
-            reporter.on_run_end(job.name)
         if fit.stopped:
             run.prune(fit.stopped)  # at once: a search that is killed now reads here that the trial has ended
         augmented = _augmented_accuracy(model, validation, fit.normalisation, job.recipe)
         _log_results(run, job, fit, augmented)
-        logged = None
-        if not fit.stopped:
-            images_of_proof = (validation or images).images[:PROOF_IMAGES]
-            logged = _log_model(run, job, model, fit, images_of_proof)
+        logged = None if fit.stopped else _log_model(run, job, model, fit, validation or images)
+        if logged:
             _report(run, job, fit.best, logged, reporter)
     checkpoints.remove()
     seconds = perf_counter() - start
     return TrainingResult(run.id, fit.best, fit.history, augmented, seconds, logged, fit.stopped)
 
 
+@contextmanager
+def _reported(job: TrainingJob, run: Run, reporter: Reporter, monitor: Monitor) -> Iterator[None]:
+    """Tell reporter and monitor of a run's start, and the reporter of its end, however it comes."""
+    reporter.on_run_start(job.name, run.id, job.recipe.config.epochs)
+    monitor.on_run_start(run.id)
+    try:
+        yield
+    finally:
+        reporter.on_run_end(job.name)
+
+
 def _open_training_run(job: TrainingJob) -> AbstractContextManager[Run]:
-    """Open the run of a training."""
     fold: dict[str, object] = {Tag.FOLD: job.fold} if job.fold else {}
     return open_run(
         job.name,
@@ -222,7 +203,7 @@ def _checkpoints(job: TrainingJob, run: Run, reporter: Reporter) -> Checkpoints:
 
 def variant_tags(name: str) -> dict[str, object]:
     """Return the tags of every run about one model: its name and, of a variant, its colour in charts."""
-    return {Tag.VARIANT: name, **({Tag.COLOUR: figures.COLOURS[name]} if name in VARIANTS else {})}
+    return {Tag.VARIANT: name, **({Tag.COLOUR: style.COLOURS[name]} if name in VARIANTS else {})}
 
 
 def hardware_tags(device: torch.device) -> dict[str, object]:
@@ -259,13 +240,13 @@ def _log_results(run: Run, job: TrainingJob, fit: FitResult, augmented: float | 
     count = parameter_count(job.recipe.variant)
     run.log_metrics({Metric.BEST_VAL_ACCURACY_AUGMENTED: augmented, Metric.PARAMETER_COUNT: count})
     run.log_table(pd.DataFrame(map(asdict, fit.history)), File.HISTORY)
-    curves = figures.curves({job.name: fit.history}, {job.name: fit.best.epoch}, title=job.name)
+    curves = training_curves.curves({job.name: fit.history}, {job.name: fit.best.epoch}, title=job.name)
     run.log_figure(curves, File.CURVES)
-    run.log_figure(figures.learning_rate(fit.history, title=job.name), File.LEARNING_RATE)
+    run.log_figure(training_curves.learning_rate(fit.history, title=job.name), File.LEARNING_RATE)
 
 
-def _log_model(run: Run, job: TrainingJob, model: LeNet, fit: FitResult, proof: torch.Tensor) -> LoggedModel:
-    """Log the model with a description of itself; register it if its stage is one for that."""
+def _log_model(run: Run, job: TrainingJob, model: LeNet, fit: FitResult, images: Split) -> LoggedModel:
+    """Log the model with a description of itself, proven on images; register it if its stage is for that."""
     description = {
         "name": job.name,
         "variant": job.recipe.name,
@@ -274,15 +255,14 @@ def _log_model(run: Run, job: TrainingJob, model: LeNet, fit: FitResult, proof: 
         "val_accuracy": fit.best.val_accuracy,
         **asdict(job.recipe.config),
     }
-    register = job.stage in _REGISTERED
+    proof, register = images.images[:PROOF_IMAGES], job.stage in ("train", "retrain")
     return registry.log_model(run, model, fit.normalisation, proof, description, register=register)
 
 
 def _report(run: Run, job: TrainingJob, best: Epoch, model: LoggedModel, reporter: Reporter) -> None:
-    """Say what a training gave, on how many threads, and where to see it."""
-    if best.val_accuracy is None:
-        result = f"trained for {best.epoch} epochs"
-    else:
+    """Report a training's result, its number of threads, and the address of its run."""
+    result = f"trained for {best.epoch} epochs"
+    if best.val_accuracy is not None:
         result = f"best epoch {best.epoch}, validation accuracy {best.val_accuracy:.2%}"
     version = f", version {model.version} of {NAME}" if model.version else ""
     threads = torch.get_num_threads()
@@ -304,10 +284,10 @@ def _augmented_accuracy(
     return loop.evaluate(model, augmented.to(device), normalisation)[1]
 
 
-def _augmentation_examples(train: Split, recipe: Recipe, rows: int = 6, columns: int = 8) -> figures.Figure:
+def _augmentation_examples(train: Split, recipe: Recipe, rows: int = 6, columns: int = 8) -> Figure:
     generator = loop.epoch_generator(recipe.config.seed, 0, train.images.device)
     originals = train.images[:rows]
     repeated = originals.repeat_interleave(columns, 0)
     augmented = augment(repeated, generator, recipe.variant.augmentation)
-    shown = augmented.reshape(rows, columns, *originals.shape[1:])
-    return figures.augmentation(originals.cpu().numpy(), shown.cpu().numpy())
+    grid = augmented.reshape(rows, columns, *originals.shape[1:])
+    return training_curves.augmentation(originals.cpu().numpy(), grid.cpu().numpy())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, pairwise
@@ -35,6 +35,7 @@ OPERATIONS = {
     "Dropout": "drop {0.p:.2g}",
 }
 STAGE_STARTS = ("Conv2d", "MaxPool2d", "Flatten", "Linear")
+_Edges = tuple[float, float, float]  # left, right and bottom
 HEADS = {"first_wave": "aux_output1", "second_wave": "aux_output2"}
 
 
@@ -50,13 +51,7 @@ class _Stage:
 
 @styled
 def draw(name: str, variant: Variant, variants: Mapping[str, Variant] = VARIANTS) -> Figure:
-    """Draw a model's layers, shapes and parameters; orange is what its parent does not have.
-
-    Args:
-        name: The model's name.
-        variant: The model.
-        variants: The table that holds its parent; nothing is orange if there is none.
-    """
+    """Draw a model's layers, shapes and parameters; orange is what its parent in the table does not have."""
     parent = variants.get(variant.parent or "", variant)
     stages, parent_stages = _stages(variant), _stages(parent)
     heads = {stage.part: stage for stage in stages if stage.part in HEADS.values()}
@@ -68,10 +63,8 @@ def draw(name: str, variant: Variant, variants: Mapping[str, Variant] = VARIANTS
     counts = [sum(sum(stage.parameters) for stage in model) for model in (stages, parent_stages)]
     _write_captions(axes, name, variant, None if parent is variant else variant.parent, counts)
     positions = [LEFT + PITCH * i for i in range(len(trunk))]
-    boxes = [
-        _draw_stage(axes, x, stage, former)
-        for x, stage, former in zip(positions, trunk, parent_stages, strict=False)  # which ends with heads
-    ]
+    columns = zip(positions, trunk, parent_stages, strict=False)  # the parent's stages end with heads
+    boxes = [_draw_stage(axes, x, stage, former) for x, stage, former in columns]
     for (_, right, _), (left, _, _) in pairwise(boxes):
         _draw_arrow(axes, (right, MIDDLE), (left, MIDDLE))
     for part, group in groupby(zip(positions, trunk, boxes, strict=True), lambda item: item[1].part):
@@ -94,10 +87,8 @@ def _stages(variant: Variant) -> list[_Stage]:
         if kind in STAGE_STARTS:
             stages.append(_Stage(path.split(".", maxsplit=1)[0], tuple(output.shape[1:]), [], []))
         operation = OPERATIONS.get(kind, kind).format(module)
-        if kind == "Dropout":
-            stages[-1].operations[-1] += f", {operation}"
-        else:
-            stages[-1].operations.append(operation)
+        operations = stages[-1].operations
+        operations.append(f"{operations.pop()}, {operation}" if kind == "Dropout" else operation)
         if count := sum(parameter.numel() for parameter in module.parameters()):
             stages[-1].parameters.append(count)
 
@@ -110,9 +101,7 @@ def _stages(variant: Variant) -> list[_Stage]:
     return stages
 
 
-def _write_captions(
-    axes: Axes, name: str, variant: Variant, parent: str | None, counts: Sequence[int]
-) -> None:
+def _write_captions(axes: Axes, name: str, variant: Variant, parent: str | None, counts: list[int]) -> None:
     """Write headline, legend and names of rows; ``counts`` are parameters of the model and its parent."""
     headline, caption, note = f"{name}: {variant.change}", f"{counts[0]:,} parameters", ""
     if parent:
@@ -127,7 +116,7 @@ def _write_captions(
         axes.text(0.3, y, row, color=GREY, va="top")
 
 
-def _draw_stage(axes: Axes, x: float, stage: _Stage, former: _Stage) -> tuple[float, float, float]:
+def _draw_stage(axes: Axes, x: float, stage: _Stage, former: _Stage) -> _Edges:
     """Draw a stage of the trunk with its texts, as ``_draw_solid``; ``former`` is the parent's stage."""
     resized = bool(stage.parameters) and stage.shape[0] != former.shape[0]
     is_new = [operation not in former.operations for operation in stage.operations]
@@ -149,9 +138,7 @@ def _draw_head(axes: Axes, start: tuple[float, float], stage: _Stage, head: _Sta
     axes.text(x + 0.2, y, text, va="center", linespacing=1.4)
 
 
-def _draw_solid(
-    axes: Axes, x: float, y: float, stage: _Stage, changed: bool = False
-) -> tuple[float, float, float]:
+def _draw_solid(axes: Axes, x: float, y: float, stage: _Stage, changed: bool = False) -> _Edges:
     """Draw a box of feature maps, or a bar of units, around (x, y); return its left, right and bottom."""
     w, h, d = 0.14, 0.042 * sqrt(stage.shape[0]), 0.0
     if len(stage.shape) == 3:
@@ -179,10 +166,9 @@ def _draw_schedule(figure: Figure, variant: Variant, changed: bool) -> None:
 
 def _schedule(variant: Variant) -> str:
     """Return in words how the learning rate falls."""
-    if variant.cosine_annealing:
-        return "annealed along a half cosine"
     halving = variant.halve_learning_rate_every
-    return f"halved every {halving} epochs" if halving else "constant"
+    halved = f"halved every {halving} epochs" if halving else "constant"
+    return "annealed along a half cosine" if variant.cosine_annealing else halved
 
 
 def _write(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:

@@ -13,7 +13,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
-from lenet_study.evidence.figures.style import new_figure, show_image, styled
+from lenet_study.evidence.figures.style import new_figure, styled
 from lenet_study.training.model import CLASSES
 
 VERDICT = {True: ("✓", "#1B7837"), False: ("✗", "#C2182B")}  # predicted right?
@@ -66,11 +66,10 @@ def tsne(embedding: np.ndarray, labels: np.ndarray, predicted: np.ndarray, title
         axes.scatter(x, y, s=size, color=colour, alpha=0.7, lw=0, label=name)
         if len(x):
             text = axes.text(np.median(x), np.median(y), name, weight="bold", zorder=4)
-            text.set(ha="center", va="center")
-            text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+            text.set(ha="center", va="center", path_effects=[withStroke(linewidth=3, foreground="white")])
     wrong = predicted != labels
-    x, y = embedding[wrong].T
     label = f"misclassified\n({wrong.sum():,} of {len(wrong):,})"
+    x, y = embedding[wrong].T
     axes.scatter(x, y, s=1.5 * size, marker="x", color="black", lw=0.6, label=label)
     axes.set(xticks=(), yticks=(), xlabel="t-SNE 1", ylabel="t-SNE 2", aspect="equal")
     figure.legend(loc="outside right upper", markerscale=2, title="true class", alignment="left")
@@ -86,13 +85,12 @@ def predictions(
     correct = f"{(labels == predicted).sum()} of {len(images)} correct"
     figure = new_figure(11, 1.75 * rows + 0.4, f"Predicted class and its probability: {correct}")
     panels = figure.subplots(rows, 8, squeeze=False).flatten()
-    for axes, pixels, *answer in zip(panels, images, labels, predicted, confidence, strict=False):
-        label, guess, probability = answer
+    for axes, pixels, label, guess, share in zip(panels, images, labels, predicted, confidence, strict=False):
         mark, colour = VERDICT[label == guess]
-        text = f"{mark} {CLASSES[guess]} {probability:.0%}"
-        text += "" if label == guess else f"\ntrue: {CLASSES[label]}"
+        truth = "" if label == guess else f"\ntrue: {CLASSES[label]}"
+        text = f"{mark} {CLASSES[guess]} {share:.0%}{truth}"
         axes.set_title(text, size=8, color=colour, weight="normal" if label == guess else "bold")
-        show_image(axes, pixels, colour, 1.5 if label == guess else 3)
+        _show_image(axes, pixels, colour, 1.5 if label == guess else 3)
     for axes in panels[len(images) :]:
         axes.axis("off")
     return figure
@@ -103,7 +101,7 @@ def auxiliary(image: np.ndarray, label: int, probabilities: Mapping[str, np.ndar
     """Show an image uint8 [28, 28] of class ``label``, and each head's probabilities float [10]."""
     figure = new_figure(3 + 2.7 * len(probabilities), 3.4)
     picture, *panels = figure.subplots(1, 1 + len(probabilities))
-    show_image(picture, image)
+    _show_image(picture, image)
     picture.set_title(f"true class: {CLASSES[label]}\n(the shaded row)")
     for axes, (head, values) in zip(panels, probabilities.items(), strict=True):
         guess = int(values.argmax())
@@ -120,17 +118,21 @@ def auxiliary(image: np.ndarray, label: int, probabilities: Mapping[str, np.ndar
     return figure
 
 
+def _show_image(axes: Axes, pixels: np.ndarray, frame: str = "black", width: float = 0) -> None:
+    """Show a grey image uint8 [28, 28], in a frame if that has a width."""
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+    axes.set(xticks=(), yticks=())
+    axes.spines[:].set(visible=width > 0, color=frame, linewidth=width)
+
+
 def _row_percent(confusion: np.ndarray) -> np.ndarray:
     """Return the share of each cell in its row; an empty row stays zero."""
-    percent: np.ndarray = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    return percent
+    return 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
 
 
-def _draw_matrix(
-    axes: Axes, values: np.ndarray, text: np.ndarray, colours: str, norm: Normalize
-) -> AxesImage:
+def _draw_matrix(axes: Axes, values: np.ndarray, text: np.ndarray, cmap: str, norm: Normalize) -> AxesImage:
     """Draw cells coloured by value: rows are true classes, columns predicted ones."""
-    image = axes.imshow(values, cmap=colours, norm=norm)
+    image = axes.imshow(values, cmap=cmap, norm=norm)
     brightness = image.to_rgba(values)[..., :3].mean(-1)
     for (row, column), cell in np.ndenumerate(text):
         ink = "white" if brightness[row, column] < 0.55 else "black"

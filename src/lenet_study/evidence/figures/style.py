@@ -1,4 +1,4 @@
-"""What the pictures have in common: colours, settings, axes."""
+"""Colours, settings and axes that the pictures share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from lenet_study.recipes.variants import VARIANTS
 
@@ -39,21 +38,7 @@ def new_figure(width: float, height: float, title: str = "") -> Figure:
     return figure
 
 
-def number_epochs(axes: Axes, first: int, last: int) -> None:
-    """Make the horizontal axis one of epochs."""
-    axes.set(xlabel="epoch", xlim=(first - 0.5, last + 0.5))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(visible=True)
-
-
 def draw_steps(axes: Axes, first: int, rates: Sequence[float], colour: str) -> None:
     """Draw the learning rates of consecutive epochs, from the first on, as a stair."""
     edges = np.arange(first, first + len(rates) + 1) - 0.5  # so that an epoch's step lies over its number
     axes.stairs(rates, edges, baseline=None, color=colour, lw=1.8)
-
-
-def show_image(axes: Axes, pixels: np.ndarray, frame: str = "black", width: float = 0) -> None:
-    """Show a grey image uint8 [28, 28], in a frame if that has a width."""
-    axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
-    axes.set(xticks=(), yticks=())
-    axes.spines[:].set(visible=width > 0, color=frame, linewidth=width)
