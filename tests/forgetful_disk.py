@@ -42,7 +42,7 @@ class Disk:
                 self.cuts.append((left, self.written))
 
     def restore(self, folder):
-        """Write what each cut has left into a folder of its own; gives these folders, and what was promised."""
+        """Write what each cut has left into a folder of its own; gives the folders, and what was promised."""
         for number, (left, written) in enumerate(self.cuts):
             restored = folder / str(number)
             restored.mkdir()

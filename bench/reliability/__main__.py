@@ -46,7 +46,9 @@ PARTS: Mapping[str, Part] = {
 
 
 @click.command()
-@click.option("--parts", default=",".join(PARTS), show_default=True, help="Which faults; the others' tables stay.")
+@click.option(
+    "--parts", default=",".join(PARTS), show_default=True, help="Which faults; the others' tables stay."
+)
 @click.option("--scale", default=1.0, show_default=True, help="Share of the tries to make; one at least.")
 @click.option("--seed", default=0, show_default=True, help="Of the moments at which faults are injected.")
 @click.option(
@@ -61,7 +63,9 @@ def main(parts: str, scale: float, seed: int, path: Path) -> None:
     """Inject faults into commands on toy images, and say how many ended as promised."""
     unknown = sorted(set(parts.split(",")) - PARTS.keys())
     if unknown:
-        raise click.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(PARTS)}", param_hint="--parts")
+        raise click.BadParameter(
+            f"{', '.join(unknown)}: choose from {', '.join(PARTS)}", param_hint="--parts"
+        )
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         stores = ToyStores(Path(folder), seed)
         for name in parts.split(","):

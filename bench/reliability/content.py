@@ -16,7 +16,7 @@ Points = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run: its status, the sum of its weights, and of each metric the steps and values as they were logged."""
+    """A run: status, sum of its weights, and of each metric the steps and values as they were logged."""
 
     name: str
     status: str
@@ -49,7 +49,9 @@ class Content:
         for name, (expected,) in whole.runs.items():
             finished = self._finished(name)
             if len(finished) != 1:
-                found.append(f"{len(finished)} runs of one unit FINISHED" if finished else "a unit is missing")
+                found.append(
+                    f"{len(finished)} runs of one unit FINISHED" if finished else "a unit is missing"
+                )
             elif finished[0].weights != expected.weights:
                 found.append("other weights")
             elif finished[0].history != expected.history:

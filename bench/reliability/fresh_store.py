@@ -11,10 +11,9 @@ from pathlib import Path
 from tests.toys import process_context, start_process
 
 from bench.reliability.row import Row
-from bench.reliability.stores import LIMIT, ToyStore, ToyStores
+from bench.reliability.stores import LIMIT, ROOT, ToyStore, ToyStores
 from lenet_study.tracking.run import open_run
 
-ROOT = Path(__file__).parents[2]
 OURS, MLFLOWS = 8, 4  # processes at once
 _PROMOTE = ("run", str(ROOT), "-e", "promote", "--env-manager", "local")
 

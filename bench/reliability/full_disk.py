@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from tests.toys import Command
 
 from bench.reliability.kills import TRAIN
 from bench.reliability.row import Row
-from bench.reliability.stores import LIMIT, ToyStores, end_of
+from bench.reliability.stores import LIMIT, Ended, ToyStores, end_of
 
 EPOCHS = 20  # of TRAIN
 SIZE = "32m"  # of the disk
@@ -34,18 +35,23 @@ def full_disks(stores: ToyStores, tries: int) -> list[Row]:
             ballast = folder / "ballast"
             _fill(ballast)
             failed = end_of(command)
-            deviations = failed.deviations("the command", code=1)
-            deviations += [] if "disk" in failed.output and "full" in failed.output else ["the disk is not named"]
             ballast.unlink()
-            status = store.content().statuses()
-            deviations += [] if status == ["FAILED"] else [f"the run is {', '.join(status)}"]
+            deviations = _failed_in_order(failed, store.content().statuses())
             resumed = store.run("resume")
             content = store.content()
             steps = content.steps(whole)
             row.count_steps(steps.lost, steps.doubled)
             deviations += resumed.deviations("`resume`") + content.deviations(whole)
-            row.count(deviations, resumed.seconds)
+            row.count(deviations, resumed.seconds, failed.output + resumed.output)
     return [row]
+
+
+def _failed_in_order(failed: Ended, statuses: list[str]) -> list[str]:
+    """Return in what a command whose disk was full did not fail as promised."""
+    deviations = failed.deviations("the command", code=1)
+    if not re.search(r"^Error: .*\bdisk\b.*\bfull\b", failed.output, re.MULTILINE):
+        deviations.append("no sentence names the disk")
+    return deviations + [f"the run is {status}" for status in statuses if status != "FAILED"]
 
 
 @contextmanager

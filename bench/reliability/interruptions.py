@@ -17,8 +17,23 @@ from lenet_study.tracking.schema import File
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 SECONDS = 10.0  # within which a command has to end
-KFOLD = ("kfold", "--variant", "baseline", "--epochs", "5", "--folds", "2", "--workers", "2", "--device", "cpu")
-BEFORE_PICTURES = (File.RECIPE, File.HISTORY)  # logged right before pictures are drawn: of the model, of curves
+KFOLD = (
+    "kfold",
+    "--variant",
+    "baseline",
+    "--epochs",
+    "5",
+    "--folds",
+    "2",
+    "--workers",
+    "2",
+    "--device",
+    "cpu",
+)
+BEFORE_PICTURES = (
+    File.RECIPE,
+    File.HISTORY,
+)  # logged right before pictures are drawn: of the model, of curves
 _DRAWING = 0.5  # seconds that these pictures take, at least
 
 
@@ -43,22 +58,30 @@ def interruptions(stores: ToyStores, tries: int) -> list[Row]:
     return rows
 
 
-def _judge(
-    row: Row, store: ToyStore, command: Command, children: list[psutil.Process], code: int
-) -> None:
+def _judge(row: Row, store: ToyStore, command: Command, children: list[psutil.Process], code: int) -> None:
     """Wait for a signalled command's end and count it."""
     start = time.monotonic()
     ended = end_of(command, limit=60)
-    _, alive = psutil.wait_procs(children, timeout=max(0.0, start + SECONDS - time.monotonic()))
-    deviations = ended.deviations("it", code)
-    deviations += [f"took over {SECONDS:.0f} s"] if ended.seconds > SECONDS else []
-    deviations += ["a process is left"] if alive else []
-    kill(alive)
+    _, alive = psutil.wait_procs(children, timeout=max(1.0, start + SECONDS - time.monotonic()))
     statuses = store.content().statuses()
+    deviations = [] if ended.code == code else [f"exit code {ended.code}"]
+    deviations += [f"took over {SECONDS:.0f} s"] if ended.seconds > SECONDS else []
+    deviations += [f"{_kind(process)} is left" for process in alive]
     deviations += [f"a run is {status}" for status in statuses if status not in ("KILLED", "FINISHED")]
     if statuses and "KILLED" not in statuses:
         deviations.append("no run is KILLED")
-    row.count(deviations, ended.seconds)
+    kill(alive)
+    row.count(deviations, ended.seconds, ended.output)
+
+
+def _kind(process: psutil.Process) -> str:
+    """Return what a process of a command is."""
+    try:
+        command = " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return "a process"
+    kinds = {"forkserver": "the fork server or a worker", "resource_tracker": "the resource tracker"}
+    return next((kind for name, kind in kinds.items() if name in command), "a process")
 
 
 def _strike_in_picture(

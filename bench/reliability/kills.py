@@ -57,6 +57,6 @@ def _compare(row: Row, stores: ToyStores, store: ToyStore, whole: Content, ended
     steps = content.steps(whole)
     row.count_steps(steps.lost, steps.doubled)
     deviations = ended.deviations("the second command") + content.deviations(whole)
-    row.count(deviations, ended.seconds)
+    row.count(deviations, ended.seconds, ended.output)
     if not deviations:
         stores.discard(store)

@@ -11,7 +11,7 @@ from lenet_study.training.checkpoint import Checkpoints
 
 
 def power_cuts(stores: ToyStores, tries: int) -> list[Row]:
-    """Cut the power at every moment of writing so many checkpoints; what was not forced to disk may be lost."""
+    """Cut the power at every moment of writing so many checkpoints: what was not forced to disk is lost."""
     row = Row("power cut while a checkpoint is written: at each forced write, six states of the disk")
     folder = stores.new().folder
     disk = Disk(folder / "checkpoints")

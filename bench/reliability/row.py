@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 COLUMNS = ("fault", "tries", "as promised", "steps lost", "steps doubled", "worst, s", "otherwise")
+OUTPUT = 4000  # characters of a command's that are printed
 
 
 @dataclass
@@ -32,12 +34,13 @@ class Row:
     worst: float | None = None
     otherwise: Counter[str] = field(default_factory=Counter)
 
-    def count(self, deviations: Iterable[str], seconds: float | None = None) -> None:
+    def count(self, deviations: Iterable[str], seconds: float | None = None, output: str = "") -> None:
         """Count a try and say how it went.
 
         Args:
             deviations: In what it did not end as promised; none if it did.
             seconds: What it took.
+            output: What the commands wrote; its end is printed if they did not end as promised.
         """
         deviations = list(dict.fromkeys(deviations))
         self.tries += 1
@@ -49,6 +52,8 @@ class Row:
             took = "" if seconds is None else f" ({seconds:.1f} s)"
             now, how = time.strftime("%H:%M:%S"), ", ".join(deviations) or "as promised"
             print(f"{now}  {self.fault}, {self.tries}: {how}{took}", flush=True)
+        if deviations and output:
+            print(textwrap.indent(output[-OUTPUT:], "    "), flush=True)
 
     def count_steps(self, lost: int, doubled: int) -> None:
         """Add a try's steps that are missing and those that are there more than once."""

@@ -16,6 +16,7 @@ from tests.toys import Command, toy_split, write_data_files
 from bench.reliability.content import Content, read
 from lenet_study.training.data_files import DataFiles
 
+ROOT = Path(__file__).parents[2]
 LIMIT = 600  # seconds after which a command is taken for one that hangs
 _FOREIGN = ("MLFLOW_", "LENET_STUDY_")  # variables that would lead a command to another store or data
 
@@ -35,11 +36,18 @@ class Ended:
     output: str
 
     def deviations(self, name: str, code: int = 0) -> list[str]:
-        """Return in what it did not end as a command should that has this exit code."""
+        """Return in what it did not end as a command should that fails or succeeds in order.
+
+        Args:
+            name: What to call the command.
+            code: The exit code that it should have.
+        """
         if self.code is None:
             return [f"{name} did not end"]
-        found = [] if self.code == code else [f"{name} exited with {self.code}"]
-        return found + ([f"{name} printed a traceback"] if "Traceback (most recent call last)" in self.output else [])
+        found = [f"{name} exited with {self.code}"] if self.code != code else []
+        if "Traceback (most recent call last)" in self.output:
+            found.append(f"{name} printed a traceback")
+        return found
 
 
 class ToyStore:
@@ -62,7 +70,8 @@ class ToyStore:
     def environment(self) -> dict[str, str]:
         """Variables of a command that works on this store."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
-        return {**inherited, "MLFLOW_TRACKING_URI": self.uri}
+        # Absolute: the command and the processes that it starts work in the store's folder.
+        return {**inherited, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "MLFLOW_TRACKING_URI": self.uri}
 
     def start(self, *arguments: str) -> Command:
         """Start a command."""
@@ -120,7 +129,9 @@ class ToyStores:
         """Remove a store that ended as promised: fifty of them fill a disk."""
         shutil.rmtree(store.folder)
 
-    def strike(self, arguments: tuple[str, ...], number: int) -> tuple[ToyStore, Command, list[psutil.Process]]:
+    def strike(
+        self, arguments: tuple[str, ...], number: int
+    ) -> tuple[ToyStore, Command, list[psutil.Process]]:
         """Send a signal to a command at a random moment of its life.
 
         Returns:

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import mlflow
 import pytest
-from conftest import process_context, start_process
 from mlflow.exceptions import MlflowException
+from toys import process_context, start_process
 
 from lenet_study.errors import StoreError, UserError
 from lenet_study.execution.signals import Stopped

@@ -6,7 +6,8 @@ import time
 from dataclasses import replace
 
 import pytest
-from conftest import Recorder, open_store, start_process
+from conftest import Recorder, open_store
+from toys import start_process
 
 from lenet_study.errors import UserError
 from lenet_study.execution.executor import Monitor
