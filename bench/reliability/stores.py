@@ -76,7 +76,7 @@ class ToyStore:
     def start(self, *arguments: str) -> Command:
         """Start a command."""
         self._commands += 1
-        log = self.folder / f"{self._commands}.log"
+        log = self.folder.with_name(f"{self.folder.name}-{self._commands}.log")  # not on a disk that is full
         return Command(arguments, self._files, log, self.folder, self.environment)
 
     def run(self, *arguments: str) -> Ended:
