@@ -347,7 +347,7 @@ CALLED = {  # options, workflow, its arguments by position and by name
         ["abc"],
         {"force": True, "checkpoint_dir": "", "reporter": TERMINAL},
     ),
-    "reap": ([], "workflows.resume.reap", [TERMINAL], {}),
+    "reap": ([], "workflows.orphans.reap", [TERMINAL], {}),
     "data": (["--data-dir", "images"], "workflows.data.verify_data", [IMAGES, TERMINAL], {}),
     "fetch": (["--to", "a/b"], "workflows.fetch.fetch_model", [CHAMPION, Path("a/b"), TERMINAL], {}),
 }

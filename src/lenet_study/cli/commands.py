@@ -7,7 +7,7 @@ workflow is imported when its command is called: torch and MLflow take seconds, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Command = Callable[..., None]
 Folds = Annotated[int, Ge(2), "Parts of the k-fold cross-validation."]
 CheckpointDir = Annotated[str, "Folder of all checkpoints; else one beside a local store."]
+Force = Annotated[bool, "Train anew what has finished before."]
 Model = Annotated[str, "A run id, a models:/ address, or the path of a TorchScript file."]
 DEFAULT_MODEL = "models:/fashion-mnist-lenet@champion"
 COMMANDS: dict[str, Command] = {}  # of the command line
@@ -77,7 +78,12 @@ def entry_point(function: Command) -> Command:
 
 @entry_point
 def study(
-    config: TrainingConfig, hardware: Hardware, folders: Folders, folds: Folds = 5, workers: Workers = 0
+    config: TrainingConfig,
+    hardware: Hardware,
+    folders: Folders,
+    folds: Folds = 5,
+    workers: Workers = 0,
+    force: Force = False,
 ) -> None:
     """Run the whole study."""
     from lenet_study.workflows.study import study as run_study
@@ -89,6 +95,7 @@ def study(
         workers=workers,
         data=DataFiles.at(folders.data_dir),
         checkpoint_dir=folders.checkpoint_dir,
+        force=force,
         reporter=_terminal(),
     )
 
@@ -102,11 +109,11 @@ def train(training: Training) -> None:
 
 
 @entry_point
-def kfold(training: Training, folds: Folds = 5, workers: Workers = 0) -> None:
+def kfold(training: Training, folds: Folds = 5, workers: Workers = 0, force: Force = False) -> None:
     """Cross-validate one model."""
     from lenet_study.workflows.kfold import kfold_side_by_side
 
-    kfold_side_by_side(training.job(folds), workers, _terminal())
+    kfold_side_by_side(replace(training.job(folds), once=not force), workers, _terminal())
 
 
 @entry_point
@@ -147,11 +154,11 @@ def search(config: SearchConfig, hardware: Hardware, workers: Workers = 0, data_
 
 @entry_point
 def resume(
-    run_id: Annotated[str, "The interrupted training; empty for all of this store and host."] = "",
+    run_id: Annotated[str, "The interrupted run; empty for all of this store and host."] = "",
     checkpoint_dir: CheckpointDir = "",
-    force: Annotated[bool, "Also with other packages, whose bits may differ."] = False,
+    force: Annotated[bool, "Although code, packages or processor have changed: other bits."] = False,
 ) -> None:
-    """Go on with interrupted trainings, each in its own run."""
+    """Go on with interrupted trainings, cross-validations and studies, each in its own run."""
     from lenet_study.workflows.resume import resume as run_resume
 
     run_resume(run_id, force=force, checkpoint_dir=checkpoint_dir, reporter=_terminal())
@@ -160,7 +167,7 @@ def resume(
 @entry_point
 def reap() -> None:
     """End the runs whose process is gone."""
-    from lenet_study.workflows.resume import reap as run_reap
+    from lenet_study.workflows.orphans import reap as run_reap
 
     run_reap(_terminal())
 

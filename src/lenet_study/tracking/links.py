@@ -20,7 +20,7 @@ _PAGES = {"workflowType": "machine_learning"}  # the UI opens its pages for prom
 def study_addresses(experiment_id: str, study: str, run_ids: list[str]) -> dict[str, str]:
     """Return the addresses of the ``curves`` (overlaid) and the ``comparison`` of a study's trainings."""
     curves = {
-        "searchFilter": f"tags.{Tag.STUDY} = '{study}' and tags.{Tag.STAGE} = 'train'",
+        "searchFilter": f"tags.{Tag.STUDY} LIKE '%{study}%' and tags.{Tag.STAGE} = 'train'",
         "orderByKey": f"tags.`{Tag.VARIANT}`",
         "orderByAsc": "true",
         "compareRunsMode": "CHART",

@@ -42,7 +42,7 @@ class Tag:
     """Tags of runs, and of registered versions where the meaning says so."""
 
     STAGE = Name("stage", "Kind of work; see the list above")
-    STUDY = Name("study", "Id of the study's run that this run belongs to")
+    STUDY = Name("study", "Ids of the studies' runs that this run belongs to")
     PARENT_WORK = Name("parent_work", "Id of the search's run that an evaluation belongs to")
     SEARCH = Name("search", "Id of the search that this run belongs to, the same in all its processes")
     VARIANT = Name("variant", "Name of the variant or searched model")

@@ -237,6 +237,12 @@ def find_runs(
         )
 
 
+def set_tag(run_id: str, tag: str, value: str) -> None:
+    """Set a tag of a run that need not be open."""
+    with store_call():
+        mlflow.MlflowClient().set_tag(run_id, tag, value)
+
+
 def fail(run_id: str, reason: str, status: str = "FAILED") -> None:
     """End a run whose process died; one that has ended stays as it is."""
     with store_call():

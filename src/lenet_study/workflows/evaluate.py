@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from time import perf_counter
 
 import numpy as np
@@ -18,6 +18,7 @@ from lenet_study.tracking import links, registry
 from lenet_study.tracking.registry import LoadedModel
 from lenet_study.tracking.run import Run, open_run
 from lenet_study.tracking.schema import File, Metric, Tag
+from lenet_study.tracking.store import runs_with
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.dataset import Split
 from lenet_study.training.hardware import Hardware
@@ -47,6 +48,7 @@ class EvaluationJob:
     study: str = ""  # id of the study's run that it belongs to
     parent_work: str = ""  # id of the search's run that it belongs to
     before: EvaluationResult | None = None  # another model's, to set the confusion matrices side by side
+    resume: str = ""  # id of the interrupted run to go on with; empty begins one
 
     @classmethod
     def of(cls, model: str, job: TrainingJob, before: EvaluationResult | None = None) -> EvaluationJob:
@@ -62,8 +64,8 @@ class EvaluationJob:
         )
 
     def run(self, reporter: Reporter, monitor: Monitor) -> EvaluationResult:
-        """Score the model; see ``evaluate``."""
-        return evaluate(self, reporter)
+        """Score the model; see ``evaluate_once``."""
+        return evaluate_once(self, reporter)
 
 
 def predict_untracked(job: EvaluationJob) -> EvaluationResult:
@@ -73,6 +75,21 @@ def predict_untracked(job: EvaluationJob) -> EvaluationResult:
     device = job.hardware.prepare()
     predicted = predictions.predict(model.module.to(device), job.data.test(), device)
     return EvaluationResult(f"{model.name} on test", model.run_id, predicted, perf_counter() - start)
+
+
+def evaluate_once(job: EvaluationJob, reporter: Reporter) -> EvaluationResult:
+    """Evaluate a model of a study; what the study has evaluated before it was interrupted is predicted again.
+
+    Its run is neither made twice nor changed.
+    """
+    found: dict[str, str] = {Tag.STUDY: job.study, Tag.STAGE: "evaluate", Tag.MODEL_RUN_ID: job.model}
+    for run in runs_with(found) if job.study else []:
+        if run.info.status == "FINISHED":
+            reporter.message(f"{run.info.run_name}: used again from run {run.info.run_id}")
+            return predict_untracked(job)
+        if run.info.status != "RUNNING":
+            return evaluate(replace(job, resume=run.info.run_id), reporter)
+    return evaluate(job, reporter)
 
 
 def evaluate(job: EvaluationJob, reporter: Reporter = Reporter()) -> EvaluationResult:
@@ -117,6 +134,7 @@ def _open_evaluation_run(
         },
         description=f"{model.name} on the 10,000 test images; {model.reference}",
         study=job.study,
+        resume=job.resume,
     )
 
 

@@ -17,6 +17,7 @@ from lenet_study.tracking import links
 from lenet_study.tracking.run import Run, open_run
 from lenet_study.tracking.schema import File, Metric, Tag
 from lenet_study.training.hardware import divide_cores
+from lenet_study.workflows import reuse
 from lenet_study.workflows.local_executor import local_executor
 from lenet_study.workflows.train import TrainingJob, TrainingResult, variant_tags
 
@@ -37,22 +38,25 @@ def kfold(
     """
     job = replace(job, stage="fold", fold=1)
     job.images()  # refuses too many folds before there is a run
+    identity = reuse.fingerprint({"stage": "kfold", "fold": job.fingerprint(), "study": job.study})
     name = f"{job.recipe.name} {job.folds}-fold"
     with open_run(
         name,
         stage="kfold",
         params={**job.params(), **(params or {})},
-        tags=variant_tags(job.recipe.name),
+        tags={**variant_tags(job.recipe.name), Tag.FINGERPRINT: identity},
         description=f"{job.folds}-fold cross-validation of {describe(job.recipe)}",
         study=job.study,
+        resume=job.resume or (reuse.interrupted(identity) if job.once else ""),
     ) as run:
         futures = {
-            f"fold {fold}": executor.submit(replace(job, fold=fold, parent=run.id))
+            f"fold {fold}": executor.submit(replace(job, fold=fold, parent=run.id, resume=""))
             for fold in range(1, job.folds + 1)
         }
         trained = executor.results(futures)
         if len(trained) < 2:
             raise JobError(f"{name}: fewer than two folds could be trained")
+        run.set_tags(reuse.reused_tags(trained))
         _summarise(run, name, trained, executor.reporter)
         if failed := [f"{fold}: {executor.failed[fold]}" for fold in futures if fold in executor.failed]:
             run.set_tags({Tag.FAILED: "; ".join(failed)})

@@ -1,25 +1,32 @@
-"""``resume``: interrupted trainings go on where they were; ``reap``: runs whose process is gone are ended."""
+"""``resume``: interrupted trainings, cross-validations and studies go on where they were."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from lenet_study.errors import JobError, UserError
-from lenet_study.execution.inline import InlineExecutor
+from pydantic import TypeAdapter
+
+from lenet_study.errors import StudyError, UserError
+from lenet_study.execution.executor import Monitor
 from lenet_study.execution.reporter import Reporter
-from lenet_study.tracking.liveness import is_abandoned
+from lenet_study.recipes.recipe import TrainingConfig
+from lenet_study.recipes.recipe_file import RecipeChoice
 from lenet_study.tracking.provenance import environment_tags
 from lenet_study.tracking.schema import Tag
-from lenet_study.tracking.store import checkpoint_folder, connect, fail, find_runs
+from lenet_study.tracking.store import checkpoint_folder, connect, find_runs
 from lenet_study.tracking.stored_training import StoredTraining
 from lenet_study.training.data_files import DataFiles
-from lenet_study.training.hardware import Hardware
+from lenet_study.training.hardware import Hardware, processor
+from lenet_study.workflows.kfold import kfold_side_by_side
+from lenet_study.workflows.orphans import end_abandoned
+from lenet_study.workflows.study import study
 from lenet_study.workflows.train import TrainingJob, TrainingResult
 
-_STAGES = ("train", "recipe", "fold", "retrain", "confirm")  # a search trains its trials again itself
-_SAME = (Tag.PYTHON, Tag.PACKAGES_SHA256)  # what bits depend on, beside the threads
+_TRAININGS = ("train", "recipe", "fold", "retrain", "confirm")  # a search trains its trials again itself
+_PARENTS = ("study", "kfold")
 
 
 def resume(
@@ -30,92 +37,163 @@ def resume(
     data: DataFiles | None = None,
     reporter: Reporter = Reporter(),
 ) -> dict[str, TrainingResult]:
-    """Go on with interrupted trainings, each in its own run; they end as if nothing had happened.
+    """Go on with interrupted work, each piece in its own run; it ends as if nothing had happened.
 
-    Without a run's id, every training of this store goes on that was interrupted on this host; without data,
-    with the images that its run names. ``force`` allows other packages, too; the bits may then differ.
+    Args:
+        run_id: Id of a training, cross-validation or study; empty for all that were interrupted on this host.
+        force: Go on although code, packages or processor have changed; the bits may then differ.
+        checkpoint_dir: Folder of all runs' checkpoints; empty for one beside a local store.
+        data: The images; None takes those that the run names.
+        reporter: Receives progress.
+
+    Returns:
+        The results of all trainings, by their names.
 
     Raises:
-        UserError: The run is no training, has finished, still runs, or was made by other packages.
-        JobError: A training failed again.
+        UserError: The run is nothing that can be resumed, has finished, still runs, or was made otherwise.
+        StudyError: Some of the work failed again.
     """
     connect()
-    reap(reporter)
-    trainings = [StoredTraining.load(run_id)] if run_id else interrupted(checkpoint_dir)
-    if not trainings:
-        reporter.message("There is no interrupted training to go on with.")
-    jobs = []
-    for training in trainings:
-        reason = _refusal(training, force)
-        if reason and run_id:
-            raise UserError(f"run_id={run_id} {reason}")
-        if reason:
-            reporter.message(f"Run {training.run_id} {reason}")
-        else:
-            job = job_of(training, checkpoint_dir, force)
-            jobs.append(replace(job, data=data) if data else job)
-    executor = InlineExecutor(reporter)
-    results = executor.results({job.name: executor.submit(job) for job in jobs})
-    if executor.failed:
-        raise JobError(f"Not resumed: {', '.join(executor.failed)}")
+    end_abandoned(reporter)
+    work = [StoredTraining.load(run_id)] if run_id else interrupted(checkpoint_dir)
+    if not work:
+        reporter.message("There is nothing interrupted to go on with.")
+    options = _Options(force, checkpoint_dir, data, reporter)
+    results: dict[str, TrainingResult] = {}
+    refused: list[str] = []
+    for stored in work:
+        try:
+            results |= options.go_on(stored)
+        except StudyError as error:  # one that cannot go on stops no other
+            if run_id:
+                raise
+            refused.append(stored.name)
+            reporter.message(f"{stored.name}: {error}")
+    if refused:
+        raise UserError(f"Not resumed: {', '.join(refused)}; the lines above say why and what to do")
     return results
 
 
 def interrupted(checkpoint_dir: str = "") -> list[StoredTraining]:
-    """Return the trainings that have checkpoints here and did not finish, the earliest first."""
-    runs = [run for status in ("KILLED", "FAILED") for run in find_runs([f"attributes.status = '{status}'"])]
-    return [
-        training
-        for training in sorted(map(StoredTraining, runs), key=lambda training: training.start)
-        if training.stage in _STAGES and checkpoint_folder(training.run_id, checkpoint_dir).is_dir()
-    ]
+    """Return the work that did not finish, the earliest first; parts of such work are not listed themselves.
 
-
-def reap(reporter: Reporter = Reporter()) -> list[str]:
-    """End every open run whose process is gone KILLED, and say so; return the ids of these runs."""
-    connect()
-    ended = []
-    for run in find_runs(["attributes.status = 'RUNNING'"]):
-        if is_abandoned(run.data.tags):
-            fail(run.info.run_id, "its process is gone; `resume` goes on", status="KILLED")
-            reporter.message(f"{run.info.run_name}: its process is gone; run {run.info.run_id} ended KILLED")
-            ended.append(run.info.run_id)
-    if not ended:
-        reporter.message("Every open run has its process.")
-    return ended
-
-
-def job_of(training: StoredTraining, checkpoint_dir: str, force: bool) -> TrainingJob:
-    """Return the job that goes on with a training, made of what its run holds."""
-    stage: Any = training.stage
-    device: Any = training.params["device"]
-    threads = int(training.tag(Tag.THREADS) or training.params["threads"])
-    return TrainingJob(
-        recipe=training.recipe,
-        stage=stage,
-        hardware=Hardware(device=device, threads=threads),
-        data=DataFiles(Path(training.params["data_dir"] or DataFiles.at().folder)),
-        recipe_file=training.params.get("recipe", ""),
-        study=training.tag(Tag.STUDY),
-        parent=training.tag(Tag.PARENT_RUN),
-        fold=int(training.tag(Tag.FOLD) or 0),
-        folds=int(training.params.get("folds", 0)),
-        tags={Tag.FORCED: "true"} if force else {},
-        checkpoint_dir=checkpoint_dir,
-        resume=training.run_id,
+    A training counts if it has checkpoints here, a study or cross-validation if it was killed.
+    """
+    killed, failed = (
+        [StoredTraining(run) for run in find_runs([f"attributes.status = '{status}'"])]
+        for status in ("KILLED", "FAILED")
     )
+    parents = [stored for stored in killed if stored.stage in _PARENTS and stored.tag(Tag.FINGERPRINT)]
+    trainings = [
+        stored
+        for stored in [*killed, *failed]
+        if stored.stage in _TRAININGS and checkpoint_folder(stored.run_id, checkpoint_dir).is_dir()
+    ]
+    ids = {parent.run_id for parent in parents}
+    wholes = [
+        stored
+        for stored in [*parents, *trainings]
+        if not ids & ({stored.tag(Tag.PARENT_RUN), *stored.tag(Tag.STUDY).split()} - {stored.run_id})
+    ]
+    return sorted(wholes, key=lambda stored: stored.start)
 
 
-def _refusal(training: StoredTraining, force: bool) -> str:
-    """Return why a training cannot be resumed; empty if it can."""
-    if training.stage not in _STAGES:
-        return f"is no training but of stage {training.stage!r}: name one of {', '.join(_STAGES)}"
-    if training.status == "FINISHED":
-        return "has finished: there is nothing to resume"
-    if training.status == "RUNNING":
-        return "is being worked on by a process that is alive, or was lately on another host: wait for it"
-    present = environment_tags()
-    changed = [name for name in _SAME if training.tag(name) != present.get(name, "")]
-    if changed and not force:
-        return f"was made in another environment ({', '.join(changed)}): resume it there, or set force=true"
-    return ""
+@dataclass(frozen=True)
+class _Options:
+    """The arguments that all pieces of work to resume have in common; see ``resume``."""
+
+    force: bool
+    checkpoint_dir: str
+    data: DataFiles | None
+    reporter: Reporter
+
+    def go_on(self, stored: StoredTraining) -> dict[str, TrainingResult]:
+        """Go on with a training, cross-validation or study.
+
+        Raises:
+            UserError: It cannot be gone on with.
+        """
+        if reason := self._refusal(stored):
+            raise UserError(f"run_id={stored.run_id} {reason}")
+        if stored.stage == "study":
+            result = study(
+                _config_of(stored.params),
+                folds=int(stored.params["folds"]),
+                hardware=_hardware_of(stored.params),
+                workers=int(stored.params["workers"]),
+                variants=stored.params["variants"].split(","),
+                data=self._data_of(stored),
+                checkpoint_dir=self.checkpoint_dir or stored.params["checkpoint_dir"],
+                resume=stored.run_id,
+                reporter=self.reporter,
+            )
+            return dict(result.trained)
+        job = self._job_of(stored)
+        if stored.stage == "kfold":
+            return kfold_side_by_side(job, int(stored.params.get("workers", 0)), self.reporter)
+        changed = [stored.tag(Tag.FINGERPRINT), job.fingerprint()]
+        if not self.force and changed[0] and changed[0] != changed[1]:
+            raise UserError(f"run_id={stored.run_id} was made by other code or of other data: set force=true")
+        return {job.name: job.run(self.reporter, Monitor())}
+
+    def _job_of(self, stored: StoredTraining) -> TrainingJob:
+        """Return the job that goes on with a training or cross-validation, made of what its run holds."""
+        whole = stored.stage == "kfold"  # its own run holds no recipe file
+        choice = RecipeChoice(variant=stored.params["variant"], recipe=stored.params.get("recipe", ""))
+        hardware = _hardware_of(stored.params)
+        if threads := stored.tag(Tag.THREADS):
+            hardware = replace(hardware, threads=int(threads))
+        return TrainingJob(
+            recipe=choice.load(_config_of(stored.params)) if whole else stored.recipe,
+            stage=_stage(stored),
+            hardware=hardware,
+            data=self._data_of(stored),
+            recipe_file=stored.params.get("recipe", ""),
+            study=stored.tag(Tag.STUDY),
+            parent=stored.tag(Tag.PARENT_RUN),
+            fold=int(stored.tag(Tag.FOLD) or 0),
+            folds=int(stored.params.get("folds", 0)),
+            tags={Tag.FORCED: "true"} if self.force else {},
+            checkpoint_dir=self.checkpoint_dir or stored.params.get("checkpoint_dir", ""),
+            resume=stored.run_id,
+            once=whole,
+        )
+
+    def _data_of(self, stored: StoredTraining) -> DataFiles:
+        return self.data or DataFiles(Path(stored.params["data_dir"] or DataFiles.at().folder))
+
+    def _refusal(self, stored: StoredTraining) -> str:
+        """Return why work cannot be resumed; empty if it can."""
+        if stored.stage not in (*_TRAININGS, *_PARENTS):
+            return f"is of stage {stored.stage!r}: name one of {', '.join((*_TRAININGS, *_PARENTS))}"
+        if stored.status == "FINISHED":
+            return "has finished: there is nothing to resume"
+        if stored.status == "RUNNING":
+            return "is being worked on by a process that is alive, or was lately on another host: wait for it"
+        present: dict[str, str] = environment_tags()
+        names = [Tag.PYTHON, Tag.PACKAGES_SHA256]
+        if stored.stage in _TRAININGS:
+            present[Tag.PROCESSOR] = processor(_hardware_of(stored.params).prepare())
+            names.append(Tag.PROCESSOR)
+        changed = [name for name in names if stored.tag(name) != present[name]]
+        if changed and not self.force:
+            return (
+                f"was made in another environment ({', '.join(changed)}): resume it there, or set force=true"
+            )
+        return ""
+
+
+def _stage(stored: StoredTraining) -> Any:
+    """Return the stage of a job: a recipe file's training is of stage ``train`` with a searched recipe."""
+    return {"recipe": "train", "kfold": "fold"}.get(stored.stage, stored.stage)
+
+
+def _config_of(params: Mapping[str, str]) -> TrainingConfig:
+    """Return the training configuration among a run's params, which are text."""
+    names = [field.name for field in fields(TrainingConfig)]
+    return TypeAdapter(TrainingConfig).validate_python({name: params[name] for name in names})
+
+
+def _hardware_of(params: Mapping[str, str]) -> Hardware:
+    """Return the hardware among a run's params."""
+    return TypeAdapter(Hardware).validate_python({name: params[name] for name in ("device", "threads")})

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from lenet_study.execution.executor import Monitor
 from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking.stored_training import best_training
-from lenet_study.workflows.evaluate import EvaluationJob, EvaluationResult, evaluate, predict_untracked
-from lenet_study.workflows.train import TrainingJob, TrainingResult, train
+from lenet_study.workflows.evaluate import EvaluationJob, EvaluationResult, evaluate_once, predict_untracked
+from lenet_study.workflows.train import TrainingJob, TrainingResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +22,8 @@ class RetrainingJob:
         """Train on all images, then evaluate the model beside the former one."""
         training = replace(self.training, stage="retrain")
         before = predict_untracked(EvaluationJob.of(self.former, training)) if self.former else None
-        trained = train(training, reporter, monitor)
-        return trained, evaluate(EvaluationJob.of(trained.run_id, training, before), reporter)
+        trained = training.run(reporter, monitor)
+        return trained, evaluate_once(EvaluationJob.of(trained.run_id, training, before), reporter)
 
 
 def retrain(job: TrainingJob, reporter: Reporter = Reporter()) -> tuple[TrainingResult, EvaluationResult]:

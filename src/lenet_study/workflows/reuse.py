@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lenet_study.errors import StudyError
 from lenet_study.tracking import registry
@@ -15,6 +16,9 @@ from lenet_study.tracking.provenance import environment_tags
 from lenet_study.tracking.schema import Tag
 from lenet_study.tracking.store import StoredRun, checkpoint_folder, runs_with
 from lenet_study.tracking.stored_training import StoredTraining
+
+if TYPE_CHECKING:
+    from lenet_study.workflows.train import TrainingResult
 
 _PACKAGE = Path(__file__).parents[1]
 _DECIDING = ("recipes", "training")  # rooms whose code decides a training's weights
@@ -76,3 +80,17 @@ def _is_sound(run: StoredRun) -> bool:
     except StudyError:
         return False
     return True
+
+
+def interrupted(fingerprint: str) -> str:
+    """Return the id of the latest run of a study or cross-validation that can be gone on with; else empty."""
+    runs = [
+        run for run in runs_with({Tag.FINGERPRINT: fingerprint}) if run.info.status in ("KILLED", "FAILED")
+    ]
+    return str(max(runs, key=lambda run: run.info.start_time).info.run_id) if runs else ""
+
+
+def reused_tags(trained: Mapping[str, TrainingResult]) -> dict[str, str]:
+    """Return the tag that names the runs whose results were used again; none if there are none."""
+    reused = [f"{name}: {result.run_id}" for name, result in trained.items() if result.reused]
+    return {Tag.REUSED: "; ".join(reused)} if reused else {}

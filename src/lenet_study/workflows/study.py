@@ -21,9 +21,11 @@ from lenet_study.tracking.schema import File, Metric, Tag
 from lenet_study.training import dataset
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.hardware import Hardware, divide_cores
+from lenet_study.workflows import reuse
 from lenet_study.workflows.evaluate import EvaluationJob, EvaluationResult
 from lenet_study.workflows.kfold import AVERAGED, best_epochs, curves, kfold
 from lenet_study.workflows.local_executor import local_executor
+from lenet_study.workflows.orphans import end_abandoned
 from lenet_study.workflows.promote import promote_best
 from lenet_study.workflows.retrain import RetrainingJob
 from lenet_study.workflows.train import TrainingJob, TrainingResult
@@ -52,12 +54,28 @@ def study(
     data: DataFiles | None = None,
     variants: Collection[str] = tuple(VARIANTS),
     checkpoint_dir: str = "",
+    force: bool = False,
+    resume: str = "",
     reporter: Reporter = Reporter(),
     make_executor: Callable[[int, Reporter], Executor] = local_executor,
 ) -> StudyResult:
     """Run the whole study; its trainings are runs of their own, tagged with the study's id.
 
-    So many train side by side as there are workers; 0 takes as many as the cores allow.
+    A study issued again goes on in the run of the one that was interrupted, and uses finished trainings with
+    the same fingerprints again.
+
+    Args:
+        config: The parameters of every training.
+        folds: Parts of the cross-validation.
+        hardware: What each training computes on.
+        workers: Trainings side by side; 0 takes as many as the cores allow.
+        data: The images.
+        variants: Names of those to train.
+        checkpoint_dir: Folder of all runs' checkpoints; empty for one beside a local store.
+        force: Train all anew, in a new run.
+        resume: Id of the interrupted study to go on with; empty looks for it.
+        reporter: Receives progress.
+        make_executor: Makes what runs so many jobs at a time.
 
     Raises:
         UserError: A class has fewer images than there are folds.
@@ -66,25 +84,36 @@ def study(
     start = perf_counter()
     data = data or DataFiles.at()
     params = {**asdict(config), **asdict(hardware), "workers": workers, "folds": folds}
-    params |= {"data_dir": str(data.folder), "checkpoint_dir": checkpoint_dir}
+    params |= {"data_dir": str(data.folder), "checkpoint_dir": checkpoint_dir, "variants": ",".join(variants)}
     workers, share = divide_cores(hardware, workers)
     share.prepare()
     dataset.folds(data.train().labels, folds, config.seed)  # refuses too many before there is a run
     recipes = {name: recipe for name, recipe in variant_recipes(config).items() if name in variants}
-    description = f"{len(recipes)} variants, selection, evaluation."
-    with open_run("study", stage="study", params=params, description=description) as run:
-        run.set_tags({Tag.STUDY: run.id, Tag.THREADS: share.threads, Tag.WORKERS: workers})
-        make_job = partial(
-            TrainingJob, hardware=share, data=data, study=run.id, checkpoint_dir=checkpoint_dir
-        )
+    make_job = partial(TrainingJob, hardware=share, data=data, checkpoint_dir=checkpoint_dir, once=not force)
+    identity = _fingerprint(make_job, recipes, folds)
+    end_abandoned(reporter)
+    resume = resume or ("" if force else reuse.interrupted(identity))
+    if resume:
+        reporter.message(f"The study goes on in run {resume}")
+    with open_run(
+        "study",
+        stage="study",
+        params=params,
+        tags={Tag.FINGERPRINT: identity, Tag.THREADS: share.threads, Tag.WORKERS: workers},
+        description=f"{len(recipes)} variants, selection, evaluation.",
+        resume=resume,
+    ) as run:
+        run.set_tags({Tag.STUDY: run.id})
         with make_executor(workers, reporter) as executor:
-            result = run_jobs(executor, recipes, make_job, folds, params)
-        _log(run, result, perf_counter() - start, reporter)
-        if failed := executor.failed:
-            run.set_tags({Tag.FAILED: "; ".join(f"{name}: {why}" for name, why in failed.items())})
-            reporter.message(f"\nFailed: {', '.join(failed)}; the tag `error` of their runs says why.")
+            result = run_jobs(executor, recipes, partial(make_job, study=run.id), folds, params)
+        _log(run, result, perf_counter() - start, executor)
         promote_best(run, reporter)
     return result
+
+
+def _fingerprint(make_job: partial[TrainingJob], recipes: Mapping[str, Recipe], folds: int) -> str:
+    trainings = {name: make_job(recipe=recipe).fingerprint() for name, recipe in recipes.items()}
+    return reuse.fingerprint({"stage": "study", "trainings": trainings, "folds": folds})
 
 
 def run_jobs(
@@ -164,8 +193,9 @@ def _seconds(result: StudyResult) -> pd.DataFrame:
     return pd.DataFrame({"job": list(seconds), "seconds": list(seconds.values())})
 
 
-def _log(run: Run, result: StudyResult, seconds: float, reporter: Reporter) -> None:
-    trained = result.trained
+def _log(run: Run, result: StudyResult, seconds: float, executor: Executor) -> None:
+    trained, reporter = result.trained, executor.reporter
+    run.set_tags(reuse.reused_tags(trained))
     run.log_figure(curves(trained, title=f"The {len(trained)} variants"), File.COMPARISON_PICTURE)
     table, jobs = comparison(result), _seconds(result)
     run.log_table(table, File.COMPARISON)
@@ -181,6 +211,11 @@ def _log(run: Run, result: StudyResult, seconds: float, reporter: Reporter) -> N
     )
     for page, address in addresses.items():
         reporter.message(f"  {page}: {address}")
+    if failed := executor.failed:
+        run.set_tags({Tag.FAILED: "; ".join(f"{name}: {why}" for name, why in failed.items())})
+        reporter.message(
+            f"\nFailed: {', '.join(failed)}; the tag `{Tag.FAILURE_REASON}` of their runs says why."
+        )
 
 
 def _readable(table: pd.DataFrame) -> str:

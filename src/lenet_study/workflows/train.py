@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Literal
 
 import pandas as pd
 import torch
+from filelock import BaseFileLock
 from matplotlib.figure import Figure
 
 from lenet_study.evidence.figures import architecture, style, training_curves
@@ -24,21 +25,23 @@ from lenet_study.tracking import links, registry
 from lenet_study.tracking.registry import LoggedModel
 from lenet_study.tracking.run import Run, open_run
 from lenet_study.tracking.schema import File, Metric, Tag
-from lenet_study.tracking.store import NAME, checkpoint_folder
+from lenet_study.tracking.store import NAME, checkpoint_folder, claim_lock, set_tag
 from lenet_study.tracking.stored_training import StoredTraining
 from lenet_study.training import dataset, loop
 from lenet_study.training.augmentation import augment
 from lenet_study.training.checkpoint import Checkpoints
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.dataset import Normalisation, Split
-from lenet_study.training.hardware import Hardware
+from lenet_study.training.hardware import Hardware, processor
 from lenet_study.training.history import Epoch
 from lenet_study.training.loop import FitResult
 from lenet_study.training.model import LeNet, summary
+from lenet_study.workflows import reuse
 
 Stage = Literal["train", "fold", "retrain", "trial", "confirm"]
 _IMAGES = {"fold": "On all folds but one: ", "retrain": "On training and validation images: "}
 _FILE = " Its recipe file decides: the params `recipe.…` count, not their namesakes."
+WAIT_SECONDS = 1.0  # between two looks at a training of another process
 PROOF_IMAGES = 1000  # images on which an exported model must equal the eager one
 
 
@@ -58,6 +61,7 @@ class TrainingJob:
     tags: Mapping[str, object] = field(default_factory=dict)  # further ones of its run
     checkpoint_dir: str = ""  # folder of all runs' checkpoints; empty for one beside a local store
     resume: str = ""  # id of the interrupted run to go on with; empty begins one
+    once: bool = False  # whether an equal training that has finished is used again, see ``train_once``
 
     @property
     def name(self) -> str:
@@ -94,8 +98,21 @@ class TrainingJob:
         return images.subset(train), images.subset(validation)
 
     def run(self, reporter: Reporter, monitor: Monitor) -> TrainingResult:
-        """Train; see ``train``."""
-        return train(self, reporter, monitor)
+        """Train; see ``train`` and ``train_once``."""
+        return (train_once if self.once else train)(self, reporter, monitor)
+
+    def fingerprint(self) -> str:
+        """Return what is the same for trainings alone that give the same weights under the same name."""
+        device = self.hardware.prepare()
+        return reuse.fingerprint(
+            {
+                "stage": self.stage,
+                "fold": [self.fold, self.folds],
+                "recipe": asdict(self.recipe),
+                "data": dict(self.data.sha256),
+                "hardware": hardware_tags(device),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -109,6 +126,7 @@ class TrainingResult:
     seconds: float  # wall time of the whole run
     model: LoggedModel | None  # None if it was pruned
     pruned: str = ""  # why it was ended early
+    reused: bool = False  # whether it had been done before
 
     @classmethod
     def of(cls, training: StoredTraining) -> TrainingResult:
@@ -136,7 +154,7 @@ def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = 
     images, validation = job.images()
     with _open_training_run(job) as run:
         with _reported(job, run, reporter, monitor):
-            _log_inputs(run, job, images, validation, device)
+            _log_inputs(run, job, images, validation)
             model = LeNet(job.recipe.variant, job.recipe.config.seed)
             checkpoints = _checkpoints(job, run, reporter)
             fit = loop.fit(
@@ -161,6 +179,53 @@ def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = 
     return TrainingResult(run.id, fit.best, fit.history, augmented, seconds, logged, fit.stopped)
 
 
+def train_once(job: TrainingJob, reporter: Reporter, monitor: Monitor) -> TrainingResult:
+    """Train, unless an equal training can be used again or gone on with; one that is under way is waited for.
+
+    Raises:
+        As ``train`` does.
+    """
+    identity, waiting = job.fingerprint(), False
+    while True:
+        signals.check()
+        with claim_lock() as claim:
+            former = reuse.Former(identity, job.checkpoint_dir)
+            if former.finished:
+                return _used_again(job, former.finished, reporter)
+            if not former.running:
+                claimed = replace(job, resume=former.interrupted.info.run_id if former.interrupted else "")
+                return train(claimed, reporter, _Claimed(monitor, claim))
+        if not waiting:
+            reporter.message(f"{job.name}: waits for run {former.running.info.run_id}, which does the same")
+        waiting = True
+        sleep(WAIT_SECONDS)
+
+
+@dataclass(frozen=True)
+class _Claimed(Monitor):
+    """Releases the lock of claims as soon as an open run tells others who does this work."""
+
+    monitor: Monitor
+    claim: BaseFileLock
+
+    def on_run_start(self, run_id: str) -> None:
+        self.claim.release()
+        self.monitor.on_run_start(run_id)
+
+    def on_epoch_end(self, epoch: Epoch) -> str | None:
+        return self.monitor.on_epoch_end(epoch)
+
+
+def _used_again(job: TrainingJob, former: StoredTraining, reporter: Reporter) -> TrainingResult:
+    """Return the result of a finished training, which belongs to this job's study from now on, too."""
+    result = replace(TrainingResult.of(former), reused=True)
+    studies = former.tag(Tag.STUDY).split()
+    if job.study and job.study not in studies:
+        set_tag(former.run_id, Tag.STUDY, " ".join([*studies, job.study]))
+    reporter.message(f"{job.name}: used again from run {former.run_id}; force=true trains it anew")
+    return result
+
+
 @contextmanager
 def _reported(job: TrainingJob, run: Run, reporter: Reporter, monitor: Monitor) -> Iterator[None]:
     """Tell reporter and monitor of a run's start, and the reporter of its end, however it comes."""
@@ -173,12 +238,13 @@ def _reported(job: TrainingJob, run: Run, reporter: Reporter, monitor: Monitor) 
 
 
 def _open_training_run(job: TrainingJob) -> AbstractContextManager[Run]:
-    fold: dict[str, object] = {Tag.FOLD: job.fold} if job.fold else {}
+    own: dict[str, object] = {Tag.FINGERPRINT: job.fingerprint(), **hardware_tags(job.hardware.prepare())}
+    own |= {Tag.FOLD: job.fold} if job.fold else {}
     return open_run(
         job.name,
         stage="recipe" if job.stage == "train" and job.recipe.searched else job.stage,
         params=job.params(),
-        tags={**variant_tags(job.recipe.name), **fold, **job.tags},
+        tags={**variant_tags(job.recipe.name), **own, **job.tags},
         description=_IMAGES.get(job.stage, "") + describe(job.recipe) + (_FILE if job.recipe_file else ""),
         study=job.study,
         parent=job.parent,
@@ -208,15 +274,12 @@ def variant_tags(name: str) -> dict[str, object]:
 
 def hardware_tags(device: torch.device) -> dict[str, object]:
     """Return the tags that tell what this process was prepared to compute on."""
-    return {Tag.DEVICE: device, Tag.THREADS: torch.get_num_threads()}
+    return {Tag.DEVICE: device, Tag.THREADS: torch.get_num_threads(), Tag.PROCESSOR: processor(device)}
 
 
-def _log_inputs(
-    run: Run, job: TrainingJob, images: Split, validation: Split | None, device: torch.device
-) -> None:
+def _log_inputs(run: Run, job: TrainingJob, images: Split, validation: Split | None) -> None:
     """Log all that is known before the first epoch."""
     variant = job.recipe.variant
-    run.set_tags(hardware_tags(device))
     run.log_text(summary(variant), File.MODEL_SUMMARY)
     run.log_text(recipe_file.dumps(job.recipe), File.RECIPE)
     run.log_figure(architecture.draw(job.recipe.name, variant), File.ARCHITECTURE)

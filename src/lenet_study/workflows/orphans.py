@@ -1,0 +1,27 @@
+"""``reap``: runs whose process is gone are ended."""
+
+from __future__ import annotations
+
+from lenet_study.execution.reporter import Reporter
+from lenet_study.tracking.liveness import is_abandoned
+from lenet_study.tracking.store import connect, fail, find_runs
+
+
+def reap(reporter: Reporter = Reporter()) -> list[str]:
+    """End every open run whose process is gone, say what was found, and return the ids of these runs."""
+    ended = end_abandoned(reporter)
+    if not ended:
+        reporter.message("Every open run has its process.")
+    return ended
+
+
+def end_abandoned(reporter: Reporter) -> list[str]:
+    """End every open run whose process is gone KILLED, and say so; return the ids of these runs."""
+    connect()
+    ended = []
+    for run in find_runs(["attributes.status = 'RUNNING'"]):
+        if is_abandoned(run.data.tags):
+            fail(run.info.run_id, "its process is gone; `resume` goes on", status="KILLED")
+            reporter.message(f"{run.info.run_name}: its process is gone; run {run.info.run_id} ended KILLED")
+            ended.append(run.info.run_id)
+    return ended
