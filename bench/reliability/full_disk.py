@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.toys import Command
-
 from bench.reliability.kills import TRAIN
 from bench.reliability.row import Row
-from bench.reliability.stores import LIMIT, Ended, ToyStores, end_of
+from bench.reliability.stores import Ended, ToyStores, end_of, wait_for
 
 EPOCHS = 20  # of TRAIN
 SIZE = "32m"  # of the disk
@@ -31,7 +28,7 @@ def full_disks(stores: ToyStores, tries: int) -> list[Row]:
         with _small_disk(stores.folder / f"disk-{number}") as folder:
             store = stores.new(folder)
             command = store.start(*TRAIN)
-            _wait_for(command, f"epoch {stores.random.randint(1, EPOCHS)}/{EPOCHS}")
+            wait_for(command, f"epoch {stores.random.randint(1, EPOCHS)}/{EPOCHS}")
             ballast = folder / "ballast"
             _fill(ballast)
             failed = end_of(command)
@@ -74,9 +71,3 @@ def _fill(path: Path) -> None:
                     pass
             except OSError:
                 continue
-
-
-def _wait_for(command: Command, text: str) -> None:
-    deadline = time.monotonic() + LIMIT
-    while text not in command.log.read_text() and command.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)

@@ -163,6 +163,14 @@ def end_of(command: Command, limit: float = LIMIT) -> Ended:
     return Ended(code, seconds, command.log.read_text(errors="replace"))
 
 
+def wait_for(command: Command, text: str) -> float:
+    """Wait until a command that runs has written a text; return when that was."""
+    deadline = time.monotonic() + LIMIT
+    while text not in command.log.read_text() and command.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return time.monotonic()
+
+
 def children_of(command: Command) -> list[psutil.Process]:
     """Return all processes below a command's."""
     try:
