@@ -22,6 +22,7 @@ class StoredRun:
     status: str
     weights: str
     history: Mapping[str, Points]
+    begun: bool = True  # it has its params: there is something to go on with
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class Content:
 
     runs: Mapping[str, list[StoredRun]]
     versions: int
+
+    def has_begun(self) -> bool:
+        """Return whether there is a run with its params."""
+        return any(run.begun for runs in self.runs.values() for run in runs)
 
     def statuses(self) -> list[str]:
         """Return the statuses of all runs."""
@@ -89,5 +94,6 @@ def read(uri: str) -> Content:
             if metric not in _TIMES and not metric.startswith("system/")
         }
         weights = run.data.tags.get(Tag.WEIGHTS_SHA256, "")
-        runs[run.info.run_name].append(StoredRun(run.info.run_name, run.info.status, weights, history))
+        stored = StoredRun(run.info.run_name, run.info.status, weights, history, bool(run.data.params))
+        runs[stored.name].append(stored)
     return Content(runs, len(client.search_model_versions()))

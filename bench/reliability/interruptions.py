@@ -31,7 +31,7 @@ KFOLD = (
     "cpu",
 )
 BEFORE_PICTURES = (
-    File.RECIPE,
+    File.MODEL_SUMMARY,
     File.HISTORY,
 )  # logged right before pictures are drawn: of the model, of curves
 _DRAWING = 0.5  # seconds that these pictures take, at least

@@ -25,7 +25,7 @@ def training_kills(stores: ToyStores, tries: int) -> list[Row]:
         store, command, _ = stores.strike(TRAIN, signal.SIGKILL)
         command.wait()
         ended = store.run("resume")
-        if not store.content().runs:  # killed before there was a run: nothing is left of it
+        if not store.content().has_begun():  # killed before its run had any params: nothing is to resume
             ended = store.run(*TRAIN)
         _compare(row, stores, store, whole, ended)
     return [row]
