@@ -70,9 +70,10 @@ def main(parts: str, scale: float, seed: int, path: Path) -> None:
             f"{', '.join(unknown)}: choose from {', '.join(PARTS)}", param_hint="--parts"
         )
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        stores = ToyStores(Path(folder), seed)
+        stores = ToyStores(Path(folder))
         for name in parts.split(","):
             part = PARTS[name]
+            stores.random.seed(f"{name} {seed}")  # the same moments, whichever parts come before
             rows = part.inject(stores, max(1, round(part.tries * scale)))
             section = page.section(part.title, rows)
             print(f"\n{section}", flush=True)

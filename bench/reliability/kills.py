@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
@@ -48,7 +47,7 @@ def kill(processes: Sequence[psutil.Process]) -> None:
     """Kill processes, some of which may have ended."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()
 
 
 def _compare(row: Row, stores: ToyStores, store: ToyStore, whole: Content, ended: Ended) -> None:

@@ -93,12 +93,14 @@ class ToyStores:
 
     Args:
         folder: For all of them.
-        seed: Of the moments at which faults are injected.
+
+    Attributes:
+        random: Draws the moments at which faults are injected.
     """
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.random = random.Random(seed)
+        self.random = random.Random(0)
         self.files = write_data_files(folder / "data", toy_split(200, seed=1), toy_split(60, seed=2))
         self._count = 0
         self.uninterrupted = cache(self._uninterrupted)

@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
-    return ToyStores(tmp_path_factory.mktemp("faults"), seed=1)
+    return ToyStores(tmp_path_factory.mktemp("faults"))
 
 
 @pytest.mark.parametrize("part", ["kills", "signals", "power", "fresh"])
