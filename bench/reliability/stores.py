@@ -93,19 +93,19 @@ class ToyStores:
 
     Args:
         folder: For all of them.
+        template: A database with MLflow's tables and nothing in them; None makes one, which takes seconds.
 
     Attributes:
         random: Draws the moments at which faults are injected.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, template: Path | None = None) -> None:
         self.folder = folder
         self.random = random.Random(0)
         self.files = write_data_files(folder / "data", toy_split(200, seed=1), toy_split(60, seed=2))
         self._count = 0
         self.uninterrupted = cache(self._uninterrupted)
-        self._template = self.fresh()
-        assert self._template.run("reap").code == 0  # makes the tables, which takes seconds
+        self._template = template or self._make_template()
 
     def fresh(self) -> ToyStore:
         """Return a store that nobody has opened yet."""
@@ -117,8 +117,14 @@ class ToyStores:
     def new(self, folder: Path | None = None, uri: str = "") -> ToyStore:
         """Return an empty store with its tables, in a folder that exists or in one of its own."""
         store = ToyStore(folder, self.files, uri) if folder else self.fresh()
-        shutil.copy(self._template.database, store.database)
+        shutil.copy(self._template, store.database)
         return store
+
+    def _make_template(self) -> Path:
+        store = self.fresh()
+        ended = store.run("reap")  # any command opens the store
+        assert ended.code == 0, ended.output
+        return store.database
 
     def _uninterrupted(self, *arguments: str) -> tuple[Content, float]:
         """Return what a command leaves in a store if nothing happens to it, and the seconds it takes."""
