@@ -44,9 +44,10 @@ CHAMPION = "models:/fashion-mnist-lenet@champion"
 DEFAULTS = {
     "data": {"data_dir": ""},
     "train": {"variant": "v4", "recipe": "", **CONFIG, **PLACE, **KEPT},
-    "kfold": {"variant": "v4", "recipe": "", "folds": 5, **CONFIG, **PLACES, **KEPT},
+    "kfold": {"variant": "v4", "recipe": "", "folds": 5, "force": False, **CONFIG, **PLACES, **KEPT},
     "resume": {"run_id": "", "force": False, **KEPT},
     "reap": {},
+    "sync": {},
     "evaluate": {"model": CHAMPION, "seed": 0, **PLACE},
     "retrain": {"variant": "v4", "recipe": "", **CONFIG, **PLACE, **KEPT},
     "promote": {"rollback": False},
@@ -65,7 +66,7 @@ DEFAULTS = {
         "precision": "float32",
         **PLACES,
     },
-    "study": {"folds": 5, **CONFIG, **PLACES, **KEPT},
+    "study": {"folds": 5, "force": False, **CONFIG, **PLACES, **KEPT},
     "fetch": {"to": None, "model": CHAMPION},
 }
 # arguments, what the sentence names
@@ -307,6 +308,7 @@ CALLED = {  # options, workflow, its arguments by position and by name
         "workflows.study.study",
         [TrainingConfig(epochs=3)],
         {
+            "force": False,
             "folds": 2,
             "workers": 4,
             "hardware": HARDWARE,
@@ -319,7 +321,7 @@ CALLED = {  # options, workflow, its arguments by position and by name
     "kfold": (
         [*V2, "--folds", "4", "--workers", "3"],
         "workflows.kfold.kfold_side_by_side",
-        [replace(V2_JOB, folds=4), 3, TERMINAL],
+        [replace(V2_JOB, folds=4, once=True), 3, TERMINAL],
         {},
     ),
     "retrain": (V2, "workflows.retrain.retrain", [V2_JOB, TERMINAL], {}),
@@ -348,6 +350,7 @@ CALLED = {  # options, workflow, its arguments by position and by name
         {"force": True, "checkpoint_dir": "", "reporter": TERMINAL},
     ),
     "reap": ([], "workflows.orphans.reap", [TERMINAL], {}),
+    "sync": ([], "workflows.sync.sync", [TERMINAL], {}),
     "data": (["--data-dir", "images"], "workflows.data.verify_data", [IMAGES, TERMINAL], {}),
     "fetch": (["--to", "a/b"], "workflows.fetch.fetch_model", [CHAMPION, Path("a/b"), TERMINAL], {}),
 }

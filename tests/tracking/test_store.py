@@ -4,12 +4,14 @@ import http.server
 import os
 import signal
 import socket
+import sqlite3
 import threading
 import time
 from contextlib import contextmanager
 
 import mlflow
 import pytest
+from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from toys import process_context, start_process
 
@@ -267,3 +269,23 @@ def test_runs_are_looked_up_by_their_tags_in_all_experiments(store):
         store.create_run(experiment, tags={**tags, "search": "s2"})
         store.create_run(experiment, tags={"search": "s1"})
     assert {run.info.run_id for run in runs_with(tags)} == run_ids
+
+
+def test_a_database_that_another_program_has_locked_is_one_sentence_in_time(store, tmp_path):
+    lock = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    lock.execute("BEGIN EXCLUSIVE")
+    start = time.monotonic()
+    with pytest.raises(StoreError, match="is locked"):
+        connect(timeout=0.5)
+    assert time.monotonic() - start < 5
+    lock.close()
+    connect()
+
+
+def test_a_process_that_keeps_the_store_s_lock_is_named(store, tmp_path):
+    with (
+        FileLock(tmp_path / "mlflow.db.lock"),
+        pytest.raises(StoreError, match=r"holds .*mlflow.db.lock: end it"),
+    ):
+        connect(patience=0.2)
+    connect()

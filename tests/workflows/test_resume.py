@@ -50,7 +50,7 @@ def kill_at(point: str, strike) -> None:
     elif point == "export":
         registry.export.save_program = strike
     elif point == "between logging and registering":
-        registry.mlflow.register_model = strike
+        registry.mlflow.MlflowClient.create_model_version = strike
 
 
 WITHIN = (
@@ -176,10 +176,10 @@ def test_what_cannot_be_resumed_is_refused(store, tmp_path, job):
     assert store.get_run(run_id).data.tags["forced"] == "true"
     with pytest.raises(UserError, match="has finished: there is nothing to resume"):
         resume(run_id, data=job.data)
-    evaluation = store.create_run("1", tags={"stage": "evaluate"}).info.run_id
-    store.set_terminated(evaluation, "KILLED")
-    with pytest.raises(UserError, match="is of stage 'evaluate'"):
-        resume(evaluation)
+    promotion = store.create_run("1", tags={"stage": "promote"}).info.run_id
+    store.set_terminated(promotion, "KILLED")
+    with pytest.raises(UserError, match="is of stage 'promote': name one of train, .*study"):
+        resume(promotion)
 
 
 def test_reaping_ends_runs_whose_process_is_gone_and_no_others(store, tmp_path, job):

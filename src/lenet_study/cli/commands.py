@@ -173,6 +173,14 @@ def reap() -> None:
 
 
 @entry_point
+def sync() -> None:
+    """Deliver what runs have written while the store was away."""
+    from lenet_study.workflows.sync import sync as run_sync
+
+    run_sync(_terminal())
+
+
+@entry_point
 def data(data_dir: DataDir = "") -> None:
     """Find or fetch Fashion-MNIST, and verify it."""
     from lenet_study.workflows.data import verify_data

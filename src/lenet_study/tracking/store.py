@@ -6,17 +6,18 @@ import hashlib
 import logging
 import os
 import signal
+import sqlite3
 import tempfile
 import threading
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import mlflow
 import requests
-from filelock import BaseFileLock, FileLock
+from filelock import BaseFileLock, FileLock, Timeout
 from mlflow.entities import Experiment, LifecycleStage
 from mlflow.entities import Run as MLflowRun
 from mlflow.exceptions import MlflowException
@@ -28,29 +29,41 @@ from lenet_study.tracking.schema import Tag
 NAME = "fashion-mnist-lenet"  # of the experiment and of the registered model
 StoredRun: TypeAlias = MLflowRun
 HEALTH_TIMEOUT = 10.0  # seconds
+OPENING_PATIENCE = 60.0  # seconds; making the tables takes some, and the next process waits for it
 _EXPERIMENT_TAGS = {Tag.EXPERIMENT_KIND: "custom_model_development"}  # pages for models, not prompts
 _ABOUT = {Tag.DESCRIPTION: "LeNet-5 variants on Fashion-MNIST: each is its parent plus one change."}
+_LOG_LEVELS = {
+    "mlflow": "WARNING",
+    "alembic": "WARNING",
+    "mlflow.pytorch": "ERROR",  # to which the TorchScript asked for is pickle
+    "mlflow.store.db.utils": "CRITICAL",  # its tracebacks are of failures that the project reports
+}
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def connect(timeout: float = HEALTH_TIMEOUT) -> None:
-    """Make sure that the store answers, a server within a timeout, and that its tables exist.
+def connect(timeout: float = HEALTH_TIMEOUT, patience: float = OPENING_PATIENCE) -> None:
+    """Make sure that the store answers, and that its tables exist.
+
+    Args:
+        timeout: Seconds for a server to answer, and for a SQLite file that another program has locked.
+        patience: Seconds for the processes that open the same SQLite file first.
 
     Raises:
         StoreError: The server or its store cannot be reached.
         UserError: The store's folder does not exist or cannot be written to.
     """
-    for name, level in {"mlflow": "WARNING", "alembic": "WARNING", "mlflow.pytorch": "ERROR"}.items():
-        logging.getLogger(name).setLevel(level)  # to mlflow.pytorch, the TorchScript asked for is pickle
+    for name, level in _LOG_LEVELS.items():
+        logging.getLogger(name).setLevel(level)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the project prints its own
-    # A server may be away for a minute; MLflow's own patience is four minutes for each call.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
+    # MLflow's own patience is four minutes for each call; what a run writes has a patience of its own.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # about 5 s
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     uri = mlflow.get_tracking_uri().rstrip("/")
     if uri.startswith("http"):
         _ask_server(uri, timeout)
     elif uri.startswith("sqlite:///"):
-        _open_file(uri)
+        _open_file(uri, timeout, patience)
     else:
         try:
             with store_errors():
@@ -73,7 +86,7 @@ def _ask_server(uri: str, timeout: float) -> None:
         ) from error
 
 
-def _open_file(uri: str) -> None:
+def _open_file(uri: str, timeout: float, patience: float) -> None:
     """Open a SQLite store under a lock: several processes that open a fresh one at once break it for good."""
     database = Path(uri.removeprefix("sqlite:///"))
     if not database.parent.is_dir():
@@ -83,8 +96,19 @@ def _open_file(uri: str) -> None:
             f"The folder {database.parent} of the store {database.name} cannot be written to: "
             "work in another folder, or set MLFLOW_TRACKING_URI"
         )
-    with FileLock(f"{database}.lock"), store_call():  # signals are held back for the call, not the wait
-        mlflow.MlflowClient().search_experiments(max_results=1)
+    try:
+        # MLflow itself would wait for a locked file for 20 s at each of several calls.
+        if database.exists():
+            with closing(sqlite3.connect(database, timeout=timeout)) as connection:
+                connection.execute("SELECT 1 FROM sqlite_master")
+        with FileLock(f"{database}.lock", timeout=patience), store_call():  # signals wait for the call alone
+            mlflow.MlflowClient().search_experiments(max_results=1)
+    except sqlite3.Error as error:
+        raise StoreError(f"MLflow's store {uri} cannot be read ({error}): see who else uses it") from error
+    except Timeout as error:
+        raise StoreError(
+            f"Another process has opened {database} for {patience:.0f} s and holds {database}.lock: end it"
+        ) from error
 
 
 @contextmanager
@@ -93,16 +117,25 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError) as error:
-        uri = mlflow.get_tracking_uri()
-        message = " ".join(str(error).split()).replace(uri, redact(uri))
-        if "disk is full" in message or "No space left" in message:
-            raise StoreError(f"The disk of MLflow's store {redact(uri)} is full: make room there") from error
-        if "error code 401" in message:
-            raise StoreError(
-                f"MLflow at {redact(uri)} refuses this user and password: set MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD (the server's docker/secrets/client.sh does)"
-            ) from error
-        raise StoreError(f"MLflow at {redact(uri)} failed: {message[:500]}") from error
+        raise StoreError(failure_sentence(error)) from error
+
+
+def failure_sentence(error: Exception) -> str:
+    """Return a failure of MLflow's server or store in words, with the cure if there is one."""
+    uri = mlflow.get_tracking_uri()
+    message = " ".join(str(error).split()).replace(uri, redact(uri))
+    if "disk is full" in message or "No space left" in message:
+        return f"The disk of MLflow's store {redact(uri)} is full: make room there"
+    if "error code 401" in message:
+        return (
+            f"MLflow at {redact(uri)} refuses this user and password: set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD (the server's docker/secrets/client.sh does)"
+        )
+    if "database is locked" in message:
+        return f"MLflow's store {redact(uri)} is locked by another program"
+    if "Connection refused" in message or "timed out" in message:
+        return f"MLflow at {redact(uri)} does not answer"
+    return f"MLflow at {redact(uri)} failed: {message[:500]}"
 
 
 @contextmanager
@@ -154,9 +187,7 @@ def prepare_experiment(surrounding: str, adopted: str) -> str:
     ``adopted`` that of the run that `mlflow run` has made for this process.
     """
     client = mlflow.MlflowClient()
-    if active := mlflow.active_run():
-        return str(active.info.experiment_id)
-    if surrounding:  # open in the process that started this one
+    if surrounding:  # open in this process, or in the one that started it
         return str(client.get_run(surrounding).info.experiment_id)
     if adopted:
         experiment = client.get_experiment(client.get_run(adopted).info.experiment_id)
@@ -197,9 +228,22 @@ def _experiment_named(name: str) -> Experiment:
 
 def checkpoint_folder(run_id: str, root: str = "") -> Path:
     """Return the folder of a run's checkpoints in ``root``; if empty, beside a local store, else here."""
+    return (Path(root) if root else _beside_store() / "checkpoints") / run_id
+
+
+def spool_folder() -> Path:
+    """Return the folder of all runs' spools, beside a local store, else here."""
+    return (_beside_store() / "spool").absolute()
+
+
+def _beside_store() -> Path:
     uri = mlflow.get_tracking_uri()
-    beside = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Path()
-    return Path(root or beside / "checkpoints") / run_id
+    return Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Path()
+
+
+def store_address() -> str:
+    """Return the address of the store, without passwords: whose a spool is."""
+    return redact(mlflow.get_tracking_uri().rstrip("/"))
 
 
 @contextmanager

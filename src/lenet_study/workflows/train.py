@@ -152,7 +152,7 @@ def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = 
     start = perf_counter()
     device = job.hardware.prepare()
     images, validation = job.images()
-    with _open_training_run(job) as run:
+    with _open_training_run(job, reporter) as run:
         with _reported(job, run, reporter, monitor):
             _log_inputs(run, job, images, validation)
             model = LeNet(job.recipe.variant, job.recipe.config.seed)
@@ -237,7 +237,7 @@ def _reported(job: TrainingJob, run: Run, reporter: Reporter, monitor: Monitor) 
         reporter.on_run_end(job.name)
 
 
-def _open_training_run(job: TrainingJob) -> AbstractContextManager[Run]:
+def _open_training_run(job: TrainingJob, reporter: Reporter) -> AbstractContextManager[Run]:
     own: dict[str, object] = {Tag.FINGERPRINT: job.fingerprint(), **hardware_tags(job.hardware.prepare())}
     own |= {Tag.FOLD: job.fold} if job.fold else {}
     return open_run(
@@ -250,6 +250,7 @@ def _open_training_run(job: TrainingJob) -> AbstractContextManager[Run]:
         parent=job.parent,
         system_metrics=True,
         resume=job.resume,
+        message=reporter.message,
     )
 
 
