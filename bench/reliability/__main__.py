@@ -16,6 +16,7 @@ from bench.reliability.interruptions import interruptions
 from bench.reliability.kills import study_kills, training_kills
 from bench.reliability.power_cut import power_cuts
 from bench.reliability.row import Row
+from bench.reliability.store_away import outages, slow_stores
 from bench.reliability.stores import ToyStores
 
 
@@ -41,6 +42,8 @@ PARTS: Mapping[str, Part] = {
     "power": Part("The power fails", power_cuts, 10),
     "fresh": Part("A fresh store is opened by several at once", fresh_stores, 50),
     "mlflow": Part("A fresh store is opened by several `mlflow run` at once", fresh_stores_of_mlflow, 10),
+    "away": Part("The store is away or locked", outages, 3),
+    "slow": Part("The store is slow", slow_stores, 3),
     "disk": Part("The disk is full", full_disks, 10),
 }
 

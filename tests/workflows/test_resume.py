@@ -178,7 +178,7 @@ def test_what_cannot_be_resumed_is_refused(store, tmp_path, job):
         resume(run_id, data=job.data)
     promotion = store.create_run("1", tags={"stage": "promote"}).info.run_id
     store.set_terminated(promotion, "KILLED")
-    with pytest.raises(UserError, match="is of stage 'promote': name one of train, .*study"):
+    with pytest.raises(UserError, match=r"is of stage 'promote': name one of train, .*study"):
         resume(promotion)
 
 
