@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import mlflow
 import pandas as pd
 import pytest
-from conftest import start_process, toy_split
 from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
+from toys import start_process, toy_split
 
 from lenet_study.__main__ import main
 from lenet_study.errors import StoreError, UserError

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 
 import mlflow
 import pytest
-from conftest import process_context, start_process
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
+from toys import process_context, start_process
 
 from lenet_study.errors import DiskError, StoreError, UserError
 from lenet_study.execution.signals import Stopped

@@ -321,8 +321,8 @@ def hardware_tags(device: torch.device) -> dict[str, object]:
 def _log_inputs(run: Run, job: TrainingJob, images: Split, validation: Split | None) -> None:
     """Log all that is known before the first epoch."""
     variant = job.recipe.variant
+    run.log_text(recipe_file.dumps(job.recipe), File.RECIPE)  # first: `resume` reads it
     run.log_text(summary(variant), File.MODEL_SUMMARY)
-    run.log_text(recipe_file.dumps(job.recipe), File.RECIPE)
     run.log_figure(architecture.draw(job.recipe.name, variant), File.ARCHITECTURE)
     run.log_figure(_augmentation_examples(images, job.recipe), File.AUGMENTATION)
     run.log_dataset(images, "train")
