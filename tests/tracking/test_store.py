@@ -5,6 +5,7 @@ import http.server
 import os
 import signal
 import socket
+import sqlite3
 import tempfile
 import threading
 import time
@@ -12,8 +13,9 @@ from contextlib import contextmanager
 
 import mlflow
 import pytest
-from conftest import process_context, start_process
+from filelock import FileLock
 from mlflow.exceptions import MlflowException
+from toys import process_context, start_process
 
 from lenet_study.errors import DiskError, StoreError, UserError
 from lenet_study.execution.signals import Stopped
@@ -232,6 +234,41 @@ def test_a_store_that_cannot_be_used_is_one_sentence(store, monkeypatch, tmp_pat
     assert "\n" not in str(caught.value)
 
 
+def test_another_program_s_database_gets_no_tables_of_mlflow(store, monkeypatch, tmp_path):
+    with sqlite3.connect(tmp_path / "other.db") as other:
+        other.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    with pytest.raises(UserError, match=r"other\.db is another program's database: name one of MLflow's own"):
+        connect()
+    assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("alembic_version",)]
+
+
+def test_a_database_that_drops_what_is_sent_is_given_up(store, monkeypatch, silent_server):
+    monkeypatch.delenv("PGCONNECT_TIMEOUT", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", silent_server.replace("http", "postgresql+psycopg") + "/mlflow")
+    start = time.perf_counter()
+    with pytest.raises(StoreError, match=r"cannot be opened \(.*timeout.*\): start the database"):
+        connect(timeout=2)
+    assert time.perf_counter() - start < 15
+
+
+def test_the_default_store_works_in_a_folder_with_a_space(store, monkeypatch, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (tmp_path / "my project").mkdir()
+    monkeypatch.chdir(tmp_path / "my project")
+    connect()
+    assert (tmp_path / "my project" / "mlflow.db").is_file()
+
+
+def test_a_folder_whose_artifacts_mlflow_would_put_elsewhere_is_refused(store, monkeypatch, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (tmp_path / "a%20b").mkdir()
+    monkeypatch.chdir(tmp_path / "a%20b")
+    with pytest.raises(UserError, match=r"a%20b has a percent sign .*rename it"):
+        connect()
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["a%20b"]
+
+
 def test_initialising_an_existing_store_keeps_its_runs(store):
     with open_run("toy", stage="train", params={}) as run:
         pass
@@ -239,16 +276,30 @@ def test_initialising_an_existing_store_keeps_its_runs(store):
     assert store.get_run(run.id).info.status == "FINISHED"
 
 
-def test_a_refusal_is_written_into_the_run_that_mlflow_run_made(store):
+def test_a_refusal_is_written_into_the_run_that_mlflow_run_made(store, monkeypatch):
     run_id = store.create_run(store.create_experiment("project")).info.run_id
-    record_refusal(run_id, "epochs=0 is no number of epochs")
-    assert store.get_run(run_id).data.tags["failure.reason"] == "epochs=0 is no number of epochs"
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    record_refusal("train", "epochs=0 is no number of epochs")
+    run = store.get_run(run_id)
+    assert run.info.run_name == run.data.tags["mlflow.runName"] == "train"
+    assert run.data.tags["failure.reason"] == "epochs=0 is no number of epochs"
+    assert run.data.tags["mlflow.note.content"] == "epochs=0 is no number of epochs"
+
+
+def test_a_refusal_leaves_a_run_that_has_been_used_alone(store, monkeypatch):
+    with open_run("toy", stage="train", params={}) as run:
+        pass
+    monkeypatch.setenv("MLFLOW_RUN_ID", run.id)
+    before = store.get_run(run.id).to_dictionary()
+    record_refusal("train", "epochs=0 is no number of epochs")
+    assert store.get_run(run.id).to_dictionary() == before
 
 
 def test_a_refusal_that_cannot_be_written_down_raises_nothing(store, monkeypatch, tmp_path):
-    record_refusal("0123456789abcdef0123456789abcdef", "there is no such run")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0123456789abcdef0123456789abcdef")
+    record_refusal("train", "there is no such run")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/nowhere/mlflow.db")
-    record_refusal("0123456789abcdef0123456789abcdef", "there is no such store")
+    record_refusal("train", "there is no such store")
 
 
 def write_when_terminated(steps):
@@ -299,3 +350,23 @@ def test_runs_are_looked_up_by_their_tags_in_all_experiments(store):
         store.create_run(experiment, tags={**tags, "search": "s2"})
         store.create_run(experiment, tags={"search": "s1"})
     assert {run.info.run_id for run in runs_with(tags)} == run_ids
+
+
+def test_a_database_that_another_program_has_locked_is_one_sentence_in_time(store, tmp_path):
+    lock = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    lock.execute("BEGIN EXCLUSIVE")
+    start = time.monotonic()
+    with pytest.raises(StoreError, match="is locked"):
+        connect(timeout=0.5)
+    assert time.monotonic() - start < 5
+    lock.close()
+    connect()
+
+
+def test_a_process_that_keeps_the_store_s_lock_is_named(store, tmp_path):
+    with (
+        FileLock(tmp_path / "mlflow.db.lock"),
+        pytest.raises(StoreError, match=r"holds .*mlflow.db.lock: end it"),
+    ):
+        connect(patience=0.2)
+    connect()

@@ -9,9 +9,9 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from conftest import toy_split
 from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from toys import toy_split
 
 from lenet_study.errors import DivergenceError
 from lenet_study.recipes.recipe import Recipe, TrainingConfig, variant_recipes

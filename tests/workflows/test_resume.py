@@ -6,7 +6,8 @@ import time
 from dataclasses import replace
 
 import pytest
-from conftest import Recorder, open_store, start_process
+from conftest import Recorder, open_store
+from toys import start_process
 
 from lenet_study.errors import UserError
 from lenet_study.execution.executor import Monitor
@@ -16,7 +17,8 @@ from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
 from lenet_study.tracking.run import keep_alive, open_run
 from lenet_study.tracking.store import checkpoint_folder
 from lenet_study.training.hardware import Hardware
-from lenet_study.workflows.resume import interrupted, reap, resume
+from lenet_study.workflows.orphans import reap
+from lenet_study.workflows.resume import interrupted, resume
 from lenet_study.workflows.train import TrainingJob, train
 
 CONFIG = TrainingConfig(epochs=3, batch_size=16, learning_rate=0.002, seed=3)
@@ -29,7 +31,11 @@ def kill_at(point: str, strike) -> None:
     from lenet_study.training import checkpoint
     from lenet_study.workflows import train
 
-    if point == "save":
+    if point == "before the recipe":
+        train.recipe_file.dumps = strike
+    elif point == "before the first epoch":
+        train.loop.fit = strike
+    elif point == "save":
         calls = []
 
         def fsync(descriptor):
@@ -44,10 +50,17 @@ def kill_at(point: str, strike) -> None:
     elif point == "export":
         registry.export.save_program = strike
     elif point == "between logging and registering":
-        registry.mlflow.register_model = strike
+        registry.mlflow.MlflowClient.create_model_version = strike
 
 
-WITHIN = ("save", "curves", "export", "between logging and registering")
+WITHIN = (
+    "before the recipe",
+    "before the first epoch",
+    "save",
+    "curves",
+    "export",
+    "between logging and registering",
+)
 POINTS = ["epoch 1", "epoch 3", "registered", *WITHIN]
 
 
@@ -163,10 +176,10 @@ def test_what_cannot_be_resumed_is_refused(store, tmp_path, job):
     assert store.get_run(run_id).data.tags["forced"] == "true"
     with pytest.raises(UserError, match="has finished: there is nothing to resume"):
         resume(run_id, data=job.data)
-    study = store.create_run("1", tags={"stage": "study"}).info.run_id
-    store.set_terminated(study, "KILLED")
-    with pytest.raises(UserError, match="is no training but of stage 'study'"):
-        resume(study)
+    promotion = store.create_run("1", tags={"stage": "promote"}).info.run_id
+    store.set_terminated(promotion, "KILLED")
+    with pytest.raises(UserError, match=r"is of stage 'promote': name one of train, .*study"):
+        resume(promotion)
 
 
 def test_reaping_ends_runs_whose_process_is_gone_and_no_others(store, tmp_path, job):

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Recorder, open_store, start_process
+from conftest import Recorder, open_store
+from toys import start_process
 
 from lenet_study.execution.executor import Monitor
 from lenet_study.execution.reporter import Reporter
@@ -173,14 +174,14 @@ def whole(initialised_database, tmp_path_factory, toy_files):
 
 
 STRIKES = [
-    ("v1: best epoch", signal.SIGKILL),
-    ("Selected", signal.SIGTERM),
-    ("baseline fold 1/2: best", signal.SIGKILL),
+    ("v1: best epoch", signal.SIGKILL, "v1: goes on after epoch 2 of 2"),  # within its run
+    ("Selected", signal.SIGTERM, "v1: used again from run"),
+    ("baseline fold 1/2: best", signal.SIGKILL, "retrained: used again from run"),
 ]
 
 
-@pytest.mark.parametrize(("beginning", "number"), STRIKES)
-def test_a_study_issued_again_goes_on_in_its_run(store, toy_files, whole, beginning, number):
+@pytest.mark.parametrize(("beginning", "number", "said"), STRIKES)
+def test_a_study_issued_again_goes_on_in_its_run(store, toy_files, whole, beginning, number, said):
     process = start_process(study_and_die, toy_files, beginning, number)
     process.join(240)
     assert process.exitcode == (-number if number == signal.SIGKILL else 143)
@@ -189,7 +190,7 @@ def test_a_study_issued_again_goes_on_in_its_run(store, toy_files, whole, beginn
     run_study(toy_files, recorder)
     (after,) = trainings(store, stage="study")
     assert (after.info.run_id, after.info.status) == (before.info.run_id, "FINISHED")
-    assert "v1: used again from run" in recorder.text
+    assert said in recorder.text
     assert weights(store) == whole
     for stage, count in {"kfold": 1, "evaluate": 2}.items():
         assert [run.info.status for run in trainings(store, stage=stage)] == ["FINISHED"] * count

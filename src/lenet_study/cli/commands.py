@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
-from annotated_types import Ge
+from annotated_types import Interval
 
+from lenet_study.recipes.constraints import Folder
 from lenet_study.recipes.recipe import Seed, TrainingConfig
 from lenet_study.recipes.recipe_file import RecipeChoice
 from lenet_study.search.config import SearchConfig
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from lenet_study.workflows.train import TrainingJob
 
 Command = Callable[..., None]
-Folds = Annotated[int, Ge(2), "Parts of the k-fold cross-validation."]
-CheckpointDir = Annotated[str, "Folder of all checkpoints; else one beside a local store."]
+Folds = Annotated[int, Interval(ge=2, le=60_000), "Parts of the k-fold cross-validation."]
+CheckpointDir = Annotated[str, Folder(), "Folder of all checkpoints; else one beside a local store."]
 Force = Annotated[bool, "Train anew what has finished before."]
 Model = Annotated[str, "A run id, a models:/ address, or the path of a TorchScript file."]
 DEFAULT_MODEL = "models:/fashion-mnist-lenet@champion"
@@ -171,6 +172,14 @@ def reap() -> None:
     from lenet_study.workflows.orphans import reap as run_reap
 
     run_reap(_terminal())
+
+
+@entry_point
+def sync() -> None:
+    """Deliver what runs have written while the store was away."""
+    from lenet_study.workflows.sync import sync as run_sync
+
+    run_sync(_terminal())
 
 
 @entry_point

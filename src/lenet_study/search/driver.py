@@ -28,6 +28,8 @@ from lenet_study.tracking.store import connect, fail, runs_with
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.hardware import Hardware, divide_cores
 from lenet_study.workflows.local_executor import local_executor
+from lenet_study.workflows.orphans import end_abandoned
+from lenet_study.workflows.sync import deliver_left_behind
 from lenet_study.workflows.train import TrainingJob
 
 _COMPARABLE = ("max_parameters", "max_epochs", "objectives", "seed", "precision")
@@ -58,8 +60,10 @@ def search(
     del params["storage"]  # its address may hold a password
     description = f"Search {config.search_name} within {config.max_parameters:,} parameters."
     connect()  # first: a search is not made if the runs of its trials could not be stored
+    deliver_left_behind(reporter)  # a killed worker's trial may have ended, which its run is to tell
     with open_trial_store(settings, fingerprint) as store:
         repeated = _close_orphans(store)
+        end_abandoned(reporter)  # of other work
         tags: dict[str, object] = {Tag.SEARCH: store.id, Tag.HOST: store.host}
         run_tags = {**tags, Tag.THREADS: share.threads, Tag.WORKERS: side_by_side}
         name = f"search {config.search_name}"

@@ -22,9 +22,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from lenet_study.errors import UserError
+from lenet_study.errors import StoreError, UserError
 from lenet_study.evidence import export
 from lenet_study.tracking.disk import require_room
+from lenet_study.tracking.operations import model_digest
 from lenet_study.tracking.run import Run
 from lenet_study.tracking.schema import File, Metric, Tag
 from lenet_study.tracking.store import NAME, connect, store_call, uninterrupted
@@ -53,8 +54,8 @@ _SIGNATURE = ModelSignature(
 class LoggedModel:
     """A model as it was logged."""
 
-    uri: str
-    version: int | None  # of the registered model; None if it was not registered
+    uri: str  # empty if it is still to be delivered
+    version: int | None  # of the registered model; None if it was not registered, or not yet
     weights_sha256: str
     tags: Mapping[str, str]  # of its version
 
@@ -100,11 +101,11 @@ def log_model(
         description: Written into the file and, as tags, on the registered version.
         register: Whether to make it a version of the registered model.
     """
-    if run.resumed and (training := StoredTraining.load(run.id)).tag(Tag.MODEL_SHA256):
-        return _registered(logged_model_of(training), register)  # it was whole and proven
+    if run.resumed and Tag.MODEL_SHA256 in run.former_tags:  # it was whole and proven
+        return _registered(logged_model_of(StoredTraining.load(run.id)), register)
     exported = export.exportable(model, normalisation, dict(description))
     with tempfile.TemporaryDirectory() as folder:
-        torchscript, program = Path(folder, "model.pth"), Path(folder, "model.pt2")
+        torchscript, program, files = (Path(folder, name) for name in ("model.pth", "model.pt2", "saved"))
         proof = Path(folder, "parity.json")
         # Both files, MLflow's copies, and what is read back of them.
         require_room(Path(folder), 2**20 + 6 * 4 * sum(weight.numel() for weight in model.parameters()))
@@ -114,49 +115,52 @@ def log_model(
         parity = export.parity(model, normalisation, scripted, images)
         twin = export.parity(model, normalisation, export.load_program(program), images)
         proof.write_text(json.dumps({"torchscript": asdict(parity), "pt2": asdict(twin)}, indent=2))
-        uri = _log_files(scripted, images, [str(program), str(proof)])
-        files = Path(mlflow.artifacts.download_artifacts(uri, dst_path=tempfile.mkdtemp(dir=folder)))
+        _save(scripted, images, [str(program), str(proof)], files)
         served = export.parity(model, normalisation, export.load_torchscript(files / _TORCHSCRIPT), images)
         parities = (parity, twin, served)
         sums: dict[str, str] = {
             Tag.WEIGHTS_SHA256: export.weights_digest(model),
             Tag.TORCHSCRIPT_SHA256: export.file_digest(files / _TORCHSCRIPT),
-            Tag.MODEL_SHA256: _model_digest(files),
             Tag.PARITY: "passed" if all(parity.passed for parity in parities) else "failed",
         }
-    run.log_metrics(
-        {
-            Metric.PARITY_DIFFERENCE: float(np.max([parity.max_abs_difference for parity in parities])),
-            Metric.PARITY_AGREEMENT: min(parity.class_agreement for parity in parities),
-        }
-    )
-    run.set_tags(sums)
-    tags = {str(key): str(value) for key, value in {**description, **sums}.items()}
-    return _registered(LoggedModel(uri, None, sums[Tag.WEIGHTS_SHA256], tags), register)
+        run.log_metrics(
+            {
+                Metric.PARITY_DIFFERENCE: float(np.max([parity.max_abs_difference for parity in parities])),
+                Metric.PARITY_AGREEMENT: min(parity.class_agreement for parity in parities),
+            }
+        )
+        run.set_tags(sums)
+        tags = {str(key): str(value) for key, value in {**description, **sums}.items()}
+        delivered = run.log_model(files, tags, register=register)
+    if delivered is None:
+        return LoggedModel("", None, sums[Tag.WEIGHTS_SHA256], tags)
+    tags[Tag.MODEL_SHA256] = delivered.sha256
+    return LoggedModel(delivered.uri, delivered.version, sums[Tag.WEIGHTS_SHA256], tags)
 
 
-def _log_files(scripted: torch.jit.ScriptModule, images: torch.Tensor, others: list[str]) -> str:
-    """Log a model with other files, as one of the active run; return its address."""
+def _save(scripted: torch.jit.ScriptModule, images: torch.Tensor, others: list[str], files: Path) -> None:
+    """Save a model and other files to a new folder, as MLflow lays them out."""
     packages = {package: version(package).partition("+")[0] for package in ("torch", "mlflow", "numpy")}
-    with warnings.catch_warnings(), uninterrupted():
+    with warnings.catch_warnings():
         for message in (export.DEPRECATION, "'torch.load' received a zip file"):
             warnings.filterwarnings("ignore", message=message)
-        info = mlflow.pytorch.log_model(
+        mlflow.pytorch.save_model(
             scripted,
-            name=File.MODEL,
+            str(files),
             serialization_format="pickle",
             signature=_SIGNATURE,
             input_example=export.as_input(images[:2]).numpy(),
             pip_requirements=[f"{package}=={number}" for package, number in packages.items()],
             extra_files=others,
         )
-    return str(info.model_uri)
 
 
 def _registered(model: LoggedModel, register: bool = True) -> LoggedModel:
     """Return the model with its version, made if it has none yet and is to have one."""
     if model.version or not register:
         return model
+    if not model.uri:
+        raise StoreError("The store does not have the model yet: `sync` delivers it")
     with uninterrupted(), redirect_stderr(io.StringIO()):  # what MLflow says of it would tear bars apart
         return replace(model, version=int(mlflow.register_model(model.uri, NAME, tags=model.tags).version))
 
@@ -172,10 +176,14 @@ def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
         UserError: There is no such model, or its file is not the one that was logged.
     """
     path = Path(reference)
-    if path.is_file():
+    try:
+        is_file, exists = path.is_file(), path.exists()
+    except OSError as error:
+        raise UserError(f"model={reference} cannot be read ({error.strerror}): name {_CURE}") from error
+    if is_file:
         return _read(path, reference, run_id="")
     is_address = reference.startswith(("models:/", "runs:/"))
-    if path.exists() or ("/" in reference and not is_address):
+    if exists or ("/" in reference and not is_address):
         raise UserError(f"model={reference} is no file: name {_CURE}")
     connect()
     try:
@@ -188,7 +196,7 @@ def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
             _check(reference, run_id, export.file_digest(stored), tags.get(Tag.TORCHSCRIPT_SHA256))
             model = _read(stored, reference, run_id)
             if keep:
-                _check(reference, run_id, _model_digest(files), tags.get(Tag.MODEL_SHA256))
+                _check(reference, run_id, model_digest(files), tags.get(Tag.MODEL_SHA256))
                 shutil.copytree(files, keep)
             return model
     except (MlflowException, OSError) as error:
@@ -200,12 +208,6 @@ def _read(path: Path, reference: str, run_id: str) -> LoadedModel:
     module = export.load_torchscript(path)
     weights, sum_of_file = export.weights_digest(module.model), export.file_digest(path)
     return LoadedModel(module, export.description_of(module), reference, run_id, sum_of_file, weights)
-
-
-def _model_digest(model: Path) -> str:
-    """Return the SHA-256 sum of a downloaded model's files, without the one that MLflow adds to some."""
-    (model / "registered_model_meta").unlink(missing_ok=True)
-    return export.folder_digest(model)
 
 
 def _check(reference: str, run_id: str, actual: str, logged: str | None) -> None:

@@ -3,61 +3,98 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 
 import mlflow
 import pandas as pd
 from matplotlib.figure import Figure
 from mlflow import entities
-from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
-from sqlalchemy.exc import SQLAlchemyError
+from mlflow.utils.time import get_current_time_millis
 
-from lenet_study.errors import UserError
+from lenet_study.tracking.delivery import Delivery
 from lenet_study.tracking.liveness import HEARTBEAT_SECONDS, heartbeat, process_tags
+from lenet_study.tracking.operations import DeliveredModel
 from lenet_study.tracking.provenance import freeze, provenance_tags
 from lenet_study.tracking.schema import File, Metric, Tag
-from lenet_study.tracking.store import connect, prepare_experiment, store_errors, uninterrupted
+from lenet_study.tracking.spool import Spool
+from lenet_study.tracking.store import (
+    adopted_run,
+    connect,
+    prepare_experiment,
+    spool_folder,
+    store_address,
+    store_errors,
+    uninterrupted,
+)
+from lenet_study.tracking.system_metrics import sampled
 from lenet_study.training.dataset import Split
 from lenet_study.training.history import Epoch
 
 SOURCE = "https://github.com/zalandoresearch/fashion-mnist"
+PATIENCE = 60.0  # seconds that a run's end waits for a store that takes nothing
+SIGNAL_PATIENCE = 5.0  # seconds that it waits after a signal: the process is to end within 10
+Message = Callable[[str], None]
+_open: list[Run] = []  # the innermost last
+
+
+def to_stderr(line: str) -> None:
+    """Print a line for the user."""
+    print(line, file=sys.stderr, flush=True)
 
 
 class Run:
-    """An open MLflow run."""
+    """An open MLflow run.
 
-    def __init__(self, run: mlflow.entities.Run, *, resumed: bool = False) -> None:
+    What is written goes into a spool on disk; a thread delivers it to the store, for which the work never
+    waits. A run whose operation the store has refused raises StoreError when it is written to next.
+    """
+
+    def __init__(
+        self,
+        run: mlflow.entities.Run,
+        delivery: Delivery,
+        message: Message = to_stderr,
+        *,
+        resumed: bool = False,
+    ) -> None:
         self.id: str = run.info.run_id
         self.experiment_id: str = run.info.experiment_id
         self.resumed = resumed
+        self.former_tags: Mapping[str, str] = run.data.tags  # as it was opened
         self.final_status = "FINISHED"  # once its work has ended without an exception
-        self._client = mlflow.MlflowClient()
-        self._param_names = set(run.data.params)
-        self._steps: dict[str, set[int]] = {}  # that a resumed run has of each metric
+        self.steps: dict[str, set[int]] = {}  # that a resumed run has of each metric
+        self.delivery = delivery
+        self._message: Message = message
+        self._told = False  # that the store is away
+        self._params: dict[str, str] = run.data.params
+        self._summary: list[list[object]] = []  # rows of step 0
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log params that the run does not have yet: `mlflow run` has stored the user's spelling."""
-        new = {name: value for name, value in params.items() if name not in self._param_names}
-        self._log_batch(params=[entities.Param(str(name), str(value)) for name, value in new.items()])
-        self._param_names |= new.keys()
+        new = {str(name): str(value) for name, value in params.items() if name not in self._params}
+        self._write(kind="batch", params=new)
+        self._params |= new
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
         """Set tags; values become text."""
-        self._log_batch(tags=[entities.RunTag(str(name), str(value)) for name, value in tags.items()])
+        self._write(kind="batch", tags={str(name): str(value) for name, value in tags.items()})
 
     def log_metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None:
         """Log all metrics of one step at once; None is left out, and what a resumed run has of that step."""
-        now = mlflow.utils.time.get_current_time_millis()
-        present = {
-            str(name): value
+        now = get_current_time_millis()  # the delivery may be later, and happen twice
+        rows: list[list[object]] = [
+            [str(name), float(value), now, step]
             for name, value in metrics.items()
-            if value is not None and not (self.resumed and step in self._steps_of(name))
-        }
-        self._log_batch(metrics=[entities.Metric(name, value, now, step) for name, value in present.items()])
+            if value is not None and step not in self.steps.get(name, ())
+        ]
+        self._summary += [] if step else rows
+        self._write(kind="batch", metrics=rows)
 
     def log_epoch(self, epoch: Epoch) -> None:
         """Log an epoch's metrics; the step is the epoch."""
@@ -84,8 +121,8 @@ class Run:
 
     def log_figure(self, figure: Figure, name: str) -> None:
         """Save a picture among the run's artifacts."""
-        with uninterrupted():
-            self._client.log_figure(self.id, figure, name, save_kwargs={"dpi": 150})
+        with self._adding(kind="artifact", name=name) as folder:
+            figure.savefig(folder / name, dpi=150)
 
     def log_table(self, table: pd.DataFrame, name: str) -> None:
         """Save a table as CSV among the run's artifacts."""
@@ -93,8 +130,8 @@ class Run:
 
     def log_text(self, text: str, name: str) -> None:
         """Save a text among the run's artifacts."""
-        with uninterrupted():
-            self._client.log_text(self.id, text, name)
+        with self._adding(kind="artifact", name=name) as folder:
+            (folder / name).write_text(text, encoding="utf-8")
 
     def log_dataset(self, split: Split, context: str) -> None:
         """Log a split as a dataset input.
@@ -103,26 +140,85 @@ class Run:
         """
         digest, name = split.digest(), f"fashion-mnist-{context}"
         dataset = mlflow.data.from_numpy(split.images.numpy(), source=SOURCE, name=name, digest=digest[:32])
-        tags = [entities.InputTag("mlflow.data.context", context), entities.InputTag("sha256", digest)]
-        logged = entities.DatasetInput(dataset._to_mlflow_entity(), tags)
-        with uninterrupted():
-            self._client.log_inputs(self.id, datasets=[logged])
+        tags = {"mlflow.data.context": context, "sha256": digest}
+        self._write(kind="dataset", dataset=dataset._to_mlflow_entity().to_dictionary(), tags=tags)
         self.set_tags({Tag.DATASET_SHA256.format(context=context): digest})
 
-    def _steps_of(self, metric: str) -> set[int]:
-        """Return the steps that the store has of a metric: MLflow would store one logged twice twice."""
-        if metric not in self._steps:
-            self._steps[metric] = {point.step for point in self._client.get_metric_history(self.id, metric)}
-        return self._steps[metric]
+    def log_model(
+        self, files: Path, tags: Mapping[str, str], *, register: bool, patience: float = PATIENCE
+    ) -> DeliveredModel | None:
+        """Log a model, and wait for its delivery.
+
+        Args:
+            files: Folder of the saved model.
+            tags: Of its registered version.
+            register: Whether to make it a version of the registered model.
+            patience: Seconds without a delivered operation after which not to wait any longer.
+
+        Returns:
+            Where the store has it; None if it is still to be delivered.
+        """
+        content = {
+            "experiment_id": self.experiment_id,
+            "params": self._params,
+            "metrics": self._summary,
+            "tags": tags,
+            "register": register,
+        }
+        with self._adding(kind="model", **content) as folder:
+            shutil.copytree(files, folder / File.MODEL)
+        self.delivery.wait(patience)
+        self.delivery.check()
+        return self.delivery.model
 
     def prune(self, reason: str) -> None:
         """Write down why a search ended this training early; the run then ends KILLED."""
         self.final_status = "KILLED"
         self.set_tags({Tag.PRUNED: reason})
 
-    def _log_batch(self, **batch: Any) -> None:
-        with uninterrupted():
-            self._client.log_batch(self.id, **batch)
+    def end(self, status: str, failure: Mapping[str, str], silence: float, total: float) -> None:
+        """Write down how the run ended, and wait for its delivery; say what could not be delivered.
+
+        Args:
+            status: FINISHED, KILLED or FAILED.
+            failure: Tags that tell why it did not finish.
+            silence: Seconds without a delivered operation after which not to wait any longer.
+            total: Seconds to wait at most.
+        """
+        content = {"kind": "end", "status": status, "end_time": get_current_time_millis(), "tags": failure}
+        spool = self.delivery.spool
+        try:
+            with spool.add(content):
+                pass
+        except OSError:  # no room for it: the store may be elsewhere
+            with suppress(Exception):
+                mlflow.MlflowClient().set_terminated(self.id, status)
+        try:
+            self.delivery.finish(silence, total)
+        finally:  # a signal may end the wait
+            if count := len(spool):
+                self._message(
+                    f"{count} operations of run {self.id} wait in {spool.folder}, because the store took none"
+                    f" ({self.delivery.outage or 'it is slow'}): `sync` delivers them"
+                )
+
+    def _write(self, **content: object) -> None:
+        with self._adding(**content):
+            pass
+
+    @contextmanager
+    def _adding(self, **content: object) -> Iterator[Path]:
+        """Add an operation to the spool; the files written into the folder yielded belong to it."""
+        with self.delivery.spool.add(content) as folder:
+            yield folder
+        self.delivery.notify()
+        in_main_thread = threading.current_thread() is threading.main_thread()  # reporters belong to it
+        if in_main_thread and self.delivery.outage and not self._told:
+            self._told = True
+            self._message(
+                f"The store is away ({self.delivery.outage}): the work goes on, and what it writes waits in "
+                f"{self.delivery.spool.folder}"
+            )
 
 
 @contextmanager
@@ -137,6 +233,8 @@ def open_run(
     parent: str = "",
     system_metrics: bool = False,
     resume: str = "",
+    message: Message = to_stderr,
+    patience: float = PATIENCE,
 ) -> Iterator[Run]:
     """Open a run; under `mlflow run` the process's first run is the one that the project has made.
 
@@ -153,52 +251,91 @@ def open_run(
         parent: Id of the run to nest this one under.
         system_metrics: Sample processor, memory and disk while the run is open.
         resume: Id of an interrupted run to go on with; empty opens a new one.
+        message: Hears of a store that is away.
+        patience: Seconds that the run's end waits for a store that takes nothing.
     """
     connect()
     optional = {Tag.DESCRIPTION: description, Tag.STUDY: study, Tag.PARENT_RUN: parent}
     all_tags: dict[str, object] = {Tag.STAGE: stage, **provenance_tags(), **process_tags(), **(tags or {})}
     all_tags |= {tag: value for tag, value in optional.items() if value}
-    run, status = None, "FAILED"
+    run, status, total = None, "FAILED", float("inf")
+    failure: dict[str, str] = {}
+    surrounding = parent or study or (_open[-1].id if _open else "")
     with store_errors():
         try:
             with uninterrupted():
-                run = _start(name, all_tags, parent or study, system_metrics, resume)
-            run.set_tags(all_tags)
+                run = _start(name, all_tags, surrounding, resume, message)
+            _open.append(run)
             run.log_params(params)
             run.log_text(freeze(), File.ENVIRONMENT)
-            with keep_alive(run), store_errors():  # before the reason is written down, as its sentence
+            sampling = sampled(run) if system_metrics else nullcontext()
+            with keep_alive(run), sampling, store_errors():  # before the reason is written down
                 yield run
             status = run.final_status
         except (Exception, KeyboardInterrupt, SystemExit) as error:
             stopped = not isinstance(error, Exception)
-            status = "KILLED" if stopped else "FAILED"
-            if run:
-                message = " ".join(str(error).split())[:5000]
-                _record_failure(run, error, "stopped by a signal; `resume` goes on" if stopped else message)
+            status, total = ("KILLED", SIGNAL_PATIENCE) if stopped else ("FAILED", total)
+            reason = (
+                "stopped by a signal; `resume` goes on" if stopped else " ".join(str(error).split())[:5000]
+            )
+            failure = {Tag.FAILURE_KIND: type(error).__name__, Tag.FAILURE_REASON: reason}
             raise
         finally:
             if run:
-                with uninterrupted():
-                    mlflow.end_run(status)
+                _open.remove(run)
+                run.end(status, failure, patience, total)
+        run.delivery.check()
 
 
-def _start(name: str, tags: Mapping[str, object], surrounding: str, system_metrics: bool, resume: str) -> Run:
+def _start(name: str, tags: Mapping[str, object], surrounding: str, resume: str, message: Message) -> Run:
     """Create a run in the experiment of the surrounding one, adopt that of `mlflow run`, or resume one."""
     client = mlflow.MlflowClient()
-    run_id = resume or _adopted(client)
+    run_id = resume or adopted_run()
     experiment_id = prepare_experiment(surrounding, adopted=run_id)
     os.environ.pop("MLFLOW_RUN_ID", None)
+    texts = {str(tag): str(value) for tag, value in tags.items()}
     if not run_id:
-        resolved = resolve_tags({str(tag): str(value) for tag, value in tags.items()})
-        run_id = client.create_run(experiment_id, run_name=name, tags=resolved).info.run_id
-    active = mlflow.start_run(run_id, run_name=name, nested=True, log_system_metrics=system_metrics)
-    run = Run(active, resumed=bool(resume))
+        run = client.create_run(experiment_id, run_name=name, tags=resolve_tags(texts))
+        delivery = _delivery(run.info.run_id, name)
+    else:
+        delivery = _delivery(run_id, name)
+        while delivery.deliver_next():  # what an interrupted process has left
+            pass
+        run = _reopen(client, run_id, name, texts, resumed=bool(resume))
+    opened = Run(run, delivery, message, resumed=bool(resume))
     if resume:
-        run.set_tags({Tag.RESUMED: int(active.data.tags.get(Tag.RESUMED, "0")) + 1})
-        for tag in (Tag.FAILURE_KIND, Tag.FAILURE_REASON):
-            if tag in active.data.tags:
-                client.delete_tag(run_id, tag)
-    return run
+        known = [name for name in run.data.metrics if not name.startswith("system/")]
+        opened.steps = {
+            name: {point.step for point in client.get_metric_history(run_id, name)} for name in known
+        }
+    delivery.start()
+    return opened
+
+
+def _delivery(run_id: str, name: str) -> Delivery:
+    """Return the delivery of a run's operations; without room for them, the run has failed."""
+    try:
+        return Delivery(
+            Spool(spool_folder() / run_id, {"run_id": run_id, "name": name, "store": store_address()})
+        )
+    except OSError:
+        mlflow.MlflowClient().set_terminated(run_id, "FAILED")
+        raise
+
+
+def _reopen(
+    client: mlflow.MlflowClient, run_id: str, name: str, tags: dict[str, str], *, resumed: bool
+) -> entities.Run:
+    """Make a run of the store one that this process works on, at once: others must see whose it is."""
+    former = client.get_run(run_id).data.tags
+    if resumed:
+        tags = {**tags, Tag.RESUMED: str(int(former.get(Tag.RESUMED, "0")) + 1)}
+    client.log_batch(run_id, tags=[entities.RunTag(*row) for row in tags.items()])
+    for tag in (Tag.FAILURE_KIND, Tag.FAILURE_REASON):
+        if resumed and tag in former:
+            client.delete_tag(run_id, tag)
+    client.update_run(run_id, "RUNNING", name)
+    return client.get_run(run_id)
 
 
 @contextmanager
@@ -208,33 +345,11 @@ def keep_alive(run: Run, seconds: float = HEARTBEAT_SECONDS) -> Iterator[None]:
 
     def renew() -> None:
         while not ended.wait(seconds):
-            with suppress(Exception):  # the store is away: the work itself finds out and says so
-                run.set_tags({Tag.PROCESS_HEARTBEAT: heartbeat()})
+            with suppress(Exception):  # the store is away; a heartbeat that is late is worth nothing
+                mlflow.MlflowClient().set_tag(run.id, Tag.PROCESS_HEARTBEAT, heartbeat())
 
     threading.Thread(target=renew, daemon=True).start()
     try:
         yield
     finally:
         ended.set()
-
-
-def _record_failure(run: Run, error: BaseException, reason: str) -> None:
-    """Write down why a run did not finish, unless the store itself has failed."""
-    with suppress(MlflowException, SQLAlchemyError):
-        run.set_tags({Tag.FAILURE_KIND: type(error).__name__, Tag.FAILURE_REASON: reason})
-
-
-def _adopted(client: mlflow.MlflowClient) -> str:
-    """Return the id of the run that `mlflow run` has made for this process; empty if there is none."""
-    if not (run_id := os.environ.get("MLFLOW_RUN_ID", "")):
-        return ""
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        raise UserError(f"MLFLOW_RUN_ID={run_id} names no run of this store: unset it") from error
-    if Tag.STAGE in run.data.tags or run.info.status != "RUNNING":
-        raise UserError(
-            f"MLFLOW_RUN_ID={run_id} names a run that has been used already: unset it, or let `resume` go on "
-            "with that run, if it was interrupted"
-        )
-    return run_id

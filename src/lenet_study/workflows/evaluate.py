@@ -100,7 +100,7 @@ def evaluate(job: EvaluationJob, reporter: Reporter = Reporter()) -> EvaluationR
     device = job.hardware.prepare()
     test = job.data.test()
     name = f"{model.name} on test"
-    with _open_evaluation_run(job, name, model, device) as run:
+    with _open_evaluation_run(job, name, model, device, reporter) as run:
         reporter.on_run_start(name, run.id, 0)
         try:
             run.log_dataset(test, "test")
@@ -117,7 +117,7 @@ def evaluate(job: EvaluationJob, reporter: Reporter = Reporter()) -> EvaluationR
 
 
 def _open_evaluation_run(
-    job: EvaluationJob, name: str, model: LoadedModel, device: torch.device
+    job: EvaluationJob, name: str, model: LoadedModel, device: torch.device, reporter: Reporter
 ) -> AbstractContextManager[Run]:
     return open_run(
         name,
@@ -140,6 +140,7 @@ def _open_evaluation_run(
         description=f"{model.name} on the 10,000 test images; {model.reference}",
         study=job.study,
         resume=job.resume,
+        message=reporter.message,
     )
 
 

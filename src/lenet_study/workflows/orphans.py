@@ -5,6 +5,7 @@ from __future__ import annotations
 from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking.liveness import is_abandoned
 from lenet_study.tracking.store import connect, fail, find_runs
+from lenet_study.workflows.sync import deliver_left_behind
 
 
 def reap(reporter: Reporter = Reporter()) -> list[str]:
@@ -16,8 +17,12 @@ def reap(reporter: Reporter = Reporter()) -> list[str]:
 
 
 def end_abandoned(reporter: Reporter) -> list[str]:
-    """End every open run whose process is gone KILLED, and say so; return the ids of these runs."""
+    """End every open run whose process is gone KILLED, and say so; return the ids of these runs.
+
+    What processes have left behind is delivered first: the end of such a run may be among that.
+    """
     connect()
+    deliver_left_behind(reporter)
     ended = []
     for run in find_runs(["attributes.status = 'RUNNING'"]):
         if is_abandoned(run.data.tags):

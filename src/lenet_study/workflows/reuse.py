@@ -83,11 +83,9 @@ def _is_sound(run: StoredRun) -> bool:
 
 
 def interrupted(fingerprint: str) -> str:
-    """Return the id of the latest run of a study or cross-validation that can be gone on with; else empty."""
-    runs = [
-        run for run in runs_with({Tag.FINGERPRINT: fingerprint}) if run.info.status in ("KILLED", "FAILED")
-    ]
-    return str(max(runs, key=lambda run: run.info.start_time).info.run_id) if runs else ""
+    """Return the id of the latest run of a study or cross-validation if it was interrupted, else nothing."""
+    runs = sorted(runs_with({Tag.FINGERPRINT: fingerprint}), key=lambda run: run.info.start_time)
+    return str(runs[-1].info.run_id) if runs and runs[-1].info.status in ("KILLED", "FAILED") else ""
 
 
 def reused_tags(trained: Mapping[str, TrainingResult]) -> dict[str, str]:

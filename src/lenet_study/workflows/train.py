@@ -161,7 +161,7 @@ def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = 
     start = perf_counter()
     device = job.hardware.prepare()
     images, validation = job.images()
-    with _open_training_run(job) as run:
+    with _open_training_run(job, reporter) as run:
         checkpoints = _checkpoints(job, run, reporter)
         with _reported(job, run, reporter, monitor), _best_kept(job, checkpoints, images):
             _log_inputs(run, job, images, validation)
@@ -277,7 +277,7 @@ def _best_kept(job: TrainingJob, checkpoints: Checkpoints, images: Split) -> Ite
         raise DivergenceError(f"{error}; the best epoch before it is kept in {path}") from error
 
 
-def _open_training_run(job: TrainingJob) -> AbstractContextManager[Run]:
+def _open_training_run(job: TrainingJob, reporter: Reporter) -> AbstractContextManager[Run]:
     own: dict[str, object] = {Tag.FINGERPRINT: job.fingerprint(), **hardware_tags(job.hardware.prepare())}
     own |= {Tag.FOLD: job.fold} if job.fold else {}
     return open_run(
@@ -290,6 +290,7 @@ def _open_training_run(job: TrainingJob) -> AbstractContextManager[Run]:
         parent=job.parent,
         system_metrics=True,
         resume=job.resume,
+        message=reporter.message,
     )
 
 
@@ -320,8 +321,8 @@ def hardware_tags(device: torch.device) -> dict[str, object]:
 def _log_inputs(run: Run, job: TrainingJob, images: Split, validation: Split | None) -> None:
     """Log all that is known before the first epoch."""
     variant = job.recipe.variant
+    run.log_text(recipe_file.dumps(job.recipe), File.RECIPE)  # first: `resume` reads it
     run.log_text(summary(variant), File.MODEL_SUMMARY)
-    run.log_text(recipe_file.dumps(job.recipe), File.RECIPE)
     run.log_figure(architecture.draw(job.recipe.name, variant), File.ARCHITECTURE)
     run.log_figure(_augmentation_examples(images, job.recipe), File.AUGMENTATION)
     run.log_dataset(images, "train")
