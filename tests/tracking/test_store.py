@@ -85,9 +85,9 @@ SQLITE = "(sqlite3.OperationalError) database or disk is full [SQL: UPDATE runs]
     [
         (MlflowException(SQLITE), "{store}|{temporary}"),  # whichever has less room
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "{store}|{temporary}"),
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/a/curves.png", None, "/m/a/c.png"), "/m/a"),
-        (MlflowException("[Errno 28] No space left on device: '/m/a/x' -> '/m/b/x'"), "/m/b"),
-        (MlflowException("[Errno 122] Disk quota exceeded: '/m/a/x'"), "/m/a"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/a/curves.png", None, "/usr/a/c.png"), "/usr"),
+        (MlflowException("[Errno 28] No space left on device: '/m/a/x' -> '/usr/b/x'"), "/usr"),
+        (MlflowException("[Errno 122] Disk quota exceeded: '/usr/x'"), "/usr"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "{temporary}/tmp123/curves.png"), "{temporary}"),
     ],
 )

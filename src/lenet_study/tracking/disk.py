@@ -19,11 +19,10 @@ def full_folder(error: Exception) -> Path | None:
     text = str(error)
     if not any(words in text for words in _NO_ROOM):
         return None
-    temporary = Path(tempfile.gettempdir())
     # Python names a file that cannot be opened or copied, the copy's name last, but not one that was open.
     if files := re.findall(r"'(/[^']*)'", text):
-        folder = Path(files[-1]).parent
-        return temporary if folder.is_relative_to(temporary) else folder
+        return next(folder for folder in Path(files[-1]).parents if folder.is_dir())  # some are gone by now
+    temporary = Path(tempfile.gettempdir())
     uri = mlflow.get_tracking_uri()
     store = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Path()
     return min(store.resolve(), temporary, key=lambda folder: shutil.disk_usage(folder).free)
