@@ -19,7 +19,7 @@ SERVER = python -m lenet_study.server
 PREPARE = $(SERVER) prepare --secrets "$(SECRETS)" --port "$(PORT)" --hosts "$(ALLOWED)" --artifacts "$(ARTIFACTS)"
 RUNNING = $(DOCKER) ps --quiet --filter label=com.docker.compose.project=$(STACK_NAME) --filter publish=$(PORT)
 
-.PHONY: help setup data study train test test-docker debian check bench ui mlproject docs lock clean clean-store \
+.PHONY: help setup data study train test test-docker debian check bench faults ui mlproject docs lock clean clean-store \
   wheels image image-cuda image-serve server server-stop server-local trainer
 
 help: ## list the targets
@@ -82,6 +82,9 @@ check: $(DEV) ## lint, format, types, and who imports whom
 
 bench: setup $(BENCH) ## measure speed and memory; BENCH_OPTIONS="--help" tells how to measure less
 	python -m bench $(BENCH_OPTIONS)
+
+faults: setup $(DEV) ## inject faults, and write docs/reliability.md; FAULTS_OPTIONS="--scale 0.1" injects fewer
+	python -m bench.reliability $(FAULTS_OPTIONS)
 
 INDEX = $(shell printf %s "$(TORCH_INDEX)" | tr -c a-zA-Z0-9 -)
 

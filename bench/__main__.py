@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import tempfile
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 import pandas as pd
-import torch
 
-from bench import costs, growth, neighbours, speed, steps
+from bench import checkpoints, costs, growth, neighbours, speed, steps
+from bench.machine import machine
 from lenet_study.recipes.variants import VARIANTS
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.hardware import cores
@@ -22,7 +19,7 @@ from lenet_study.training.hardware import cores
 STUDY = ("study", "--epochs", "1", "--folds", "2")
 SEARCH = ("search", "--trials", "20", "--max-epochs", "4", "--max-parameters", "100000")
 SEARCH += ("--pruner", "NopPruner", "--confirm-seeds", "0")
-PARTS = "speed,side,steps,faults,neighbours,costs,training,study,search,store"
+PARTS = "speed,side,steps,faults,neighbours,costs,checkpoints,training,study,search,store"
 
 
 @click.command()
@@ -68,6 +65,10 @@ def main(
                 lambda: neighbours.beside_neighbours(different, _numbers(busy), seconds, rounds),
             ),
             "costs": ("costs", lambda: costs.costs(names[-1], folder)),
+            "checkpoints": (
+                "a checkpoint after each epoch",
+                lambda: checkpoints.checkpoints(names, images, rounds, folder),
+            ),
             "training": ("growth of a training", lambda: growth.of_training(names[-1])),
             "study": (
                 "growth of a study of one epoch, against workers of one thread",
@@ -81,32 +82,16 @@ def main(
         }
         for part in parts.split(","):
             title, measure = tables[part]
-            machine = _machine()
+            measured_on = machine()
             table = measure()
             print(f"\n{title}\n{table.to_string(index=False)}", flush=True)
-            results[title] = {"machine": machine, "table": table.to_dict("records")}
+            results[title] = {"machine": measured_on, "table": table.to_dict("records")}
             Path(output).write_text(json.dumps(results, indent=2) + "\n")
     print(f"\nWritten to {output}")
 
 
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
-
-
-def _machine() -> dict[str, object]:
-    return {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "processor": _processor(),
-        "cores": cores(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "load before": os.getloadavg()[0],
-    }
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,5 @@
 """Fixtures shared by the tests."""
 
-import hashlib
-import multiprocessing
-import os
 import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,8 +11,9 @@ from lenet_study.training.hardware import limit_spinning
 limit_spinning()  # before torch is imported: tests on two threads crawl beside busy processes otherwise
 
 import torch  # noqa: E402
+from toys import toy_split, write_data_files  # noqa: E402
 
-from lenet_study.training.data_files import IMAGE_HEADER, LABEL_HEADER, DataFiles  # noqa: E402
+from lenet_study.training.data_files import DataFiles  # noqa: E402
 from lenet_study.training.dataset import Split  # noqa: E402
 
 
@@ -42,16 +40,6 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def toy_split(count: int, seed: int, level: int = 160) -> Split:
-    """Class k is a bright band at row 4 + 2k on dark noise: augmentation does not hide it."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % 10
-    images = torch.randint(0, 10, (count, 28, 28), generator=generator, dtype=torch.uint8)
-    for image, label in zip(images, labels.tolist(), strict=True):
-        image[4 + 2 * label : 6 + 2 * label, 4:24] += level
-    return Split(images, labels)
-
-
 @pytest.fixture(scope="session")
 def toy_train() -> Split:
     return toy_split(200, seed=1)
@@ -63,49 +51,10 @@ def toy_validation() -> Split:
     return toy_split(60, seed=2, level=200)
 
 
-def write_data_files(folder: Path, train: Split, test: Split) -> DataFiles:
-    """Images as files of Fashion-MNIST's format, with their sums and no other source."""
-    folder.mkdir(parents=True, exist_ok=True)
-    sums = {}
-    for prefix, split in (("train", train), ("t10k", test)):
-        content = {
-            f"{prefix}-images-idx3-ubyte": bytes(IMAGE_HEADER) + split.images.numpy().tobytes(),
-            f"{prefix}-labels-idx1-ubyte": bytes(LABEL_HEADER) + bytes(split.labels.tolist()),
-        }
-        for name, raw in content.items():
-            (folder / name).write_bytes(raw)
-            sums[name] = hashlib.sha256(raw).hexdigest()
-    return DataFiles(folder, sums, debian_folder=folder / "debian", sources={})
-
-
 @pytest.fixture(scope="session")
 def toy_files(tmp_path_factory) -> DataFiles:
     """200 training and 60 test images in a folder, for the workflows."""
     return write_data_files(tmp_path_factory.mktemp("data"), toy_split(200, seed=1), toy_split(60, seed=2))
-
-
-def process_context():
-    """What starts processes in which torch and MLflow are imported already, as those of jobs are."""
-    from lenet_study.workflows.local_executor import PRELOADED
-
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
-    return context
-
-
-def start_process(target, *arguments):
-    """Start a function in a process with this one's environment and folder: the fork server's are older."""
-    surroundings = Path.cwd(), dict(os.environ)
-    process = process_context().Process(target=_call, args=(*surroundings, target, arguments))
-    process.start()
-    return process
-
-
-def _call(folder, environment, target, arguments):
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
-    target(*arguments)
 
 
 class Recorder:
@@ -116,6 +65,15 @@ class Recorder:
 
     def on_run_start(self, name, run_id, epochs):
         self.events.append(("on_run_start", name, run_id, epochs))
+
+    def on_plan(self, name, sizes):
+        self.events.append(("on_plan", name, sizes))
+
+    def on_progress(self, name, progress):
+        self.events.append(("on_progress", name, progress))
+
+    def on_address(self, instruction, name, address):
+        self.events.append(("on_address", instruction, name, address))
 
     def on_epoch_end(self, name, epoch):
         self.events.append(("on_epoch_end", name, epoch))
@@ -129,7 +87,7 @@ class Recorder:
     @property
     def text(self) -> str:
         """All lines for the user."""
-        return "\n".join(event[1] for event in self.events if event[0] == "message")
+        return "\n".join(event[-1] for event in self.events if event[0] in ("message", "on_address"))
 
 
 TRAINING_ARTIFACTS = {

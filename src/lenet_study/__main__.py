@@ -13,8 +13,11 @@ import click
 from lenet_study.cli import parameters
 from lenet_study.cli.commands import COMMANDS, Command
 from lenet_study.errors import StudyError, UserError
+from lenet_study.execution.output import drop_unwritable_output
 from lenet_study.execution.signals import Stopped, stop_on_signals
 from lenet_study.training.hardware import limit_spinning
+
+SENTENCE_LIMIT = 2000  # characters
 
 
 def command_line(commands: Mapping[str, Command]) -> click.Group:
@@ -34,6 +37,9 @@ def main(arguments: list[str] | None = None, commands: Mapping[str, Command] = C
         The exit code: 0; 2 for what the user can cure; 1 for a failure of the store, the disk or the
         network; 130 and 143 when interrupted or terminated.
     """
+    drop_unwritable_output()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    fail = partial(_fail, " ".join(arguments[:1]))
     stop_on_signals()  # so that an open run ends KILLED
     limit_spinning()
     try:
@@ -43,24 +49,28 @@ def main(arguments: list[str] | None = None, commands: Mapping[str, Command] = C
         return 2
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "python -m lenet_study"
-        return _fail(f"{error.format_message().rstrip('.')}; see `{where} --help`.", 2)
+        return fail(f"{error.format_message().rstrip('.')}; see `{where} --help`.", 2)
     except UserError as error:
-        return _fail(f"{error}.", 2)
+        return fail(f"{error}.", 2)
     except (StudyError, OSError) as error:
-        return _fail(f"{error}.", 1)
+        return fail(f"{error}.", 1)
     except Stopped as stop:
-        return _fail("Interrupted; finished runs are kept, and `resume` goes on with the others.", stop.code)
+        return fail("Interrupted; finished runs are kept, and `resume` goes on with the others.", stop.code)
     except (KeyboardInterrupt, click.Abort):
-        return _fail("Interrupted; finished runs are kept.", 130)
+        return fail("Interrupted; finished runs are kept.", 130)
     return 0
 
 
-def _fail(sentence: str, code: int) -> int:
+def _fail(command: str, sentence: str, code: int) -> int:
+    # What the user typed is part of it: pages of digits, line breaks, bytes that are no text.
+    sentence = " ".join(sentence.split()).encode(errors="backslashreplace").decode()
+    if len(sentence) > SENTENCE_LIMIT:
+        sentence = f"{sentence[: SENTENCE_LIMIT // 2]} … {sentence[-SENTENCE_LIMIT // 2 :]}"
     print(f"Error: {sentence}", file=sys.stderr)
-    if adopted := os.environ.get("MLFLOW_RUN_ID"):  # of `mlflow run`; a command that opens it takes it away
+    if os.environ.get("MLFLOW_RUN_ID"):  # of `mlflow run`; a command that opens it takes it away
         from lenet_study.tracking.store import record_refusal  # noqa: PLC0415 -- takes seconds
 
-        record_refusal(adopted, sentence)
+        record_refusal(command, sentence)
     return code
 
 

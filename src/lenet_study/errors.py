@@ -15,3 +15,11 @@ class JobError(StudyError):
 
 class StoreError(StudyError):
     """Failure of the tracking server or its store."""
+
+
+class DiskError(StudyError):
+    """Failure to write to a disk, which the message names; `resume` goes on once there is room."""
+
+
+class DivergenceError(StudyError):
+    """A loss that is not finite; the message names the epoch and the step."""

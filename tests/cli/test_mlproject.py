@@ -203,4 +203,6 @@ def test_bad_input_fails_the_run_with_one_sentence(refused, param):
     assert "lenet_study/" not in errors, "no traceback of ours"
     (run,) = runs(store)
     assert run.info.status == "FAILED"
-    assert REFUSED[param] in run.data.tags["failure.reason"]
+    assert run.info.run_name == "train"
+    for tag in ("failure.reason", "mlflow.note.content"):
+        assert REFUSED[param] in run.data.tags[tag]

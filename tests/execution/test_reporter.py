@@ -2,12 +2,14 @@ import os
 import pty
 import sys
 import termios
+import threading
+import time
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import pyte
 
 from lenet_study.execution.reporter import Progress, Terminal
-from lenet_study.training.history import Epoch
+from lenet_study.training.history import Epoch, EpochProgress
 
 
 def epoch(number, seconds, **validation):
@@ -123,7 +125,7 @@ def test_what_has_ended_leaves_nothing_on_the_screen():
         seen = pyte.Screen(160, 24)
         pyte.Stream(seen).feed(shown())
     lines = [line.rstrip() for line in seen.display if line.strip()]
-    assert [line[:16] for line in lines] == ["v3: best epoch 1", "v2 pruned", "v4:  50%|███████"]
+    assert [line[:16] for line in lines] == ["v3: best epoch 1", "v2 pruned", "v4:  50%|█████  "]
 
 
 def test_an_evaluation_that_ends_early_has_no_bar_to_close():
@@ -139,3 +141,118 @@ def test_an_evaluation_has_no_bar(capsys):
         reporter.message("accuracy 92 %")
         assert "v4" not in shown()
     assert capsys.readouterr().out == "accuracy 92 %\n"
+
+
+def within(number, images, seconds):
+    return EpochProgress(epoch=number, images=images, images_per_epoch=48_000, loss=0.4321, seconds=seconds)
+
+
+def test_a_bar_moves_within_an_epoch_and_tells_the_time_left():
+    with terminal() as shown:
+        reporter = Terminal()
+        reporter.on_run_start("v4", "its run", 4)
+        reporter.on_progress("v4", within(1, 12_000, 3.0))
+        reporter.on_epoch_end("v4", epoch(1, 10.0, loss=0.25, accuracy=0.8765))
+        reporter.on_progress("v4", within(2, 24_000, 6.0))
+        seen = pyte.Screen(160, 24)
+        screen = shown()
+        pyte.Stream(seen).feed(screen)
+    # A quarter of the first epoch took 3 s: 12 s for one, of which 3.75 are left.
+    assert "v4:   6%|" in screen
+    assert "0.25/4 epochs, epoch 1/4, 12,000 of 48,000 images, loss 0.432, 45 s left" in screen
+    # The first epoch took 10 s, and 2.5 are left.
+    assert "1.5/4 epochs, epoch 2/4, 24,000 of 48,000 images, loss 0.432, 25 s left; before: val" in screen
+    assert [line[:8] for line in seen.display if line.strip()] == ["v4:  38%"]
+
+
+def test_without_a_terminal_open_work_is_never_silent_for_long(capsys):
+    reporter = Terminal(quiet_seconds=0.3)
+    reporter.on_run_start("v4", "its run", 2)
+    reporter.on_run_start("v3 on test", "its run", 0)
+    reporter.on_progress("v4", within(1, 12_000, 3.0))
+    time.sleep(1.0)
+    reporter.on_run_end("v3 on test")
+    reporter.on_run_end("v4")
+    reporter.close()
+    lines = capsys.readouterr().out.splitlines()
+    assert 2 <= lines.count("v4  epoch 1/2, 12,000 of 48,000 images, loss 0.432, 21 s left") <= 3
+    assert 2 <= sum(line.startswith("v3 on test  at work for ") for line in lines) <= 3
+    assert len(lines) <= 6
+    time.sleep(0.5)
+    assert capsys.readouterr().out == ""
+
+
+def test_open_work_is_not_interrupted_by_lines_while_it_reports(capsys):
+    reporter = Terminal(quiet_seconds=1000)
+    reporter.on_run_start("v4", "its run", 2)
+    for images in range(0, 48_000, 480):
+        reporter.on_progress("v4", within(1, images + 1, 3.0))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_larger_work_tells_the_time_left_for_all_of_it(capsys):
+    reporter = Terminal()
+    reporter.on_plan("study", {"v3": 1.0, "v4": 2.0, "the selected": 1.0, "done before": 5.0})
+    reporter.on_run_end("done before")
+    for name in ("v3", "v4"):
+        reporter.on_run_start(name, "its run", 2)
+    time.sleep(0.5)
+    reporter.on_epoch_end("v3", epoch(1, 0.5))  # an eighth of it, in half a second
+    reporter.on_run_end("v3")  # a quarter
+    reporter.on_plan("study", {"v3": 1.0, "v4": 2.0, "v4 retrained": 1.0})
+    reporter.on_epoch_end("v4", epoch(1, 0.5))  # half of it
+    reporter.on_epoch_end("v4", epoch(2, 0.5))  # three quarters
+    lines = capsys.readouterr().out.splitlines()
+    left = [int(line.rpartition("about ")[2].removesuffix(" s left for the study")) for line in lines]
+    assert left[0] in (3, 4, 5)
+    assert left[1:] in ([0, 0], [1, 0], [1, 1])
+
+
+def test_a_larger_work_has_a_bar_of_its_own():
+    with terminal() as shown:
+        reporter = Terminal()
+        reporter.on_plan("study", {"v3": 1.0, "v4": 3.0})
+        reporter.on_run_start("v4", "its run", 2)
+        reporter.on_epoch_end("v4", epoch(1, 0.5))
+        seen = pyte.Screen(160, 24)
+        screen = shown()
+        pyte.Stream(seen).feed(screen)
+        lines = [line[:11] for line in seen.display if line.strip()]
+        reporter.on_run_end("v4")
+        reporter.close()
+        pyte.Stream(seen).feed(shown())
+    assert lines == ["study:  38%", "v4:  50%|██"]
+    assert "left for the study" in screen
+    assert not any(line.strip() for line in seen.display)
+
+
+def test_addresses_stand_once_at_the_end(capsys):
+    reporter = Terminal()
+    for name in ("v4", "v4 on test"):
+        reporter.on_address("In MLflow's UI:", name, f"http://ui/{name[-4:]}")
+    reporter.message("v4: done")
+    reporter.close()
+    assert capsys.readouterr().out == (
+        "v4: done\nIn MLflow's UI:\n  v4: http://ui/v4\n  v4 on test: http://ui/test\n"
+    )
+
+
+def test_several_threads_may_report(capsys):
+    reporter = Terminal()
+    reporter.on_plan("study", {f"v{number}": 1.0 for number in range(8)})
+
+    def train(name):
+        reporter.on_run_start(name, "its run", 50)
+        for number in range(1, 51):
+            reporter.on_progress(name, within(number, 480, 0.1))
+            reporter.on_epoch_end(name, epoch(number, 0.1))
+        reporter.on_run_end(name)
+
+    threads = [threading.Thread(target=train, args=[f"v{number}"]) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 400
+    assert all("left for the study" in line for line in lines)

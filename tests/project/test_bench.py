@@ -67,6 +67,13 @@ def test_steps_are_measured_alone_in_a_training_and_beside_busy_neighbours(tmp_p
         assert min(row[f"{count} busy: {figure} ms"] for count in (0, 1) for figure in ("mean", "median")) > 0
 
 
+@pytest.mark.realdata
+def test_what_a_checkpoint_costs_is_measured(tmp_path):
+    written, _ = measure(tmp_path / "results.json", "--parts", "checkpoints")
+    (row,) = written["a checkpoint after each epoch"]["table"]
+    assert min(row["epoch s"], row["checkpoint ms"], row["checkpoint MiB"], row["of the epoch %"]) > 0
+
+
 def test_every_change_of_a_step_can_be_computed():
     script = (
         "from bench.steps import CHANGES, ready_step\n"

@@ -208,7 +208,7 @@ def stack(project, image):
 def ran(project, stack):
     """The run of `mlflow run docker`."""
     output = project.run(COMMANDS["Runs in a container"])  # this and the trainer's
-    assert output.count(f"baseline in MLflow's UI: {project.address}/#/") == 2
+    assert output.count(f"In MLflow's UI:\n  baseline: {project.address}/#/") == 2
     return runs()[-1]
 
 

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import toy_split, write_data_files
 from servers import free_port, serving
+from toys import toy_split, write_data_files
 
 from lenet_study.training.data_files import SHA256
 

@@ -260,8 +260,6 @@ RECIPES = st.builds(
     variant=st.builds(Variant),
     config=st.builds(
         TrainingConfig,
-        learning_rate=st.floats(0, exclude_min=True, allow_infinity=False),
-        auxiliary_weight=st.floats(0, exclude_min=True, allow_infinity=False),
         seed=st.just(0),
         precision=st.just("float32"),
     ),

@@ -20,9 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from conftest import toy_split, write_data_files
 from optuna.trial import TrialState
 from searches import CONFIG, CPU
+from toys import toy_split, write_data_files
 
 from lenet_study.execution.reporter import Terminal
 from lenet_study.search.driver import search

@@ -8,11 +8,11 @@ import time
 
 import pytest
 import requests
-from conftest import toy_split
 from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
+from toys import toy_split
 
 from lenet_study.errors import StoreError
 from lenet_study.tracking.delivery import may_pass

@@ -23,7 +23,7 @@ def test_addresses_of_the_ui(monkeypatch, store_address, base):
     assert addresses["curves"].startswith(f"{base}/#/")
     assert path == "/experiments/7/runs"
     assert parse_qs(query) == {
-        "searchFilter": ["tags.study = 's1' and tags.stage = 'train'"],
+        "searchFilter": ["tags.study LIKE '%s1%' and tags.stage = 'train'"],
         "orderByKey": ["tags.`variant`"],
         "orderByAsc": ["true"],
         "compareRunsMode": ["CHART"],

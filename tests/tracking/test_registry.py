@@ -6,7 +6,8 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from conftest import add_training, open_store, toy_split
+from conftest import add_training, open_store
+from toys import toy_split
 
 from lenet_study.errors import UserError
 from lenet_study.evidence import export

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import mlflow
 import pandas as pd
 import pytest
-from conftest import start_process, toy_split
 from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
+from toys import start_process, toy_split
 
 from lenet_study.__main__ import main
-from lenet_study.errors import StoreError
+from lenet_study.errors import StoreError, UserError
 from lenet_study.tracking.provenance import COMMIT
 from lenet_study.tracking.run import open_run
 from lenet_study.training.history import Epoch
@@ -319,7 +319,7 @@ def test_a_failure_of_the_store_within_a_run_is_one_sentence(store):
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_experiment_in_the_environment_is_a_store_error(store, monkeypatch):
+def test_an_unknown_experiment_in_the_environment_is_refused(store, monkeypatch):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "777")
-    with pytest.raises(StoreError, match="777"), opened():
+    with pytest.raises(UserError, match=r"MLFLOW_EXPERIMENT_ID=777 .*unset it"), opened():
         pass

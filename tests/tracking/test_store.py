@@ -1,21 +1,23 @@
 """The store: opened once, its failures as sentences, servers that answer or do not."""
 
+import errno
 import http.server
 import os
 import signal
 import socket
 import sqlite3
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
 
 import mlflow
 import pytest
-from conftest import process_context, start_process
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
+from toys import process_context, start_process
 
-from lenet_study.errors import StoreError, UserError
+from lenet_study.errors import DiskError, StoreError, UserError
 from lenet_study.execution.signals import Stopped
 from lenet_study.tracking import links
 from lenet_study.tracking.run import open_run
@@ -65,10 +67,6 @@ def test_a_password_is_never_shown(store, monkeypatch, uri):
     ("message", "said"),
     [
         (
-            "(sqlite3.OperationalError) database or disk is full [SQL: UPDATE runs]",
-            "is full: make room there",
-        ),
-        (
             "API request failed with error code 401 != 200. Response body: ''",
             "refuses this user and password",
         ),
@@ -77,6 +75,40 @@ def test_a_password_is_never_shown(store, monkeypatch, uri):
 def test_a_failure_that_the_user_can_cure_says_how(store, message, said):
     with pytest.raises(StoreError, match=said), store_errors():
         raise MlflowException(message)
+
+
+SQLITE = "(sqlite3.OperationalError) database or disk is full [SQL: UPDATE runs]"
+
+
+@pytest.mark.parametrize(
+    ("error", "folder"),
+    [
+        (MlflowException(SQLITE), "{store}|{temporary}"),  # whichever has less room
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "{store}|{temporary}"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/a/curves.png", None, "/usr/a/c.png"), "/usr"),
+        (MlflowException("[Errno 28] No space left on device: '/m/a/x' -> '/usr/b/x'"), "/usr"),
+        (MlflowException("[Errno 122] Disk quota exceeded: '/usr/x'"), "/usr"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "{temporary}/tmp123/curves.png"), "{temporary}"),
+    ],
+)
+def test_a_full_disk_is_named(store, tmp_path, monkeypatch, error, folder):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    if isinstance(error, OSError) and error.filename:
+        error.filename = error.filename.format(temporary=temporary)
+    expected = folder.format(store=tmp_path, temporary=temporary)
+    with (
+        pytest.raises(DiskError, match=rf"^The disk of ({expected}) is full: make room there"),
+        store_errors(),
+    ):
+        raise error
+
+
+def test_other_failures_of_files_and_libraries_stay_what_they_are(store):
+    for error in (OSError("the cable is out"), RuntimeError("shapes differ")):
+        with pytest.raises(type(error), match=str(error)), store_errors():
+            raise error
 
 
 def open_a_run(number, together):
@@ -202,6 +234,41 @@ def test_a_store_that_cannot_be_used_is_one_sentence(store, monkeypatch, tmp_pat
     assert "\n" not in str(caught.value)
 
 
+def test_another_program_s_database_gets_no_tables_of_mlflow(store, monkeypatch, tmp_path):
+    with sqlite3.connect(tmp_path / "other.db") as other:
+        other.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    with pytest.raises(UserError, match=r"other\.db is another program's database: name one of MLflow's own"):
+        connect()
+    assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("alembic_version",)]
+
+
+def test_a_database_that_drops_what_is_sent_is_given_up(store, monkeypatch, silent_server):
+    monkeypatch.delenv("PGCONNECT_TIMEOUT", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", silent_server.replace("http", "postgresql+psycopg") + "/mlflow")
+    start = time.perf_counter()
+    with pytest.raises(StoreError, match=r"cannot be opened \(.*timeout.*\): start the database"):
+        connect(timeout=2)
+    assert time.perf_counter() - start < 15
+
+
+def test_the_default_store_works_in_a_folder_with_a_space(store, monkeypatch, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (tmp_path / "my project").mkdir()
+    monkeypatch.chdir(tmp_path / "my project")
+    connect()
+    assert (tmp_path / "my project" / "mlflow.db").is_file()
+
+
+def test_a_folder_whose_artifacts_mlflow_would_put_elsewhere_is_refused(store, monkeypatch, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (tmp_path / "a%20b").mkdir()
+    monkeypatch.chdir(tmp_path / "a%20b")
+    with pytest.raises(UserError, match=r"a%20b has a percent sign .*rename it"):
+        connect()
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["a%20b"]
+
+
 def test_initialising_an_existing_store_keeps_its_runs(store):
     with open_run("toy", stage="train", params={}) as run:
         pass
@@ -209,16 +276,30 @@ def test_initialising_an_existing_store_keeps_its_runs(store):
     assert store.get_run(run.id).info.status == "FINISHED"
 
 
-def test_a_refusal_is_written_into_the_run_that_mlflow_run_made(store):
+def test_a_refusal_is_written_into_the_run_that_mlflow_run_made(store, monkeypatch):
     run_id = store.create_run(store.create_experiment("project")).info.run_id
-    record_refusal(run_id, "epochs=0 is no number of epochs")
-    assert store.get_run(run_id).data.tags["failure.reason"] == "epochs=0 is no number of epochs"
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    record_refusal("train", "epochs=0 is no number of epochs")
+    run = store.get_run(run_id)
+    assert run.info.run_name == run.data.tags["mlflow.runName"] == "train"
+    assert run.data.tags["failure.reason"] == "epochs=0 is no number of epochs"
+    assert run.data.tags["mlflow.note.content"] == "epochs=0 is no number of epochs"
+
+
+def test_a_refusal_leaves_a_run_that_has_been_used_alone(store, monkeypatch):
+    with open_run("toy", stage="train", params={}) as run:
+        pass
+    monkeypatch.setenv("MLFLOW_RUN_ID", run.id)
+    before = store.get_run(run.id).to_dictionary()
+    record_refusal("train", "epochs=0 is no number of epochs")
+    assert store.get_run(run.id).to_dictionary() == before
 
 
 def test_a_refusal_that_cannot_be_written_down_raises_nothing(store, monkeypatch, tmp_path):
-    record_refusal("0123456789abcdef0123456789abcdef", "there is no such run")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0123456789abcdef0123456789abcdef")
+    record_refusal("train", "there is no such run")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/nowhere/mlflow.db")
-    record_refusal("0123456789abcdef0123456789abcdef", "there is no such store")
+    record_refusal("train", "there is no such store")
 
 
 def write_when_terminated(steps):

@@ -93,8 +93,8 @@ def test_what_older_versions_wrote_is_read(store):
     assert [found.run_id for found in finished_trainings(9, stage="recipe")] == [run_id]
 
 
-def test_a_run_that_is_not_there_is_a_store_error(store):
-    with pytest.raises(StoreError, match="0123456789abcdef0123456789abcdef"):
+def test_a_run_that_is_not_there_is_refused(store):
+    with pytest.raises(UserError, match="run_id=0123456789abcdef0123456789abcdef names no run"):
         StoredTraining.load("0123456789abcdef0123456789abcdef")
 
 

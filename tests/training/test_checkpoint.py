@@ -2,11 +2,12 @@
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from forgetful_disk import Disk, path_of
 
+from lenet_study.errors import DiskError
 from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
 from lenet_study.training.checkpoint import Checkpoints
 from lenet_study.training.loop import fit
@@ -114,52 +115,12 @@ def test_a_full_disk_leaves_the_checkpoint_before_it_whole(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         try:
             checkpoints.write(2, {"epoch": 2})
-        except OSError:
-            os._exit(7)
+        except DiskError as error:
+            os._exit(7 if str(tmp_path) in str(error) else 8)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
     assert checkpoints.newest() == {"epoch": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["00001.checkpoint"]
-
-
-def path_of(descriptor):
-    return Path(f"/proc/self/fd/{descriptor}").readlink()
-
-
-class Disk:
-    """A file system that keeps, at a power cut, what was forced to disk, and of the rest what it likes."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.synced = {}  # content by inode
-        self.entries = {}  # inode by name, as of the last time that the folder was forced
-        self.cuts = []  # what could be there after a power cut: name to content, each with the epochs written
-        self.written = 0
-
-    def fsync(self, descriptor):
-        self.cut()
-        path = path_of(descriptor)
-        if path.is_dir():
-            self.entries = self._now()
-        else:
-            self.synced[os.fstat(descriptor).st_ino] = path.read_bytes()
-        self.cut()
-
-    def cut(self):
-        """The power may go now: old or new entries, and of what was not forced nothing, zeros or half."""
-        for entries in (self.entries, self._now()):
-            for lost in (lambda raw: b"", lambda raw: bytes(len(raw)), lambda raw: raw[: len(raw) // 2]):
-                left = {
-                    name: self.synced.get(inode, lost(self._content(name))) for name, inode in entries.items()
-                }
-                self.cuts.append((left, self.written))
-
-    def _now(self):
-        return {path.name: path.stat().st_ino for path in self.folder.iterdir()}
-
-    def _content(self, name):
-        path = self.folder / name
-        return path.read_bytes() if path.exists() else b"gone"
 
 
 def test_a_power_cut_at_any_time_leaves_the_last_written_checkpoint_whole(tmp_path):
@@ -170,11 +131,7 @@ def test_a_power_cut_at_any_time_leaves_the_last_written_checkpoint_whole(tmp_pa
         disk.written = epoch
         disk.cut()
     assert len(disk.cuts) > 100
-    for number, (left, written) in enumerate(disk.cuts):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        for name, content in left.items():
-            (folder / name).write_bytes(content)
+    for folder, written in disk.restore(tmp_path):
         state = Checkpoints(folder).newest()
         assert (state["epoch"] if state else 0) >= written
 
@@ -190,9 +147,5 @@ def test_the_disk_of_that_test_would_show_a_missing_fsync(tmp_path, forgets):
     checkpoints = Checkpoints(tmp_path / "run", careless)
     checkpoints.write(1, {"epoch": 1})
     disk.cut()
-    for number, (left, _) in enumerate(disk.cuts):
-        (tmp_path / str(number)).mkdir()
-        for name, content in left.items():
-            (tmp_path / str(number) / name).write_bytes(content)
-    states = [Checkpoints(tmp_path / str(number)).newest() for number in range(len(disk.cuts))]
+    states = [Checkpoints(folder).newest() for folder, _ in disk.restore(tmp_path)]
     assert states[-6:].count(None) >= 3

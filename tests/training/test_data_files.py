@@ -218,6 +218,32 @@ def test_damaged_gz_is_refused(files, archive):
     assert_one_sentence(error, path, "delete it")
 
 
+def make_nothing(path):
+    path.symlink_to(path.with_name("nowhere"))
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, make_nothing], ids=["folder", "pipe", "dangling link"]
+)
+def test_what_is_in_a_file_s_place_is_refused_though_debian_has_the_file(files, make):
+    write(files.debian_folder, zipped=True)
+    write(files.folder, {name: RAW[name] for name in NAMES[1:]})
+    make(files.folder / NAMES[0])
+    with pytest.raises(UserError) as error:
+        files.train()
+    assert_one_sentence(error, files.folder / NAMES[0], "it is no file", "delete it")
+
+
+@pytest.mark.parametrize("variable", [True, False])
+def test_a_file_in_the_folder_s_place_is_refused_by_the_name_that_was_used(tmp_path, monkeypatch, variable):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "file"))
+    with pytest.raises(UserError) as error:
+        DataFiles.at("" if variable else str(tmp_path / "file"))
+    name = ENVIRONMENT_VARIABLE if variable else "data_dir"
+    assert_one_sentence(error, f"{name}={tmp_path / 'file'} is no folder", "name another")
+
+
 def test_verify_checks_all_four_files(files):
     write(files.folder)
     assert files.verify() == str(files.folder)

@@ -1,5 +1,6 @@
 """The training loop on toy images."""
 
+import time
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -8,10 +9,11 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from conftest import toy_split
 from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from toys import toy_split
 
+from lenet_study.errors import DivergenceError
 from lenet_study.recipes.recipe import Recipe, TrainingConfig, variant_recipes
 from lenet_study.recipes.variants import VARIANTS, Augmentation
 from lenet_study.training import loop
@@ -180,6 +182,55 @@ def test_exception_from_on_epoch_ends_the_training(toy_train, toy_validation):
     with pytest.raises(PrunedError):
         fit("baseline", toy_train, toy_validation, replace(BRIEF, epochs=4), on_epoch=prune)
     assert calls == [1, 2]
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_with_its_epoch_and_step(toy_train, toy_validation):
+    model, epochs = LeNet(VARIANTS["v4"], seed=0), []
+
+    def spoil(epoch):
+        epochs.append(epoch.epoch)
+        if epoch.epoch == 2:
+            with torch.no_grad():
+                next(model.classifier.parameters()).fill_(float("nan"))
+
+    recipe = recipe_of("v4", replace(BRIEF, epochs=4))
+    with pytest.raises(
+        DivergenceError, match=r"^The loss of epoch 3, step 1 is not finite.* lower learning_rate$"
+    ):
+        loop.fit(model, toy_train, toy_validation, recipe, device=CPU, on_epoch=spoil)
+    assert epochs == [1, 2]
+
+
+def test_a_rate_that_is_too_high_ends_the_training_at_its_second_step(toy_train, toy_validation):
+    with pytest.raises(DivergenceError, match="epoch 1, step 2 is not finite"):
+        fit("baseline", toy_train, toy_validation, replace(BRIEF, learning_rate=1e30))
+
+
+def test_what_the_last_step_of_an_epoch_has_ruined_is_seen_in_validation(toy_train, toy_validation):
+    epochs = []
+    config = replace(BRIEF, learning_rate=1e30, batch_size=200)  # a single step
+    with pytest.raises(DivergenceError, match="The validation loss of epoch 1 is not finite"):
+        fit("baseline", toy_train, toy_validation, config, on_epoch=epochs.append)
+    assert epochs == []
+
+
+def test_progress_within_an_epoch_is_reported_about_once_a_second(toy_train, toy_validation):
+    reports = []
+    config = replace(BRIEF, epochs=2, batch_size=16)
+
+    def wait():  # 13 steps an epoch
+        time.sleep(0.1)
+
+    model, result = fit("v4", toy_train, toy_validation, config, on_step=wait, on_progress=reports.append)
+    assert [report.epoch for report in reports] == [1, 2]
+    for report in reports:
+        assert 100 < report.images < report.images_per_epoch == 200
+        assert report.images % 16 == 0
+        assert 1 <= report.seconds < 1.3
+        assert 0 < report.loss < 5
+    assert reports[1].loss == pytest.approx(result.history[1].train_loss, rel=0.5)
+    unobserved, _ = fit("v4", toy_train, toy_validation, config)
+    assert same(model.state_dict(), unobserved.state_dict())
 
 
 @with_and_without_norm

@@ -16,6 +16,7 @@ from lenet_study.training.hardware import Hardware
 from lenet_study.training.model import LeNet
 from lenet_study.training.optimizer_step import (
     CapturedStep,
+    LossGuard,
     make_optimizer,
     make_step,
     set_learning_rate,
@@ -65,6 +66,41 @@ def test_adam_is_the_textbook_s(toy_train):
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
         weight -= 0.1 * (first / (1 - 0.9**number)) / ((second / (1 - 0.999**number)) ** 0.5 + 1e-8)
         assert model.weight.item() == pytest.approx(weight, rel=1e-5)
+
+
+def losses_of(*factors):
+    """A weight and its loss, times a factor that differs from step to step."""
+    model, _ = line()
+    left = iter(factors)
+    return model, lambda images, labels: (model.weight.square().sum() * next(left), model(images))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_not_finite_is_refused_before_its_update(bad):
+    model, loss_fn = losses_of(1.0, bad)
+    step = make_step(loss_fn, model, make_optimizer(model, "adam", 0.5, 0.0))
+    step(torch.ones(2, 1), torch.zeros(2))
+    before = model.weight.item()
+    with pytest.raises(FloatingPointError):
+        step(torch.ones(2, 1), torch.zeros(2))
+    assert model.weight.item() == before != 3.0
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_on_a_gpu_its_update_and_all_later_ones_are_left_out(name):
+    """The optimizers of a CPU look at the same flag, so that the way of a GPU can be gone here."""
+    model, loss_fn = losses_of(1.0, float("nan"), 1.0)
+    optimizer = make_optimizer(model, name, 0.1, 0.0)
+    guard = LossGuard(optimizer, on_gpu=True)
+    step = written_step(loss_fn, optimizer, guard)
+    step(torch.ones(2, 1), torch.zeros(2))
+    before = model.weight.item(), deepcopy(optimizer.state_dict())
+    assert guard.skipped_steps() == 0
+    for _ in range(2):
+        step(torch.ones(2, 1), torch.zeros(2))
+    assert guard.skipped_steps() == 2
+    assert (model.weight.item(), optimizer.state_dict()) == before
+    assert model.weight.item() != 3.0
 
 
 class FakeCuda:
@@ -123,8 +159,27 @@ def test_the_bookkeeping_around_a_capture_leaves_the_weights_of_the_step_as_writ
         step = make_step(partial(loop.training_loss, model, recipe), model, optimizer)
         if captured:
             cuda = FakeCuda(step, model, optimizer)
-            step = CapturedStep(cuda.step, model, optimizer, cuda)
+            step = CapturedStep(cuda.step, model, optimizer, LossGuard(optimizer), cuda)
         results.append((two_epochs(step, model, optimizer, recipe, toy_train), model.state_dict()))
+    (written_losses, written), (captured_losses, replayed) = results
+    assert captured_losses == written_losses
+    assert all(torch.equal(written[key], replayed[key]) for key in written)
+
+
+def test_a_capture_keeps_the_optimizer_s_state_of_a_checkpoint(toy_train):
+    """A training that is resumed on a GPU captures its step after the state is loaded."""
+    recipe, results = variant_recipes(TrainingConfig())["v4"], []
+    for captured in (False, True):
+        model = LeNet(recipe.variant, seed=0).to(memory_format=torch.channels_last)
+        optimizer = make_optimizer(model, "adam", 0.001, 0.0)
+        guard = LossGuard(optimizer, on_gpu=True)
+        step = written_step(partial(loop.training_loss, model, recipe), optimizer, guard)
+        two_epochs(step, model, optimizer, recipe, toy_train)
+        if captured:
+            cuda = FakeCuda(step, model, optimizer)
+            step = CapturedStep(cuda.step, model, optimizer, guard, cuda)
+        results.append((two_epochs(step, model, optimizer, recipe, toy_train), model.state_dict()))
+        assert guard.skipped_steps() == 0
     (written_losses, written), (captured_losses, replayed) = results
     assert captured_losses == written_losses
     assert all(torch.equal(written[key], replayed[key]) for key in written)
@@ -140,7 +195,11 @@ def test_a_captured_step_gives_the_weights_of_the_step_as_written(name, toy_trai
         model = LeNet(recipe.variant, seed=0).to(device).to(memory_format=torch.channels_last)
         optimizer = make_optimizer(model, "adam", 0.001, 0.0)
         loss_fn = partial(loop.training_loss, model, recipe)
-        step = make_step(loss_fn, model, optimizer) if captured else written_step(loss_fn, optimizer)
+        step = (
+            make_step(loss_fn, model, optimizer)
+            if captured
+            else written_step(loss_fn, optimizer, LossGuard(optimizer))
+        )
         assert isinstance(step, CapturedStep) == captured
         results.append((two_epochs(step, model, optimizer, recipe, train), model.state_dict()))
     (written_losses, written), (captured_losses, replayed) = results

@@ -1,7 +1,7 @@
 """A model's files in a folder, for an image that serves it."""
 
 import pytest
-from conftest import toy_split
+from toys import toy_split
 
 from lenet_study.__main__ import main
 from lenet_study.errors import UserError

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 
 import mlflow
 import pytest
-from conftest import TRAINING_ARTIFACTS, Recorder, start_process, toy_split
+from conftest import TRAINING_ARTIFACTS, Recorder
 from matplotlib.figure import Figure
 from proxy import Proxy
 from servers import free_port, serving
+from toys import start_process, toy_split
 
 from lenet_study.__main__ import main
 from lenet_study.errors import StoreError

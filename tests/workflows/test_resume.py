@@ -6,7 +6,8 @@ import time
 from dataclasses import replace
 
 import pytest
-from conftest import Recorder, open_store, start_process
+from conftest import Recorder, open_store
+from toys import start_process
 
 from lenet_study.errors import UserError
 from lenet_study.execution.executor import Monitor
@@ -30,7 +31,11 @@ def kill_at(point: str, strike) -> None:
     from lenet_study.training import checkpoint
     from lenet_study.workflows import train
 
-    if point == "save":
+    if point == "before the recipe":
+        train.recipe_file.dumps = strike
+    elif point == "before the first epoch":
+        train.loop.fit = strike
+    elif point == "save":
         calls = []
 
         def fsync(descriptor):
@@ -48,7 +53,14 @@ def kill_at(point: str, strike) -> None:
         registry.mlflow.MlflowClient.create_model_version = strike
 
 
-WITHIN = ("save", "curves", "export", "between logging and registering")
+WITHIN = (
+    "before the recipe",
+    "before the first epoch",
+    "save",
+    "curves",
+    "export",
+    "between logging and registering",
+)
 POINTS = ["epoch 1", "epoch 3", "registered", *WITHIN]
 
 

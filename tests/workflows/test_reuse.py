@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Recorder, open_store, start_process
+from conftest import Recorder, open_store
+from toys import start_process
 
 from lenet_study.execution.executor import Monitor
 from lenet_study.execution.reporter import Reporter

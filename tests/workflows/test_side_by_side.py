@@ -2,16 +2,13 @@
 
 import os
 import signal
-import sys
 
 import psutil
 import pytest
-from conftest import start_process
 from servers import wait_until_said
+from toys import Command
 
-from lenet_study.__main__ import main
 from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
-from lenet_study.training.data_files import SHA256
 from lenet_study.training.hardware import Hardware
 from lenet_study.workflows.kfold import kfold_side_by_side
 from lenet_study.workflows.train import TrainingJob
@@ -31,46 +28,6 @@ def test_several_processes_give_the_weights_of_one(store, toy_files):
     weights = {(run.data.tags["fold"], run.data.tags["weights.sha256"]) for run in runs(store, "fold")}
     assert len(runs(store, "fold")) == 6
     assert len(weights) == 3
-
-
-class Command:
-    """The command line in a process of its own, which takes the toy images for Fashion-MNIST.
-
-    Args:
-        arguments: The command and its options.
-        files: The toy images.
-        log: File of what it writes to the terminal.
-    """
-
-    def __init__(self, arguments, files, log):
-        arguments = [*arguments, "--data-dir", str(files.folder)]
-        self.log = log
-        self.process = start_process(run_command, arguments, dict(files.sha256), log)
-        self.pid = self.process.pid
-
-    def workers(self):
-        """The processes that train: children of the fork server, which is a child of the command."""
-        try:
-            servers = psutil.Process(self.pid).children()
-        except psutil.NoSuchProcess:
-            return []
-        return [child for server in servers for child in server.children()]
-
-    def poll(self):
-        return self.process.exitcode
-
-    def wait(self, timeout):
-        self.process.join(timeout)
-        return self.process.exitcode
-
-
-def run_command(arguments, sums, log):
-    log.touch()
-    with log.open("a") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
-    SHA256.update(sums)
-    sys.exit(main(arguments))
 
 
 @pytest.fixture

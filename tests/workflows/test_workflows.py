@@ -244,8 +244,8 @@ def test_the_study_names_the_addresses_of_its_trainings(finished):
     assert run_of(finished, "study").info.run_id in tags["address.curves"]
     for variant in VARIANTS:
         assert finished.runs[variant].info.run_id in tags["address.comparison"]
-    assert tags["address.curves"] in finished.text
-    assert tags["address.comparison"] in finished.text
+    assert tags["address.curves"] in finished.text  # once, at the end
+    assert finished.text.count(tags["address.comparison"]) == 1
 
 
 def test_the_study_tells_its_selection_and_its_champion(finished):
@@ -433,13 +433,13 @@ def test_a_pruned_training_keeps_its_history_and_has_no_model(store, toy_files):
 def test_a_training_that_fails_is_failed_and_its_bar_goes(store, toy_files):
     class Broken(Monitor):
         def on_epoch_end(self, epoch):
-            raise OSError("the disk is full")
+            raise OSError("the cable is out")
 
     recorder = Recorder()
-    with pytest.raises(OSError, match="the disk is full"):
+    with pytest.raises(OSError, match="the cable is out"):
         train(TrainingJob(recipe=RECIPES["baseline"], hardware=CPU, data=toy_files), recorder, Broken())
     (run,) = store.search_runs(["1"])
-    assert (run.info.status, run.data.tags["failure.reason"]) == ("FAILED", "the disk is full")
+    assert (run.info.status, run.data.tags["failure.reason"]) == ("FAILED", "the cable is out")
     assert recorder.events[-1] == ("on_run_end", "baseline")
 
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Ge
+import click
+from annotated_types import Interval
 
+from lenet_study.recipes.constraints import Folder
 from lenet_study.recipes.recipe import Seed, TrainingConfig
 from lenet_study.recipes.recipe_file import RecipeChoice
 from lenet_study.search.config import SearchConfig
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from lenet_study.workflows.train import TrainingJob
 
 Command = Callable[..., None]
-Folds = Annotated[int, Ge(2), "Parts of the k-fold cross-validation."]
-CheckpointDir = Annotated[str, "Folder of all checkpoints; else one beside a local store."]
+Folds = Annotated[int, Interval(ge=2, le=60_000), "Parts of the k-fold cross-validation."]
+CheckpointDir = Annotated[str, Folder(), "Folder of all checkpoints; else one beside a local store."]
 Force = Annotated[bool, "Train anew what has finished before."]
 Model = Annotated[str, "A run id, a models:/ address, or the path of a TorchScript file."]
 DEFAULT_MODEL = "models:/fashion-mnist-lenet@champion"
@@ -199,4 +201,6 @@ def fetch(to: Annotated[str, "Folder to make."], model: Model = DEFAULT_MODEL) -
 def _terminal() -> Reporter:
     from lenet_study.execution.reporter import Terminal
 
-    return Terminal()
+    terminal = Terminal()
+    click.get_current_context().call_on_close(terminal.close)  # however the command ends
+    return terminal

@@ -12,20 +12,31 @@ import re
 import typing
 from collections.abc import Callable
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import click
 
-from lenet_study.recipes.constraints import Matches, OneOf
+from lenet_study.recipes.constraints import Folder, Matches, OneOf, folder_problem
 
 
-class WholeNumber(click.IntRange):
+class PlainNumber(click.ParamType[Any]):
+    """Refuses what Python would read as a number, though a run's params would then say something else."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse other scripts' digits, underscores and spaces."""
+        if isinstance(value, str) and not re.fullmatch(r"[0-9A-Za-z.+-]+", value):
+            self.fail(f"{value!a} is not a valid {self.name}: write it in the digits 0 to 9", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class WholeNumber(PlainNumber, click.IntRange):
     """A whole number within a range."""
 
     name = "whole number"
 
 
-class FiniteNumber(click.FloatRange):
+class FiniteNumber(PlainNumber, click.FloatRange):
     """A finite number within a range."""
 
     name = "number"
@@ -36,6 +47,33 @@ class FiniteNumber(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{number} is not a finite number.", param, ctx)
         return number
+
+
+class Text(click.ParamType[str]):
+    """A text that a file's name and a store can hold."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse control characters, and surrogates: Python's form of bytes that are no UTF-8."""
+        if re.search("[\x00-\x1f\x7f\ud800-\udfff]", value):
+            self.fail(f"{value!a} holds a character that cannot be written: leave it out", param, ctx)
+        return str(value)
+
+
+class FolderPath(Text):
+    """A path of a folder, or of one that can be made."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what is there and is no folder."""
+        path = super().convert(value, param, ctx)
+        try:
+            path = str(Path(path).expanduser()) if path else ""
+        except RuntimeError:
+            self.fail(f"{path!r} is in no known home folder: write it in full", param, ctx)
+        if path and (problem := folder_problem(path)):
+            self.fail(f"{path!r} ({problem}): name a folder", param, ctx)
+        return path
 
 
 class Pattern(click.ParamType[str]):
@@ -95,9 +133,11 @@ def _click_type(kind: Any, annotations: list[Any]) -> click.ParamType[Any]:
             return click.Choice(annotation.values)
         if isinstance(annotation, Matches):
             return Pattern(annotation)
+        if isinstance(annotation, Folder):
+            return FolderPath()
     if kind in (int, float):
         return (WholeNumber if kind is int else FiniteNumber)(**_bounds(annotations))
-    return {bool: click.BOOL, str: click.STRING}[kind]
+    return {bool: click.BOOL, str: Text()}[kind]
 
 
 def _bounds(annotations: list[Any]) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from typing import Any
 
 from lenet_study.errors import JobError
 from lenet_study.execution.executor import Executor, Job, Monitor, T, presentable
+from lenet_study.execution.output import drop_unwritable_output
 from lenet_study.execution.reporter import Reporter
-from lenet_study.execution.signals import Stopped, stop_on_signals
+from lenet_study.execution.signals import Stopped, deferred, stop_on_signals
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -110,8 +111,9 @@ class _Proxy:
 
     def _call(self, method: str, *arguments: object) -> Any:
         try:
-            _send(self._connection, method, *arguments)
-            answer, error = pickle.loads(self._connection.recv_bytes())
+            with deferred():  # a call without its answer would be answered by the next one's
+                _send(self._connection, method, *arguments)
+                answer, error = pickle.loads(self._connection.recv_bytes())
         except (EOFError, ConnectionError):
             raise Stopped(signal.SIGTERM) from None  # the parent is no more
         if error:
@@ -128,6 +130,7 @@ def _work(connection: Connection, job: Job[object], environment: Mapping[str, st
     """Run a job in a process of its own, which only its parent ends early, be it by its own end."""
     os.environ.clear()  # left from the fork server's start, which may name another store
     os.environ.update(environment)
+    drop_unwritable_output()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop_on_signals()
     threading.Thread(target=_follow_parent, daemon=True).start()

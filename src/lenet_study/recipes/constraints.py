@@ -6,7 +6,10 @@ MLproject files, the checks of recipe files and a run's params follow from it.
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -22,3 +25,23 @@ class Matches:
 
     pattern: str
     cure: str
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The value is the path of a folder, or of one that can be made; empty for a default."""
+
+
+def folder_problem(path: str) -> str:
+    """Return why a path is neither that of a folder nor of one that can be made; empty if it is.
+
+    >>> folder_problem("/dev/null/x")
+    'Not a directory'
+    """
+    try:
+        problem = "" if stat.S_ISDIR(Path(path).stat().st_mode) else "Not a directory"
+    except FileNotFoundError:
+        problem = "a link to nothing" if os.path.lexists(path) else ""
+    except OSError as error:
+        problem = str(error.strerror)
+    return problem

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Interval
 
 from lenet_study.recipes.variants import STRICT, VARIANTS, Variant
 
@@ -26,16 +26,18 @@ class TrainingConfig:
     """Choices of a training beside the model; the defaults are the report's."""
 
     __pydantic_config__: ClassVar = STRICT
-    epochs: Annotated[int, Ge(1), "Passes over the training images."] = 15
-    batch_size: Annotated[int, Ge(2), "Images per optimizer step."] = 32
-    learning_rate: Annotated[float, Gt(0), "The optimizer's initial learning rate."] = 0.001
+    epochs: Annotated[int, Interval(ge=1, le=10**9), "Passes over the training images."] = 15
+    batch_size: Annotated[int, Interval(ge=2, le=60_000), "Images per optimizer step."] = 32
+    learning_rate: Annotated[float, Interval(gt=0, le=100), "The optimizer's initial learning rate."] = 0.001
     seed: Seed = 0
     auxiliary: Annotated[
         Auxiliary,
         "Training of the auxiliary heads: by their own loss on detached activations, not at all, "
         "or by a loss that also reaches the trunk.",
     ] = "probe"
-    auxiliary_weight: Annotated[float, Gt(0), "Weight of each auxiliary loss when joint."] = 0.3
+    auxiliary_weight: Annotated[
+        float, Interval(gt=0, le=1000), "Weight of each auxiliary loss when joint."
+    ] = 0.3
     precision: Precision = "float32"
 
     @property

@@ -42,6 +42,8 @@ def read(path: str, config: TrainingConfig) -> Recipe:
     """
     where = f"recipe={path}"
     try:
+        if Path(path).exists() and not Path(path).is_file():  # a pipe or a device could be read for ever
+            raise OSError("it is no file")
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)

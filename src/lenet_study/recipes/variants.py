@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Interval
+from annotated_types import Interval
 
 Optimizer = Literal["adam", "adamw", "sgd"]
 Share = Annotated[float, Interval(ge=0, le=1)]
@@ -42,7 +42,8 @@ class Variant:
     hidden_units: Annotated[tuple[Width, Width], "Units of the two hidden fully connected layers."]
     batch_norm: Annotated[bool, "Whether batch norm follows each convolution and hidden layer."]
     halve_learning_rate_every: Annotated[
-        Annotated[int, Ge(1)] | None, "Epochs between halvings of the learning rate; None never halves it."
+        Annotated[int, Interval(ge=1, le=10**9)] | None,
+        "Epochs between halvings of the learning rate; None never halves it.",
     ]
     cosine_annealing: Annotated[bool, "Whether the learning rate falls along a half cosine to zero."] = False
     dropout: Annotated[ShareBelowOne, "Probability of dropping an input of a classifier's layer."] = 0.0

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from lenet_study.errors import StoreError, UserError
 from lenet_study.evidence.statistics import corrected_paired_t_test
 from lenet_study.execution.executor import Executor
-from lenet_study.execution.reporter import Reporter
+from lenet_study.execution.reporter import Reporter, duration
 from lenet_study.recipes import recipe_file
 from lenet_study.recipes.recipe import SEED_LIMIT, Recipe, TrainingConfig, variant_recipes
 from lenet_study.recipes.variants import VARIANTS
@@ -57,10 +57,21 @@ def confirm(store: TrialStore, executor: Executor, run: Run, make_job: partial[T
     elif note in store.study.user_attrs.get(attributes.CONFIRMED, []):
         message(f"Trial {best.number} was confirmed before; more trials may find a better one")
     else:
-        message(f"Training trial {best.number} and the champion, {name}, on the seeds {seeds}")
         jobs = {(side, seed): _job(make_job, side, rivals[side], seed) for seed in seeds for side in rivals}
+        message(
+            f"Training trial {best.number} and the champion, {name}, on the seeds {seeds}: "
+            f"{len(jobs)} trainings, {_estimate(best, jobs, store.settings.workers)}"
+        )
         _compare(store, executor, run, jobs, note)
         _add_note(store.study, attributes.CONFIRMED, note)
+
+
+def _estimate(best: FrozenTrial, jobs: Mapping[Key, TrainingJob], workers: int) -> str:
+    """Return in words how long trainings will take, judged by the trial that took its time already."""
+    assert best.duration, "the best trial has ended"
+    of_trial = next(job.size for (side, _), job in jobs.items() if side == "challenger")
+    share = sum(job.size for job in jobs.values()) / of_trial / min(workers, len(jobs))
+    return f"about {duration(best.duration.total_seconds() * share)}, judged by the time of the trial"
 
 
 def _compare(
@@ -132,6 +143,8 @@ def _train(jobs: Mapping[Key, TrainingJob], executor: Executor) -> dict[Key, Tra
     finished = {key: result for key, job in jobs.items() if (result := _finished(job, executor.reporter))}
     if finished:
         executor.reporter.message(f"Trainings finished before: {len(finished)} of {len(jobs)}")
+    missing = [job for key, job in jobs.items() if key not in finished]
+    executor.reporter.on_plan("confirmation", {job.name: job.size for job in missing})
     # All at once, so that no worker is idle; in the order of the jobs, whichever ends first.
     submitted = {key: executor.submit(job) for key, job in jobs.items() if key not in finished}
     return {key: finished.get(key) or submitted[key].result() for key in jobs}

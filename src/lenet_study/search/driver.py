@@ -75,7 +75,7 @@ def search(
                 run_trials(store, executor, run, make_job)
                 _report(store, run, reporter)
                 confirm(store, executor, run, make_job)
-            reporter.message(f"The search {links.how_to_look()} {links.run_address(run)}")
+            reporter.on_address(links.how_to_look(), f"search {config.search_name}", links.run_address(run))
 
 
 def _fingerprint(settings: Settings, data: DataFiles) -> dict[str, object]:

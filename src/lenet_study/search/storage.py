@@ -63,10 +63,16 @@ def _parse(address: str) -> URL:
             "storage is no address of a database: write sqlite:///optuna.db, or postgresql://user@host/name"
         ) from None
     redacted, database = redact(address), _file(url)
+    try:
+        url.get_dialect()().create_connect_args(url)
+    except (ArgumentError, ValueError) as error:  # such as ?timeout=abc
+        raise UserError(f"storage={redacted} cannot be used ({error}): check the address") from error
     if database and url.database in (None, "", ":memory:"):
         raise UserError(f"storage={redacted} would be lost with this process: write sqlite:///optuna.db")
     if database and not database.parent.is_dir():
         raise UserError(f"storage={redacted} is in no existing folder: make it first")
+    if database and os.path.lexists(database) and not database.is_file():
+        raise UserError(f"storage={redacted} is no file: name another")
     return url
 
 

@@ -9,7 +9,7 @@ from time import perf_counter
 
 from optuna.trial import FrozenTrial, TrialState
 
-from lenet_study.errors import StoreError, UserError
+from lenet_study.errors import DiskError, StoreError, UserError
 from lenet_study.execution.executor import Executor, Monitor
 from lenet_study.search.trials import TrialResult, TrialStore
 from lenet_study.tracking.run import Run
@@ -72,7 +72,7 @@ def _tell(store: TrialStore, number: int, future: Future[TrainingResult], execut
     """Tell the storage how a trial ended."""
     try:
         result = future.result()
-    except (UserError, StoreError, OSError):
+    except (UserError, StoreError, DiskError, OSError):
         raise  # a full disk or a lost server: the next trial would fail of it, too
     except Exception as error:
         store.tell(number, TrialState.FAIL)

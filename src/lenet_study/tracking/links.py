@@ -43,10 +43,10 @@ def how_to_look() -> str:
     """Return what to start before an address of the UI opens."""
     uri = mlflow.get_tracking_uri()
     if uri.startswith("http"):
-        return "in MLflow's UI:"
+        return "In MLflow's UI:"
     local = uri == f"sqlite:///{Path('mlflow.db').resolve()}"
     command = "mlflow ui" if local else f"mlflow ui --backend-store-uri {redact(uri)}"
-    return f"in MLflow's UI (start it with `{command}`):"
+    return f"In MLflow's UI (start it with `{command}`):"
 
 
 def _ui() -> str:

@@ -41,6 +41,11 @@ def boot_id() -> str:
         return "unknown"
 
 
+def is_of_this_host(host: str) -> bool:
+    """Return whether a process that told this host's name ran here."""
+    return host == socket.gethostname()
+
+
 def is_abandoned(tags: Mapping[str, str]) -> bool:
     """Return whether the process that wrote these tags is known to work no more.
 
@@ -49,7 +54,7 @@ def is_abandoned(tags: Mapping[str, str]) -> bool:
     """
     if not all(name in tags for name in (Tag.PROCESS_PID, Tag.PROCESS_HOST, Tag.PROCESS_BOOT)):
         return False
-    if tags[Tag.PROCESS_HOST] != socket.gethostname():
+    if not is_of_this_host(tags[Tag.PROCESS_HOST]):
         return time.time() - float(tags[Tag.PROCESS_HEARTBEAT]) > SILENCE_SECONDS
     try:
         start = psutil.Process(int(tags[Tag.PROCESS_PID])).create_time()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
+from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +24,7 @@ from mlflow.types import Schema, TensorSpec
 
 from lenet_study.errors import StoreError, UserError
 from lenet_study.evidence import export
+from lenet_study.tracking.disk import require_room
 from lenet_study.tracking.operations import model_digest
 from lenet_study.tracking.run import Run
 from lenet_study.tracking.schema import File, Metric, Tag
@@ -104,6 +107,8 @@ def log_model(
     with tempfile.TemporaryDirectory() as folder:
         torchscript, program, files = (Path(folder, name) for name in ("model.pth", "model.pt2", "saved"))
         proof = Path(folder, "parity.json")
+        # Both files, MLflow's copies, and what is read back of them.
+        require_room(Path(folder), 2**20 + 6 * 4 * sum(weight.numel() for weight in model.parameters()))
         export.save_torchscript(exported, torchscript)
         export.save_program(exported, program)
         scripted = export.load_torchscript(torchscript)
@@ -156,7 +161,7 @@ def _registered(model: LoggedModel, register: bool = True) -> LoggedModel:
         return model
     if not model.uri:
         raise StoreError("The store does not have the model yet: `sync` delivers it")
-    with uninterrupted():
+    with uninterrupted(), redirect_stderr(io.StringIO()):  # what MLflow says of it would tear bars apart
         return replace(model, version=int(mlflow.register_model(model.uri, NAME, tags=model.tags).version))
 
 
@@ -171,10 +176,14 @@ def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
         UserError: There is no such model, or its file is not the one that was logged.
     """
     path = Path(reference)
-    if path.is_file():
+    try:
+        is_file, exists = path.is_file(), path.exists()
+    except OSError as error:
+        raise UserError(f"model={reference} cannot be read ({error.strerror}): name {_CURE}") from error
+    if is_file:
         return _read(path, reference, run_id="")
     is_address = reference.startswith(("models:/", "runs:/"))
-    if path.exists() or ("/" in reference and not is_address):
+    if exists or ("/" in reference and not is_address):
         raise UserError(f"model={reference} is no file: name {_CURE}")
     connect()
     try:

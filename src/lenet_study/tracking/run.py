@@ -14,11 +14,9 @@ import mlflow
 import pandas as pd
 from matplotlib.figure import Figure
 from mlflow import entities
-from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.time import get_current_time_millis
 
-from lenet_study.errors import UserError
 from lenet_study.tracking.delivery import Delivery
 from lenet_study.tracking.liveness import HEARTBEAT_SECONDS, heartbeat, process_tags
 from lenet_study.tracking.operations import DeliveredModel
@@ -26,6 +24,7 @@ from lenet_study.tracking.provenance import freeze, provenance_tags
 from lenet_study.tracking.schema import File, Metric, Tag
 from lenet_study.tracking.spool import Spool
 from lenet_study.tracking.store import (
+    adopted_run,
     connect,
     prepare_experiment,
     spool_folder,
@@ -269,7 +268,8 @@ def open_run(
             _open.append(run)
             run.log_params(params)
             run.log_text(freeze(), File.ENVIRONMENT)
-            with keep_alive(run), sampled(run) if system_metrics else nullcontext():
+            sampling = sampled(run) if system_metrics else nullcontext()
+            with keep_alive(run), sampling, store_errors():  # before the reason is written down
                 yield run
             status = run.final_status
         except (Exception, KeyboardInterrupt, SystemExit) as error:
@@ -290,7 +290,7 @@ def open_run(
 def _start(name: str, tags: Mapping[str, object], surrounding: str, resume: str, message: Message) -> Run:
     """Create a run in the experiment of the surrounding one, adopt that of `mlflow run`, or resume one."""
     client = mlflow.MlflowClient()
-    run_id = resume or _adopted(client)
+    run_id = resume or adopted_run()
     experiment_id = prepare_experiment(surrounding, adopted=run_id)
     os.environ.pop("MLFLOW_RUN_ID", None)
     texts = {str(tag): str(value) for tag, value in tags.items()}
@@ -353,19 +353,3 @@ def keep_alive(run: Run, seconds: float = HEARTBEAT_SECONDS) -> Iterator[None]:
         yield
     finally:
         ended.set()
-
-
-def _adopted(client: mlflow.MlflowClient) -> str:
-    """Return the id of the run that `mlflow run` has made for this process; empty if there is none."""
-    if not (run_id := os.environ.get("MLFLOW_RUN_ID", "")):
-        return ""
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        raise UserError(f"MLFLOW_RUN_ID={run_id} names no run of this store: unset it") from error
-    if Tag.STAGE in run.data.tags or run.info.status != "RUNNING":
-        raise UserError(
-            f"MLFLOW_RUN_ID={run_id} names a run that has been used already: unset it, or let `resume` go on "
-            "with that run, if it was interrupted"
-        )
-    return run_id

@@ -21,9 +21,14 @@ from filelock import BaseFileLock, FileLock, Timeout
 from mlflow.entities import Experiment, LifecycleStage
 from mlflow.entities import Run as MLflowRun
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
+from mlflow.store.db.db_types import DATABASE_ENGINES
+from sqlalchemy import create_engine, inspect
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
-from lenet_study.errors import StoreError, UserError
+from lenet_study.errors import DiskError, StoreError, StudyError, UserError
+from lenet_study.tracking.disk import full_folder
 from lenet_study.tracking.schema import Tag
 
 NAME = "fashion-mnist-lenet"  # of the experiment and of the registered model
@@ -38,6 +43,7 @@ _LOG_LEVELS = {
     "mlflow.pytorch": "ERROR",  # to which the TorchScript asked for is pickle
     "mlflow.store.db.utils": "CRITICAL",  # its tracebacks are of failures that the project reports
 }
+NO_SUCH_THING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for a wrong name
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -50,7 +56,7 @@ def connect(timeout: float = HEALTH_TIMEOUT, patience: float = OPENING_PATIENCE)
 
     Raises:
         StoreError: The server or its store cannot be reached.
-        UserError: The store's folder does not exist or cannot be written to.
+        UserError: MLFLOW_TRACKING_URI names no store.
     """
     for name, level in _LOG_LEVELS.items():
         logging.getLogger(name).setLevel(level)
@@ -59,17 +65,28 @@ def connect(timeout: float = HEALTH_TIMEOUT, patience: float = OPENING_PATIENCE)
     # MLflow's own patience is four minutes for each call; what a run writes has a patience of its own.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # about 5 s
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    # PostgreSQL's own patience with a host that drops what is sent to it is two minutes.
+    os.environ.setdefault("PGCONNECT_TIMEOUT", str(max(2, round(timeout))))
     uri = mlflow.get_tracking_uri().rstrip("/")
-    if uri.startswith("http"):
-        _ask_server(uri, timeout)
-    elif uri.startswith("sqlite:///"):
-        _open_file(uri, timeout, patience)
-    else:
-        try:
-            with store_errors():
-                mlflow.MlflowClient().search_experiments(max_results=1)
-        except ImportError as error:
-            raise StoreError(f"MLFLOW_TRACKING_URI={redact(uri)} needs a package: {error}") from error
+    try:
+        parts = urllib.parse.urlsplit(uri)
+        if parts.scheme in ("http", "https"):
+            if not parts.hostname or parts.port == 0:
+                raise ValueError("it has no host or no port")
+            _ask_server(uri, timeout)
+        elif database := database_file(uri):
+            _open_file(uri, database, timeout, patience)
+        elif parts.scheme.partition("+")[0] in DATABASE_ENGINES:
+            _open_database(uri)
+        else:
+            mlflow.MlflowClient().search_experiments(max_results=1)
+    except ImportError as error:
+        raise UserError(f"MLFLOW_TRACKING_URI={redact(uri)} needs a package: {_one_line(error)}") from error
+    except (ValueError, ArgumentError, MlflowException) as error:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI={redact(uri)} names no store ({_one_line(error)}): "
+            "write sqlite:///mlflow.db or http://HOST:PORT, or unset it"
+        ) from error
 
 
 def _ask_server(uri: str, timeout: float) -> None:
@@ -79,6 +96,8 @@ def _ask_server(uri: str, timeout: float) -> None:
             answer = requests.get(f"{uri}/health", timeout=timeout)
             if answer.status_code not in (401, 403):  # and the password or token that it wants
                 answer.raise_for_status()
+    except requests.exceptions.InvalidURL:
+        raise  # a ValueError
     except requests.RequestException as error:
         raise StoreError(
             f"The MLflow server at {redact(uri)} does not answer ({type(error).__name__}): "
@@ -86,46 +105,107 @@ def _ask_server(uri: str, timeout: float) -> None:
         ) from error
 
 
-def _open_file(uri: str, timeout: float, patience: float) -> None:
+def _open_file(uri: str, database: Path, timeout: float, patience: float) -> None:
     """Open a SQLite store under a lock: several processes that open a fresh one at once break it for good."""
-    database = Path(uri.removeprefix("sqlite:///"))
     if not database.parent.is_dir():
         raise UserError(f"MLFLOW_TRACKING_URI={uri} is in no existing folder: make it first")
+    if folder := next((folder for folder in (Path.cwd(), database.parent) if "%" in str(folder)), None):
+        raise UserError(  # MLflow would put the artifacts of /a%20b into /a b
+            f"The folder {folder} has a percent sign in its name, which MLflow cannot keep runs in: rename it"
+        )
+    try:
+        usable = database.is_file() or not os.path.lexists(database)
+    except OSError:  # such as a name that is too long
+        usable = False
+    if not usable:
+        raise UserError(f"MLFLOW_TRACKING_URI={uri} is no file: name another")
     if not os.access(database.parent, os.W_OK):
         raise UserError(
             f"The folder {database.parent} of the store {database.name} cannot be written to: "
             "work in another folder, or set MLFLOW_TRACKING_URI"
         )
+    _wait_for_lock(uri, database, timeout)
     try:
-        # MLflow itself would wait for a locked file for 20 s at each of several calls.
-        if database.exists():
-            with closing(sqlite3.connect(database, timeout=timeout)) as connection:
-                connection.execute("SELECT 1 FROM sqlite_master")
-        with FileLock(f"{database}.lock", timeout=patience), store_call():  # signals wait for the call alone
-            mlflow.MlflowClient().search_experiments(max_results=1)
-    except sqlite3.Error as error:
-        raise StoreError(f"MLflow's store {uri} cannot be read ({error}): see who else uses it") from error
+        with FileLock(f"{database}.lock", timeout=patience), uninterrupted():  # held back for the call alone
+            _open_database(uri)
     except Timeout as error:
         raise StoreError(
             f"Another process has opened {database} for {patience:.0f} s and holds {database}.lock: end it"
         ) from error
 
 
+def _wait_for_lock(uri: str, database: Path, timeout: float) -> None:
+    """Refuse a file that another program keeps locked: MLflow would wait 20 s at each of many calls."""
+    read_only = f"{database.resolve().as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(read_only, timeout=timeout, uri=True)) as connection:
+            connection.execute("SELECT 1 FROM sqlite_master")
+    except sqlite3.DatabaseError as error:  # no file yet, or no database: its opening says so
+        if "locked" in str(error):
+            raise StoreError(f"MLflow's store {uri} is locked: see which program uses it") from error
+
+
+def _open_database(uri: str) -> None:
+    """Open a database that answers and is not another program's.
+
+    MLflow itself would try for two minutes to reach one, and write its tables beside any others.
+
+    Raises:
+        StoreError: A server of databases does not answer.
+        UserError: The file is no database, or the database is another program's.
+    """
+    try:
+        tables = inspect(create_engine(uri, poolclass=NullPool)).get_table_names()
+    except DBAPIError as error:
+        if "locked" not in str(error):  # MLflow waits for a lock
+            message = f"MLFLOW_TRACKING_URI={redact(uri)} cannot be opened ({_one_line(error.orig)}): "
+            if uri.startswith("sqlite"):
+                raise UserError(f"{message}name another file") from error
+            raise StoreError(f"{message}start the database, or check the address") from error
+        tables = []
+    if tables and "experiments" not in tables:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI={redact(uri)} is another program's database: name one of MLflow's own"
+        )
+    with store_errors():
+        mlflow.MlflowClient().search_experiments(max_results=1)
+
+
+def database_file(uri: str) -> Path | None:
+    """Return the file of a store in SQLite; None for every other store."""
+    if not uri.startswith("sqlite"):
+        return None
+    database = make_url(uri).database
+    if database in (None, "", ":memory:"):
+        raise ValueError("it would be lost with this process")
+    return Path(database)
+
+
+def _one_line(error: BaseException | None) -> str:
+    return " ".join(str(error).split())[:300]
+
+
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Turn a failure of MLflow's server or store into one sentence, a StoreError."""
+    """Turn a failure of MLflow's server or store into one sentence, a StoreError; of a disk, a DiskError."""
     try:
         yield
-    except (MlflowException, SQLAlchemyError) as error:
-        raise StoreError(failure_sentence(error)) from error
+    except (MlflowException, SQLAlchemyError, OSError, RuntimeError) as error:
+        if folder := full_folder(error):
+            raise DiskError(
+                f"The disk of {folder} is full: make room there, then `resume` goes on"
+            ) from error
+        if isinstance(error, MlflowException | SQLAlchemyError):
+            raise StoreError(failure_sentence(error)) from error
+        raise
 
 
 def failure_sentence(error: Exception) -> str:
     """Return a failure of MLflow's server or store in words, with the cure if there is one."""
     uri = mlflow.get_tracking_uri()
     message = " ".join(str(error).split()).replace(uri, redact(uri))
-    if "disk is full" in message or "No space left" in message:
-        return f"The disk of MLflow's store {redact(uri)} is full: make room there"
+    if folder := full_folder(error):
+        return f"The disk of {folder} is full: make room there"
     if "error code 401" in message:
         return (
             f"MLflow at {redact(uri)} refuses this user and password: set MLFLOW_TRACKING_USERNAME and "
@@ -174,7 +254,10 @@ def redact(uri: str) -> str:
     >>> redact("postgresql://me:secret@host/name?password=secret&timeout=3")
     'postgresql://host/name?timeout=3'
     """
-    parts = urllib.parse.urlsplit(uri)
+    try:
+        parts = urllib.parse.urlsplit(uri)
+    except ValueError:  # such as half an IPv6 address
+        return uri.rpartition("@")[2]
     query = [item for item in parts.query.split("&") if "password" not in item.partition("=")[0].lower()]
     public = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="&".join(query))
     return uri if public == parts else public.geturl()
@@ -192,14 +275,28 @@ def prepare_experiment(surrounding: str, adopted: str) -> str:
     if adopted:
         experiment = client.get_experiment(client.get_run(adopted).info.experiment_id)
     elif experiment_id := os.environ.get("MLFLOW_EXPERIMENT_ID"):
-        experiment = client.get_experiment(experiment_id)
+        with _named_by("MLFLOW_EXPERIMENT_ID"):
+            experiment = client.get_experiment(experiment_id)
     else:
-        experiment = _experiment_named(os.environ.get("MLFLOW_EXPERIMENT_NAME", NAME))
+        with _named_by("MLFLOW_EXPERIMENT_NAME"):
+            experiment = _experiment_named(os.environ.get("MLFLOW_EXPERIMENT_NAME") or NAME)
     for key, value in (_EXPERIMENT_TAGS | (_ABOUT if experiment.name == NAME else {})).items():
         if key not in experiment.tags:
             with suppress(MlflowException):  # another process has set it since
                 client.set_experiment_tag(experiment.experiment_id, key, value)
     return str(experiment.experiment_id)
+
+
+@contextmanager
+def _named_by(variable: str) -> Iterator[None]:
+    """Refuse a variable that names no experiment of this store."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in NO_SUCH_THING and not isinstance(error.__cause__, OverflowError):
+            raise
+        value = os.environ.get(variable, "")
+        raise UserError(f"{variable}={value} names no experiment ({_one_line(error)}): unset it") from error
 
 
 def _experiment_named(name: str) -> Experiment:
@@ -221,7 +318,7 @@ def _experiment_named(name: str) -> Experiment:
         raise UserError(
             f"The experiment {name!r} is deleted: restore it with"
             f" `mlflow experiments restore -x {experiment.experiment_id}`, or name another"
-            " in MLFLOW_EXPERIMENT_NAME."
+            " in MLFLOW_EXPERIMENT_NAME"
         )
     return experiment
 
@@ -237,8 +334,8 @@ def spool_folder() -> Path:
 
 
 def _beside_store() -> Path:
-    uri = mlflow.get_tracking_uri()
-    return Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Path()
+    database = database_file(mlflow.get_tracking_uri())
+    return database.parent if database else Path()
 
 
 def store_address() -> str:
@@ -253,8 +350,8 @@ def claim_lock() -> Iterator[BaseFileLock]:
     It lies beside a local store; for a server it is this host's alone.
     """
     uri = mlflow.get_tracking_uri()
-    if uri.startswith("sqlite:///"):
-        path = Path(f"{uri.removeprefix('sqlite:///')}.claims")
+    if database := database_file(uri):
+        path = Path(f"{database}.claims")
     else:
         digest = hashlib.sha256(uri.encode()).hexdigest()
         path = Path(tempfile.gettempdir(), f"lenet-study-{os.getuid()}-{digest[:16]}.claims")
@@ -296,8 +393,34 @@ def fail(run_id: str, reason: str, status: str = "FAILED") -> None:
             client.set_terminated(run_id, status)
 
 
-def record_refusal(run_id: str, reason: str) -> None:
-    """Write into a run that `mlflow run` has made why its command was refused."""
-    with suppress(MlflowException, SQLAlchemyError, UserError, StoreError):
+def adopted_run() -> str:
+    """Return the id of the run that `mlflow run` has made for this process; empty if there is none.
+
+    Raises:
+        UserError: MLFLOW_RUN_ID names no run, or one that is not as `mlflow run` makes it.
+    """
+    if not (run_id := os.environ.get("MLFLOW_RUN_ID", "")):
+        return ""
+    try:
+        run = mlflow.MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        raise UserError(f"MLFLOW_RUN_ID={run_id} names no run of this store: unset it") from error
+    if Tag.STAGE in run.data.tags or run.info.status != "RUNNING":
+        raise UserError(
+            f"MLFLOW_RUN_ID={run_id} names a run that has been used already: unset it, or let `resume` go on "
+            "with that run, if it was interrupted"
+        )
+    return run_id
+
+
+def record_refusal(command: str, reason: str) -> None:
+    """Name the run that `mlflow run` has made after its command, and note there why that was refused."""
+    with suppress(MlflowException, SQLAlchemyError, StudyError, OSError, ValueError):
+        if (database := database_file(mlflow.get_tracking_uri())) and not database.is_file():
+            return  # made by no `mlflow run`: connecting would make it
         connect()  # MLflow itself would try for minutes to reach a store that is not there
-        mlflow.MlflowClient().set_tag(run_id, Tag.FAILURE_REASON, reason)
+        if run_id := adopted_run():
+            client = mlflow.MlflowClient()
+            client.update_run(run_id, name=command)
+            for tag in (Tag.DESCRIPTION, Tag.FAILURE_REASON):
+                client.set_tag(run_id, tag, reason)

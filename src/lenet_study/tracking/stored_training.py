@@ -11,12 +11,13 @@ from typing import Any, Self
 
 import mlflow
 import pandas as pd
+from mlflow.exceptions import MlflowException
 
-from lenet_study.errors import StoreError
+from lenet_study.errors import StoreError, UserError
 from lenet_study.recipes import recipe_file
 from lenet_study.recipes.recipe import Recipe
 from lenet_study.tracking.schema import FORMER_STAGES, File, Metric, Name, Tag
-from lenet_study.tracking.store import StoredRun, connect, find_runs, store_call
+from lenet_study.tracking.store import NO_SUCH_THING, StoredRun, connect, find_runs, store_call
 from lenet_study.training.history import Epoch
 
 
@@ -33,9 +34,20 @@ class StoredTraining:
 
     @classmethod
     def load(cls, run_id: str) -> Self:
-        """Read the training of a run."""
+        """Read the training of a run.
+
+        Raises:
+            StoreError: The store failed.
+            UserError: It has no such run.
+        """
         with store_call():
-            return cls(mlflow.MlflowClient().get_run(run_id))
+            try:
+                return cls(mlflow.MlflowClient().get_run(run_id))
+            except MlflowException as error:
+                if error.error_code in NO_SUCH_THING:
+                    cure = "copy the id from MLflow's UI"
+                    raise UserError(f"run_id={run_id} names no run of this store: {cure}") from error
+                raise
 
     @property
     def stage(self) -> str:

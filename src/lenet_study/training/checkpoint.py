@@ -17,15 +17,18 @@ from typing import Any
 
 import torch
 
+from lenet_study.errors import DiskError
+
 KEPT = 2  # the newest may be damaged; the one before it then stands in
 _SUM = 32  # bytes of a SHA-256 sum
+_ROOM = 2**20  # bytes; with less, a store on the same disk cannot write how its run ended
 
 
 class Checkpoints:
     """The checkpoints of one training, in a folder for them alone; ``fsync`` takes a descriptor."""
 
     def __init__(self, folder: Path, fsync: Callable[[int], None] = os.fsync) -> None:
-        self._folder = folder
+        self.folder = folder
         self._fsync = fsync
         self.damaged: list[Path] = []  # files that ``newest`` has passed over
 
@@ -33,13 +36,22 @@ class Checkpoints:
         """Write the state after so many epochs, and remove all but the newest two.
 
         Raises:
-            OSError: The disk is full or cannot be written to; what was there is still whole.
+            DiskError: The disk is full or cannot be written to; what was there is still whole.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._write(epoch, state)
+        except OSError as error:
+            raise DiskError(
+                f"The checkpoint of epoch {epoch} cannot be written to {self.folder} ({error.strerror}): "
+                "make room there, then `resume` goes on after the epoch before"
+            ) from error
+
+    def _write(self, epoch: int, state: dict[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         torch.save(state, buffer)
         payload = buffer.getbuffer()
-        path = self._folder / f"{epoch:05d}.checkpoint"
+        path = self.folder / f"{epoch:05d}.checkpoint"
         partial = path.with_suffix(".partial")
         try:
             with partial.open("wb") as file:
@@ -51,7 +63,7 @@ class Checkpoints:
         except OSError:
             partial.unlink(missing_ok=True)  # room for what else has to be written
             raise
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             self._fsync(descriptor)  # a rename is not on disk before
         finally:
@@ -71,7 +83,13 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Remove all: the training has finished, or begins anew."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def make_room(self) -> None:
+        """Remove all but the newest, if the disk is full."""
+        if self.folder.is_dir() and shutil.disk_usage(self.folder).free < _ROOM:
+            for path in self._files()[:-1]:
+                path.unlink()
 
     def _files(self) -> list[Path]:
-        return sorted(self._folder.glob("*.checkpoint"))
+        return sorted(self.folder.glob("*.checkpoint"))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from lenet_study.errors import StoreError, UserError
+from lenet_study.recipes.constraints import folder_problem
 
 if TYPE_CHECKING:
     from lenet_study.training.dataset import Split
@@ -94,10 +95,14 @@ class DataFiles:
     def at(cls, data_dir: str = "") -> DataFiles:
         """Return Fashion-MNIST in ``data_dir``, else the environment's LENET_STUDY_DATA, else ``data``."""
         path = data_dir or os.environ.get(ENVIRONMENT_VARIABLE, "") or "data"
+        name = "data_dir" if data_dir or not os.environ.get(ENVIRONMENT_VARIABLE) else ENVIRONMENT_VARIABLE
         try:
-            return cls(Path(path).expanduser())
+            folder = Path(path).expanduser()
         except RuntimeError as error:
-            raise UserError(f"data_dir={path} is in no known home folder: write it in full") from error
+            raise UserError(f"{name}={path} is in no known home folder: write it in full") from error
+        if problem := folder_problem(str(folder)):
+            raise UserError(f"{name}={path} is no folder ({problem}): name another")
+        return cls(folder)
 
     def train(self) -> Split:
         """Read the 60,000 training images, verified; raise as ``verify``."""
@@ -143,7 +148,8 @@ class DataFiles:
         torchvision_folder = self.folder / "FashionMNIST" / "raw"
         folders = (self.folder, torchvision_folder, self.debian_folder)
         paths = (folder / file for folder in folders for file in (name, f"{name}.gz"))
-        return next((path for path in paths if path.is_file()), None)
+        # A broken link or a folder in a file's place counts, and is refused: none other is taken in silence.
+        return next((path for path in paths if os.path.lexists(path)), None)
 
     def _fetch(self, missing: str) -> str:
         """Fetch all files from the first source that has them; return where they are, in words."""
@@ -186,6 +192,8 @@ class DataFiles:
         path = self._path(name)
         assert path is not None, "ensure() has found every file"
         try:
+            if not path.is_file():
+                raise OSError("it is no file")
             content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
             problem = "" if hashlib.sha256(content).hexdigest() == self.sha256[name] else "wrong SHA-256"
         except (OSError, EOFError, zlib.error) as error:

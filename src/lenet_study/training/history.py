@@ -1,4 +1,4 @@
-"""The record of an epoch."""
+"""The record of an epoch, and where a training stands within one."""
 
 from __future__ import annotations
 
@@ -22,3 +22,14 @@ class Epoch:
         if other is None or self.val_accuracy is None or other.val_accuracy is None:
             return True
         return self.val_accuracy > other.val_accuracy
+
+
+@dataclass(frozen=True)
+class EpochProgress:
+    """How far an epoch's training has come."""
+
+    epoch: int  # counts from 1
+    images: int  # trained on so far
+    images_per_epoch: int
+    loss: float  # mean cross-entropy over them, nats
+    seconds: float  # since the epoch began

@@ -14,15 +14,17 @@ from numpy.random import SeedSequence
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from lenet_study.errors import DivergenceError
 from lenet_study.recipes.recipe import Recipe
 from lenet_study.training import augmentation
 from lenet_study.training.checkpoint import Checkpoints
 from lenet_study.training.dataset import Normalisation, Split
-from lenet_study.training.history import Epoch
+from lenet_study.training.history import Epoch, EpochProgress
 from lenet_study.training.model import LeNet
-from lenet_study.training.optimizer_step import Step, make_optimizer, make_step, set_learning_rate
+from lenet_study.training.optimizer_step import LossGuard, Step, make_optimizer, make_step, set_learning_rate
 
 AUGMENTATION_CHUNK = 2000  # images at once: enough to hide call overhead, few enough for the cache
+PROGRESS_SECONDS = 1.0  # between two reports from within an epoch
 EVALUATION_BATCH = 100  # images: what a convolution makes of them stays in the cache
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -86,15 +88,20 @@ def fit(
     device: torch.device,
     on_epoch: Callable[[Epoch], str | None] = lambda epoch: None,
     on_step: Callable[[], None] = lambda: None,
+    on_progress: Callable[[EpochProgress], None] = lambda progress: None,
     checkpoints: Checkpoints | None = None,
 ) -> FitResult:
     """Train ``model`` in place and leave it with the weights of its best epoch.
 
     The best epoch is chosen on ``validation``; without it the last epoch is kept. After every epoch the
-    state is written to ``checkpoints``, from which an interrupted training goes on (OSError if that fails);
-    then ``on_epoch`` is called, and a reason that it returns ends the training. Epochs that a checkpoint
-    holds are announced again: the receiver skips what it has. ``on_step`` is called after every step; an
-    exception that it raises ends the training there.
+    state is written to ``checkpoints``, from which an interrupted training goes on; then ``on_epoch`` is
+    called, and a reason that it returns ends the training. Epochs that a checkpoint holds are announced
+    again: the receiver skips what it has. ``on_step`` is called after every step; an exception that it
+    raises ends the training there. ``on_progress`` is called about once a second.
+
+    Raises:
+        DiskError: A checkpoint cannot be written.
+        DivergenceError: A loss is not finite.
     """
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     normalisation = Normalisation.of(train.images)
@@ -102,13 +109,9 @@ def fit(
     validation = validation.to(device) if validation else None
     variant, config = recipe.variant, recipe.config
     optimizer = make_optimizer(model, variant.optimizer, config.learning_rate, variant.weight_decay)
-    optimizer_step = make_step(partial(training_loss, model, recipe), model, optimizer)
-
-    def step(images: Tensor, labels: Tensor) -> Tensor:
-        logits = optimizer_step(images, labels)
-        on_step()
-        return logits
-
+    guard = LossGuard(optimizer)
+    optimizer_step = make_step(partial(training_loss, model, recipe), model, optimizer, guard)
+    step = _ObservedStep(optimizer_step, guard, len(train), on_step, on_progress)
     state = LoopState(model, optimizer)
     if checkpoints and (saved := checkpoints.newest()):
         state.load_state_dict(saved)
@@ -126,9 +129,64 @@ def fit(
     return FitResult(state.best, tuple(state.history), normalisation, stopped or "")
 
 
+class _ObservedStep:
+    """The optimizer's step: counted, reported, and guarded against losses that are not finite."""
+
+    def __init__(
+        self,
+        step: Step,
+        guard: LossGuard,
+        images_per_epoch: int,
+        on_step: Callable[[], None],
+        on_progress: Callable[[EpochProgress], None],
+    ) -> None:
+        self._step, self._guard, self._images_per_epoch = step, guard, images_per_epoch
+        self._on_step, self._on_progress = on_step, on_progress
+
+    def begin(self, epoch: int) -> None:
+        """Count the steps of an epoch from here on."""
+        self._epoch, self._steps, self._images, self._loss = epoch, 0, 0, 0.0
+        self._start = self._reported = perf_counter()
+        self._pending: list[tuple[Tensor, Tensor]] = []  # logits and labels since the last report
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        self._steps += 1
+        try:
+            logits = self._step(images, labels)
+        except FloatingPointError:
+            raise self._divergence(self._steps) from None
+        self._on_step()
+        self._pending.append((logits, labels))
+        if perf_counter() - self._reported >= PROGRESS_SECONDS:
+            self._report()
+        return logits
+
+    def check(self) -> None:
+        """Raise ``DivergenceError`` if a loss so far was not finite."""
+        if skipped := self._guard.skipped_steps():
+            raise self._divergence(self._steps - skipped + 1)
+
+    def _report(self) -> None:
+        """Report how far the epoch is. A loss in every step would cost more than all steps' logits kept."""
+        self.check()
+        logits, labels = (torch.cat(tensors) for tensors in zip(*self._pending, strict=True))
+        self._images += len(labels)
+        self._loss += cross_entropy(logits, labels, reduction="sum").item()
+        self._pending.clear()
+        self._reported = perf_counter()
+        loss, seconds = self._loss / self._images, self._reported - self._start
+        self._on_progress(EpochProgress(self._epoch, self._images, self._images_per_epoch, loss, seconds))
+
+    def _divergence(self, step: int) -> DivergenceError:
+        return DivergenceError(
+            f"The loss of epoch {self._epoch}, step {step} is not finite, so its update was left out: "
+            "lower learning_rate"
+        )
+
+
 def _next_epoch(
     state: LoopState,
-    step: Step,
+    step: _ObservedStep,
     train: Split,
     validation: Split | None,
     normalisation: Normalisation,
@@ -141,8 +199,12 @@ def _next_epoch(
     if recipe.variant.dropout:  # it draws from torch's own generator
         torch.manual_seed(epoch_seed(recipe.config.seed, number))
     batches = training_batches(train, normalisation, recipe, number)
+    step.begin(number)
     train_loss, train_accuracy = run_epoch(state.model, batches, step)
+    step.check()
     val_loss, val_accuracy = evaluate(state.model, validation, normalisation) if validation else (None, None)
+    if not math.isfinite(val_loss or 0.0):  # after the last step's update, which no later loss has judged
+        raise DivergenceError(f"The validation loss of epoch {number} is not finite: lower learning_rate")
     return Epoch(
         epoch=number,
         learning_rate=learning_rate,

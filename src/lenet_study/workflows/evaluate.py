@@ -21,9 +21,10 @@ from lenet_study.tracking.schema import File, Metric, Tag
 from lenet_study.tracking.store import runs_with
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.dataset import Split
-from lenet_study.training.hardware import Hardware
+from lenet_study.training.hardware import Hardware, cores
 from lenet_study.workflows.train import TrainingJob, hardware_tags, variant_tags
 
+TSNE_CORE_SECONDS = 0.008  # per image, as docs/performance.md has it: 34 to 46 s for 10,000 on two cores
 GRID_IMAGES = 40  # random test images shown with their predictions
 
 
@@ -101,13 +102,17 @@ def evaluate(job: EvaluationJob, reporter: Reporter = Reporter()) -> EvaluationR
     name = f"{model.name} on test"
     with _open_evaluation_run(job, name, model, device, reporter) as run:
         reporter.on_run_start(name, run.id, 0)
-        run.log_dataset(test, "test")
-        predicted = predictions.predict(model.module.to(device), test, device)
-        reporter.message(f"{name}: {_log_scores(run, predicted)}")
-        _log_confusion(run, name, predicted, job.before)
-        _log_examples(run, test, predicted, job.seed)
-        _log_embedding(run, name, predicted, job.seed, reporter)
-        reporter.message(f"{name} {links.how_to_look()} {links.run_address(run)}")
+        try:
+            run.log_dataset(test, "test")
+            predicted = predictions.predict(model.module.to(device), test, device)
+            reporter.message(f"{name}: {_log_scores(run, predicted)}")
+            _log_confusion(run, name, predicted, job.before)
+            _log_examples(run, test, predicted, job.seed)
+            _log_embedding(run, name, predicted, job.seed, reporter)
+        finally:
+            reporter.on_run_end(name)
+        if not (job.study or job.parent_work):
+            reporter.on_address(links.how_to_look(), name, links.run_address(run))
         return EvaluationResult(name, model.run_id, predicted, perf_counter() - start)
 
 
@@ -203,7 +208,11 @@ def _log_embedding(run: Run, name: str, predicted: Predictions, seed: int, repor
     if not predicted.features.isfinite().all():
         reporter.message(f"{name}: no t-SNE picture: the model has diverged (its features are not finite)")
         return
-    reporter.message(f"{name}: embedding {len(predicted.labels):,} images with t-SNE")
+    count = len(predicted.labels)
+    seconds = max(1, round(TSNE_CORE_SECONDS * count / cores()))
+    reporter.message(
+        f"{name}: embedding {count:,} images with t-SNE: {seconds} s on idle cores, more on busy ones"
+    )
     embedding = predictions.embedding(predicted.features, seed)
     labels, classes = predicted.labels.numpy(), predicted.predicted.numpy()
     run.log_figure(evaluation_charts.tsne(embedding, labels, classes, title=name), File.TSNE)

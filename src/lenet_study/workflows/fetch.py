@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lenet_study.errors import UserError
 from lenet_study.execution.reporter import Reporter
+from lenet_study.recipes.constraints import folder_problem
 from lenet_study.tracking.registry import load_model
 
 
@@ -18,6 +19,8 @@ def fetch_model(model: str, folder: Path, reporter: Reporter = Reporter()) -> No
     Raises:
         UserError: The folder holds something else, there is no such model, or its files were changed.
     """
+    if problem := folder_problem(str(folder)):
+        raise UserError(f"to={folder} is no folder ({problem}): name another")
     if folder.exists() and not (folder / "MLmodel").exists():
         raise UserError(f"to={folder} is there and holds no model: name another folder")
     partial = folder.with_name(f".{folder.name}.partial")

@@ -58,6 +58,8 @@ def kfold(
             raise JobError(f"{name}: fewer than two folds could be trained")
         run.set_tags(reuse.reused_tags(trained))
         _summarise(run, name, trained, executor.reporter)
+        if not job.study:
+            executor.reporter.on_address(links.how_to_look(), name, links.run_address(run))
         if failed := [f"{fold}: {executor.failed[fold]}" for fold in futures if fold in executor.failed]:
             run.set_tags({Tag.FAILED: "; ".join(failed)})
     return trained
@@ -89,7 +91,6 @@ def _summarise(run: Run, name: str, trained: Mapping[str, TrainingResult], repor
         f"{name}: validation accuracy {means['val_accuracy']:.2%} ± {deviations['val_accuracy']:.2%} "
         f"(mean and standard deviation over {len(folds)} folds)"
     )
-    reporter.message(f"{name} {links.how_to_look()} {links.run_address(run)}")
 
 
 def kfold_side_by_side(
@@ -99,5 +100,7 @@ def kfold_side_by_side(
     side_by_side, share = divide_cores(job.hardware, workers)
     share.prepare()
     params = {"threads": job.hardware.threads, "workers": workers}
+    jobs = [replace(job, stage="fold", fold=fold) for fold in range(1, job.folds + 1)]
+    reporter.on_plan("cross-validation", {job.name: job.size for job in jobs})
     with local_executor(min(side_by_side, job.folds), reporter) as executor:
         return kfold(replace(job, hardware=share), executor, params)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from lenet_study.errors import StudyError, UserError
+from lenet_study.errors import DivergenceError, StoreError, StudyError, UserError
 from lenet_study.execution.executor import Monitor
 from lenet_study.execution.reporter import Reporter
-from lenet_study.recipes.recipe import TrainingConfig
+from lenet_study.recipes.recipe import Recipe, TrainingConfig
 from lenet_study.recipes.recipe_file import RecipeChoice
+from lenet_study.tracking.liveness import is_of_this_host
 from lenet_study.tracking.provenance import environment_tags
 from lenet_study.tracking.schema import Tag
 from lenet_study.tracking.store import checkpoint_folder, connect, find_runs
@@ -77,7 +79,8 @@ def resume(
 def interrupted(checkpoint_dir: str = "") -> list[StoredTraining]:
     """Return the work that did not finish, the earliest first; parts of such work are not listed themselves.
 
-    A training counts if it has checkpoints here, a study or cross-validation if it was killed.
+    A training counts if it has checkpoints here, or was killed on this host, be it before its first
+    checkpoint; a study or cross-validation if it was killed.
     """
     killed, failed = (
         [StoredTraining(run) for run in find_runs([f"attributes.status = '{status}'"])]
@@ -87,7 +90,12 @@ def interrupted(checkpoint_dir: str = "") -> list[StoredTraining]:
     trainings = [
         stored
         for stored in [*killed, *failed]
-        if stored.stage in _TRAININGS and checkpoint_folder(stored.run_id, checkpoint_dir).is_dir()
+        if stored.stage in _TRAININGS
+        and stored.tag(Tag.FAILURE_KIND) != DivergenceError.__name__  # it would end in the same way
+        and (
+            checkpoint_folder(stored.run_id, checkpoint_dir).is_dir()
+            or (stored.status == "KILLED" and stored.params and is_of_this_host(stored.tag(Tag.PROCESS_HOST)))
+        )
     ]
     ids = {parent.run_id for parent in parents}
     wholes = [
@@ -138,13 +146,12 @@ class _Options:
 
     def _job_of(self, stored: StoredTraining) -> TrainingJob:
         """Return the job that goes on with a training or cross-validation, made of what its run holds."""
-        whole = stored.stage == "kfold"  # its own run holds no recipe file
-        choice = RecipeChoice(variant=stored.params["variant"], recipe=stored.params.get("recipe", ""))
+        whole = stored.stage == "kfold"
         hardware = _hardware_of(stored.params)
         if threads := stored.tag(Tag.THREADS):
             hardware = replace(hardware, threads=int(threads))
         return TrainingJob(
-            recipe=choice.load(_config_of(stored.params)) if whole else stored.recipe,
+            recipe=_recipe_of(stored),
             stage=_stage(stored),
             hardware=hardware,
             data=self._data_of(stored),
@@ -186,6 +193,14 @@ class _Options:
 def _stage(stored: StoredTraining) -> Any:
     """Return the stage of a job: a recipe file's training is of stage ``train`` with a searched recipe."""
     return {"recipe": "train", "kfold": "fold"}.get(stored.stage, stored.stage)
+
+
+def _recipe_of(stored: StoredTraining) -> Recipe:
+    """Return what is trained: of a cross-validation, or if it was killed very early, as the params say."""
+    with suppress(StoreError):  # the run holds no recipe file
+        return stored.recipe
+    choice = RecipeChoice(variant=stored.params["variant"], recipe=stored.params.get("recipe", ""))
+    return choice.load(_config_of(stored.params))
 
 
 def _config_of(params: Mapping[str, str]) -> TrainingConfig:

@@ -130,13 +130,17 @@ def run_jobs(
     Raises:
         JobError: None of the variants could be trained.
     """
+    reporter = executor.reporter
+    largest = max(recipes.values(), key=lambda recipe: make_job(recipe=recipe).size)
+    reporter.on_plan("study", _sizes(recipes, largest, make_job, folds))  # until one is selected
     # The largest first: the small ones then fill the gaps.
     submitted = {name: executor.submit(make_job(recipe=recipes[name])) for name in reversed(list(recipes))}
     trained = executor.results({name: submitted[name] for name in recipes})
     if not trained:
         raise JobError("None of the variants could be trained")
     selected = select(trained)
-    executor.reporter.message(f"Selected on validation accuracy: {selected}")
+    reporter.message(f"Selected on validation accuracy: {selected}")
+    reporter.on_plan("study", _sizes(recipes, recipes[selected], make_job, folds))
 
     job = make_job(recipe=recipes[selected])
     former = trained[selected].run_id
@@ -154,6 +158,17 @@ def run_jobs(
         next(iter(executor.results(retrained).values()), None),
         folds_trained,
     )
+
+
+def _sizes(
+    recipes: Mapping[str, Recipe], selected: Recipe, make_job: partial[TrainingJob], folds: int
+) -> dict[str, float]:
+    """Return how long each training of a study takes, relative to the others, by its name."""
+    job = make_job(recipe=selected, folds=folds)
+    jobs = [make_job(recipe=recipe) for recipe in recipes.values()]
+    jobs += [replace(job, stage="retrain")]
+    jobs += [replace(job, stage="fold", fold=fold) for fold in range(1, folds + 1)]
+    return {job.name: job.size for job in jobs}
 
 
 def select(trained: Mapping[str, TrainingResult]) -> str:
@@ -205,12 +220,9 @@ def _log(run: Run, result: StudyResult, seconds: float, executor: Executor) -> N
     addresses = links.study_addresses(run.experiment_id, run.id, run_ids)
     run.set_tags({Tag.ADDRESS.format(page=page): address for page, address in addresses.items()})
     listed = jobs.to_string(index=False, float_format="{:.0f}".format)
-    reporter.message(
-        f"\n{_readable(table)}\n\n{listed}\nall of it, side by side: {seconds:.0f} s\n\n"
-        f"Compare the variants {links.how_to_look()}"
-    )
+    reporter.message(f"\n{_readable(table)}\n\n{listed}\nall of it, side by side: {seconds:.0f} s\n")
     for page, address in addresses.items():
-        reporter.message(f"  {page}: {address}")
+        reporter.on_address(links.how_to_look(), f"{page} of all variants", address)
     if failed := executor.failed:
         run.set_tags({Tag.FAILED: "; ".join(f"{name}: {why}" for name, why in failed.items())})
         reporter.message(

@@ -14,6 +14,8 @@ import torch
 from filelock import BaseFileLock
 from matplotlib.figure import Figure
 
+from lenet_study.errors import DivergenceError
+from lenet_study.evidence import export
 from lenet_study.evidence.figures import architecture, style, training_curves
 from lenet_study.execution import signals
 from lenet_study.execution.executor import Monitor
@@ -86,6 +88,12 @@ class TrainingJob:
             **self.recipe.params(from_file=bool(self.recipe_file) or self.recipe.searched),
         }
 
+    @property
+    def size(self) -> float:
+        """How long it takes, relative to others; the constant fits the table of docs/performance.md."""
+        images = {"fold": 1.25 * (self.folds - 1) / max(1, self.folds), "retrain": 1.25}.get(self.stage, 1.0)
+        return self.recipe.config.epochs * images * (50_000 + parameter_count(self.recipe.variant))
+
     def images(self) -> tuple[Split, Split | None]:
         """Return the images to train on, and those to choose the best epoch on; none when retraining."""
         images, seed = self.data.train(), self.recipe.config.seed
@@ -147,16 +155,17 @@ def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = 
     Raises:
         UserError: The data cannot be had, or MLFLOW_RUN_ID names a run that has been used.
         StoreError: The store failed.
-        OSError: A checkpoint cannot be written; those before it are whole, so that `resume` goes on.
+        DiskError: There was no room; the checkpoints so far are whole, so that `resume` goes on.
+        DivergenceError: A loss is not finite; the best weights so far are kept in a file.
     """
     start = perf_counter()
     device = job.hardware.prepare()
     images, validation = job.images()
     with _open_training_run(job, reporter) as run:
-        with _reported(job, run, reporter, monitor):
+        checkpoints = _checkpoints(job, run, reporter)
+        with _reported(job, run, reporter, monitor), _best_kept(job, checkpoints, images):
             _log_inputs(run, job, images, validation)
             model = LeNet(job.recipe.variant, job.recipe.config.seed)
-            checkpoints = _checkpoints(job, run, reporter)
             fit = loop.fit(
                 model,
                 images,
@@ -165,13 +174,15 @@ def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = 
                 device=device,
                 on_epoch=partial(_on_epoch, run, job.name, reporter, monitor),
                 on_step=signals.check,
+                on_progress=partial(reporter.on_progress, job.name),
                 checkpoints=checkpoints,
             )
         if fit.stopped:
             run.prune(fit.stopped)  # at once: a search that is killed now reads here that the trial has ended
-        augmented = _augmented_accuracy(model, validation, fit.normalisation, job.recipe)
-        _log_results(run, job, fit, augmented)
-        logged = None if fit.stopped else _log_model(run, job, model, fit, validation or images)
+        with _room_made(checkpoints):
+            augmented = _augmented_accuracy(model, validation, fit.normalisation, job.recipe)
+            _log_results(run, job, fit, augmented)
+            logged = None if fit.stopped else _log_model(run, job, model, fit, validation or images)
         if logged:
             _report(run, job, fit.best, logged, reporter)
     checkpoints.remove()
@@ -222,6 +233,7 @@ def _used_again(job: TrainingJob, former: StoredTraining, reporter: Reporter) ->
     studies = former.tag(Tag.STUDY).split()
     if job.study and job.study not in studies:
         set_tag(former.run_id, Tag.STUDY, " ".join([*studies, job.study]))
+    reporter.on_run_end(job.name)  # of a larger work's time nothing is left for it
     reporter.message(f"{job.name}: used again from run {former.run_id}; force=true trains it anew")
     return result
 
@@ -235,6 +247,34 @@ def _reported(job: TrainingJob, run: Run, reporter: Reporter, monitor: Monitor) 
         yield
     finally:
         reporter.on_run_end(job.name)
+
+
+@contextmanager
+def _room_made(checkpoints: Checkpoints) -> Iterator[None]:
+    """After a failure for want of room, make enough for the store to write it down."""
+    try:
+        yield
+    except Exception:
+        checkpoints.make_room()
+        raise
+
+
+@contextmanager
+def _best_kept(job: TrainingJob, checkpoints: Checkpoints, images: Split) -> Iterator[None]:
+    """After a loss that is not finite, export the best weights so far beside the checkpoints, and say so."""
+    try:
+        with _room_made(checkpoints):
+            yield
+    except DivergenceError as error:
+        if not (state := checkpoints.newest()):
+            raise DivergenceError(f"{error}; no epoch before it was finished") from error
+        model = LeNet(job.recipe.variant, job.recipe.config.seed)
+        model.load_state_dict(state["best_weights"])
+        description = {"name": job.name, "variant": job.recipe.name, "best_epoch": state["best_epoch"]}
+        path = checkpoints.folder / "best.pth"
+        exported = export.exportable(model.eval(), Normalisation.of(images.images), description)
+        export.save_torchscript(exported, path)
+        raise DivergenceError(f"{error}; the best epoch before it is kept in {path}") from error
 
 
 def _open_training_run(job: TrainingJob, reporter: Reporter) -> AbstractContextManager[Run]:
@@ -281,8 +321,8 @@ def hardware_tags(device: torch.device) -> dict[str, object]:
 def _log_inputs(run: Run, job: TrainingJob, images: Split, validation: Split | None) -> None:
     """Log all that is known before the first epoch."""
     variant = job.recipe.variant
+    run.log_text(recipe_file.dumps(job.recipe), File.RECIPE)  # first: `resume` reads it
     run.log_text(summary(variant), File.MODEL_SUMMARY)
-    run.log_text(recipe_file.dumps(job.recipe), File.RECIPE)
     run.log_figure(architecture.draw(job.recipe.name, variant), File.ARCHITECTURE)
     run.log_figure(_augmentation_examples(images, job.recipe), File.AUGMENTATION)
     run.log_dataset(images, "train")
@@ -324,7 +364,7 @@ def _log_model(run: Run, job: TrainingJob, model: LeNet, fit: FitResult, images:
 
 
 def _report(run: Run, job: TrainingJob, best: Epoch, model: LoggedModel, reporter: Reporter) -> None:
-    """Report a training's result, its number of threads, and the address of its run."""
+    """Report a training's result, its number of threads, and the address of its run if it is no part."""
     result = f"trained for {best.epoch} epochs"
     if best.val_accuracy is not None:
         result = f"best epoch {best.epoch}, validation accuracy {best.val_accuracy:.2%}"
@@ -332,8 +372,8 @@ def _report(run: Run, job: TrainingJob, best: Epoch, model: LoggedModel, reporte
     threads = torch.get_num_threads()
     computed = f"on {threads} thread{'s' if threads > 1 else ''}"  # another count gives other bits
     reporter.message(f"{job.name}: {result}; weights {model.weights_sha256[:12]} {computed}{version}")
-    if job.stage != "trial":
-        reporter.message(f"{job.name} {links.how_to_look()} {links.run_address(run)}")
+    if not (job.study or job.parent):
+        reporter.on_address(links.how_to_look(), job.name, links.run_address(run))
 
 
 def _augmented_accuracy(

@@ -1,0 +1,40 @@
+"""Disks without room: which one an error is about, and a look before what cannot fail in order."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import mlflow
+
+_NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full")  # the last is SQLite's
+
+
+def full_folder(error: Exception) -> Path | None:
+    """Return the folder that had no room for what was written; None if an error is about another thing."""
+    text = str(error)
+    if not any(words in text for words in _NO_ROOM):
+        return None
+    # Python names a file that cannot be opened or copied, the copy's name last, but not one that was open.
+    if files := re.findall(r"'(/[^']*)'", text):
+        return next(folder for folder in Path(files[-1]).parents if folder.is_dir())  # some are gone by now
+    temporary = Path(tempfile.gettempdir())
+    uri = mlflow.get_tracking_uri()
+    store = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Path()
+    return min(store.resolve(), temporary, key=lambda folder: shutil.disk_usage(folder).free)
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Refuse to write so many bytes to a folder that has no room for them.
+
+    torch's writer of models ends the whole process when a disk is full.
+
+    Raises:
+        OSError: The disk has fewer free bytes.
+    """
+    if shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
