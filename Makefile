@@ -155,5 +155,5 @@ clean: ## delete the virtual environment and caches
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-store: ## delete all local runs, models and searches
-	rm -rf checkpoints spool mlflow.db mlflow.db-* mlflow.db.lock optuna.db optuna.db-* optuna.*lock
+	rm -rf checkpoints spool mlflow.db mlflow.db-* mlflow.db.* optuna.db optuna.db-* optuna.*lock
 	find mlruns -mindepth 1 ! -name README.md -delete

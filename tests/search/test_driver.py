@@ -22,7 +22,7 @@ from searches import (
 )
 
 from lenet_study.__main__ import main
-from lenet_study.errors import StoreError, UserError
+from lenet_study.errors import DiskError, StoreError, UserError
 from lenet_study.recipes import recipe_file
 from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
 from lenet_study.tracking.registry import version_with_alias
@@ -260,7 +260,7 @@ def test_runs_that_a_killed_container_has_left_are_closed(copied, toy_files):
 
 def test_a_store_that_fails_ends_the_search(store, toy_files):
     reporter = Recorder({1: OSError(28, "No space left on device")})
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DiskError, match="is full: make room there"):
         run_search(toy_files, reporter)
     assert [run.info.status for run in runs_of(store, "search")] == ["FAILED"]
 

@@ -83,7 +83,8 @@ class ProcessExecutor(Executor):
             reason = f"its process died (exit code {process.exitcode})"
             for name, run_id in run_ids.items():
                 self.reporter.on_run_end(name)
-                self._on_death(run_id, reason)
+                if not self._cancelled:  # it was told to end, and has written that down itself
+                    self._on_death(run_id, reason)
             raise JobError(reason) from None
         finally:
             ours.close()

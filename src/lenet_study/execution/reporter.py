@@ -73,14 +73,16 @@ class Terminal(Reporter):
     def on_progress(self, name: str, progress: EpochProgress) -> None:
         """Move the bar."""
         with self._lock:
-            self._open[name].show_within(progress)
-            self._plan.advance(name, self._open[name].share)
+            if bar := self._open.get(name):
+                bar.show_within(progress)
+                self._plan.advance(name, bar.share)
 
     def on_epoch_end(self, name: str, epoch: Epoch) -> None:
         """Move the bar, or print a line."""
         with self._lock:
-            self._plan.advance(name, epoch.epoch / self._open[name].epochs)
-            self._open[name].show(epoch, self._plan.text)
+            if bar := self._open.get(name):
+                self._plan.advance(name, epoch.epoch / bar.epochs)
+                bar.show(epoch, self._plan.text)
 
     def on_run_end(self, name: str) -> None:
         """Remove the bar."""

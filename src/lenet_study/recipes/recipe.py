@@ -35,9 +35,7 @@ class TrainingConfig:
         "Training of the auxiliary heads: by their own loss on detached activations, not at all, "
         "or by a loss that also reaches the trunk.",
     ] = "probe"
-    auxiliary_weight: Annotated[
-        float, Interval(gt=0, le=1000), "Weight of each auxiliary loss when joint."
-    ] = 0.3
+    auxiliary_weight: Annotated[float, Interval(gt=0, le=1000), "Weight of each joint auxiliary loss."] = 0.3
     precision: Precision = "float32"
 
     @property

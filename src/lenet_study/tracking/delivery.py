@@ -10,6 +10,7 @@ import errno
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import mlflow
 import requests
@@ -18,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from lenet_study.errors import StoreError
+from lenet_study.tracking.disk import full_folder, no_room
 from lenet_study.tracking.operations import DeliveredModel, carry_out
 from lenet_study.tracking.schema import Tag
 from lenet_study.tracking.spool import Spool
@@ -25,20 +27,20 @@ from lenet_study.tracking.store import failure_sentence
 
 LONGEST_WAIT = 30.0  # seconds between two tries
 _CURABLE = (401, 403, 408, 429)  # of HTTP: a password or a quota can be seen to
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def may_pass(error: Exception) -> bool:
     """Whether a failure of the store may be over later."""
-    if "disk is full" in str(error):
-        return False
+    if full_folder(error):
+        return True
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return error.response.status_code >= 500 or error.response.status_code in _CURABLE
     if isinstance(error, MlflowException):
         status = error.get_http_status_code()
         return bool(status >= 500 or status in _CURABLE)
     if isinstance(error, OSError):
-        return error.errno not in _DISK
+        return error.errno not in _FORBIDDEN
     return isinstance(error, SQLAlchemyError)
 
 
@@ -53,6 +55,7 @@ class Delivery:
         model: The model that was delivered, if one was.
         refusal: Why the store has refused an operation; empty if it has not.
         outage: Why the store does not answer; empty if it does.
+        full: The folder of the store that has no room, if it has none; its operations are kept.
     """
 
     def __init__(self, spool: Spool, first_wait: float = 1.0) -> None:
@@ -60,6 +63,7 @@ class Delivery:
         self.model: DeliveredModel | None = None
         self.refusal = ""
         self.outage = ""
+        self.full: Path | None = None
         self._first_wait = first_wait
         self._wake = threading.Event()  # an operation was added, or the last one has been
         self._ending = threading.Event()
@@ -106,11 +110,14 @@ class Delivery:
         self.check()
 
     def check(self) -> None:
-        """Raise what the store has refused.
+        """Raise what the store has refused, or has no room for.
 
         Raises:
             StoreError: The store has refused an operation.
+            DiskError: The store's disk is full.
         """
+        if self.full:
+            raise no_room(self.full)
         if self.refusal:
             raise StoreError(self.refusal)
 
@@ -144,13 +151,14 @@ class Delivery:
             ending = self._ending.is_set()
             try:
                 if self.deliver_next():
-                    self._progress, self.outage, wait = time.monotonic(), "", self._first_wait
+                    self._progress, wait = time.monotonic(), self._first_wait
+                    self.outage, self.full = "", None
                 elif ending:
                     break
                 else:
                     self._wake.wait()
             except Exception as error:
-                self.outage = failure_sentence(error)
+                self.outage, self.full = failure_sentence(error), full_folder(error)
                 time.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
         self.spool.close()

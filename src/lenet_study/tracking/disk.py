@@ -11,6 +11,8 @@ from pathlib import Path
 
 import mlflow
 
+from lenet_study.errors import DiskError
+
 _NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full")  # the last is SQLite's
 
 
@@ -26,6 +28,11 @@ def full_folder(error: Exception) -> Path | None:
     uri = mlflow.get_tracking_uri()
     store = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Path()
     return min(store.resolve(), temporary, key=lambda folder: shutil.disk_usage(folder).free)
+
+
+def no_room(folder: Path) -> DiskError:
+    """Return the error of a disk without room."""
+    return DiskError(f"The disk of {folder} is full: make room there, then `resume` goes on")
 
 
 def require_room(folder: Path, size: int) -> None:

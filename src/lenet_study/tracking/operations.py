@@ -128,7 +128,9 @@ def _name(files: Path, run_id: str, model: LoggedModel) -> None:
     metadata = Model.load(str(files))
     metadata.run_id, metadata.artifact_path = run_id, model.artifact_location
     metadata.model_id = metadata.model_uuid = model.model_id
-    metadata.save(str(files / "MLmodel"))
+    renewed = files.with_name(f"{files.name}.MLmodel")
+    metadata.save(str(renewed))
+    renewed.replace(files / "MLmodel")  # whole, should this process be killed
 
 
 def _upload(client: mlflow.MlflowClient, model_id: str, files: Path) -> None:

@@ -17,6 +17,7 @@ from mlflow import entities
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.time import get_current_time_millis
 
+from lenet_study.errors import DiskError
 from lenet_study.tracking.delivery import Delivery
 from lenet_study.tracking.liveness import HEARTBEAT_SECONDS, heartbeat, process_tags
 from lenet_study.tracking.operations import DeliveredModel
@@ -265,7 +266,7 @@ def open_run(
         try:
             with uninterrupted():
                 run = _start(name, all_tags, surrounding, resume, message)
-            _open.append(run)
+                _open.append(run)  # before a signal that came meanwhile is raised
             run.log_params(params)
             run.log_text(freeze(), File.ENVIRONMENT)
             sampling = sampled(run) if system_metrics else nullcontext()
@@ -274,7 +275,8 @@ def open_run(
             status = run.final_status
         except (Exception, KeyboardInterrupt, SystemExit) as error:
             stopped = not isinstance(error, Exception)
-            status, total = ("KILLED", SIGNAL_PATIENCE) if stopped else ("FAILED", total)
+            status = "KILLED" if stopped else "FAILED"
+            total = SIGNAL_PATIENCE if stopped or isinstance(error, DiskError) else total
             reason = (
                 "stopped by a signal; `resume` goes on" if stopped else " ".join(str(error).split())[:5000]
             )

@@ -27,8 +27,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from lenet_study.errors import DiskError, StoreError, StudyError, UserError
-from lenet_study.tracking.disk import full_folder
+from lenet_study.errors import StoreError, StudyError, UserError
+from lenet_study.tracking.disk import full_folder, no_room
 from lenet_study.tracking.schema import Tag
 
 NAME = "fashion-mnist-lenet"  # of the experiment and of the registered model
@@ -192,9 +192,7 @@ def store_errors() -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, OSError, RuntimeError) as error:
         if folder := full_folder(error):
-            raise DiskError(
-                f"The disk of {folder} is full: make room there, then `resume` goes on"
-            ) from error
+            raise no_room(folder) from error
         if isinstance(error, MlflowException | SQLAlchemyError):
             raise StoreError(failure_sentence(error)) from error
         raise
@@ -340,7 +338,9 @@ def _beside_store() -> Path:
 
 def store_address() -> str:
     """Return the address of the store, without passwords: whose a spool is."""
-    return redact(mlflow.get_tracking_uri().rstrip("/"))
+    uri = mlflow.get_tracking_uri()
+    database = database_file(uri)
+    return f"sqlite:///{database.resolve()}" if database else redact(uri.rstrip("/"))
 
 
 @contextmanager

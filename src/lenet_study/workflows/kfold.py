@@ -19,6 +19,7 @@ from lenet_study.tracking.schema import File, Metric, Tag
 from lenet_study.training.hardware import divide_cores
 from lenet_study.workflows import reuse
 from lenet_study.workflows.local_executor import local_executor
+from lenet_study.workflows.orphans import end_abandoned
 from lenet_study.workflows.train import TrainingJob, TrainingResult, variant_tags
 
 AVERAGED = ["val_accuracy", "val_accuracy_augmented", "val_loss", "train_accuracy", "train_loss"]
@@ -38,6 +39,7 @@ def kfold(
     """
     job = replace(job, stage="fold", fold=1)
     job.images()  # refuses too many folds before there is a run
+    end_abandoned(executor.reporter)  # the one to go on with may still count as open
     identity = reuse.fingerprint({"stage": "kfold", "fold": job.fingerprint(), "study": job.study})
     name = f"{job.recipe.name} {job.folds}-fold"
     with open_run(

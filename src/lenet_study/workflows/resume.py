@@ -24,6 +24,7 @@ from lenet_study.training.data_files import DataFiles
 from lenet_study.training.hardware import Hardware, processor
 from lenet_study.workflows.kfold import kfold_side_by_side
 from lenet_study.workflows.orphans import end_abandoned
+from lenet_study.workflows.retrain import retrain
 from lenet_study.workflows.study import study
 from lenet_study.workflows.train import TrainingJob, TrainingResult
 
@@ -86,14 +87,18 @@ def interrupted(checkpoint_dir: str = "") -> list[StoredTraining]:
         [StoredTraining(run) for run in find_runs([f"attributes.status = '{status}'"])]
         for status in ("KILLED", "FAILED")
     )
-    parents = [stored for stored in killed if stored.stage in _PARENTS and stored.tag(Tag.FINGERPRINT)]
+    parents = [
+        stored
+        for stored in killed
+        if stored.stage in _PARENTS and stored.params and stored.tag(Tag.FINGERPRINT)
+    ]
     trainings = [
         stored
         for stored in [*killed, *failed]
         if stored.stage in _TRAININGS
         and stored.tag(Tag.FAILURE_KIND) != DivergenceError.__name__  # it would end in the same way
         and (
-            checkpoint_folder(stored.run_id, checkpoint_dir).is_dir()
+            checkpoint_folder(stored.run_id, _checkpoint_dir(stored, checkpoint_dir)).is_dir()
             or (stored.status == "KILLED" and stored.params and is_of_this_host(stored.tag(Tag.PROCESS_HOST)))
         )
     ]
@@ -131,7 +136,7 @@ class _Options:
                 workers=int(stored.params["workers"]),
                 variants=stored.params["variants"].split(","),
                 data=self._data_of(stored),
-                checkpoint_dir=self.checkpoint_dir or stored.params["checkpoint_dir"],
+                checkpoint_dir=_checkpoint_dir(stored, self.checkpoint_dir),
                 resume=stored.run_id,
                 reporter=self.reporter,
             )
@@ -142,6 +147,8 @@ class _Options:
         changed = [stored.tag(Tag.FINGERPRINT), job.fingerprint()]
         if not self.force and changed[0] and changed[0] != changed[1]:
             raise UserError(f"run_id={stored.run_id} was made by other code or of other data: set force=true")
+        if stored.stage == "retrain" and not job.study:  # a study evaluates it itself
+            return {job.name: retrain(job, self.reporter)[0]}
         return {job.name: job.run(self.reporter, Monitor())}
 
     def _job_of(self, stored: StoredTraining) -> TrainingJob:
@@ -161,18 +168,20 @@ class _Options:
             fold=int(stored.tag(Tag.FOLD) or 0),
             folds=int(stored.params.get("folds", 0)),
             tags={Tag.FORCED: "true"} if self.force else {},
-            checkpoint_dir=self.checkpoint_dir or stored.params.get("checkpoint_dir", ""),
+            checkpoint_dir=_checkpoint_dir(stored, self.checkpoint_dir),
             resume=stored.run_id,
             once=whole,
         )
 
     def _data_of(self, stored: StoredTraining) -> DataFiles:
-        return self.data or DataFiles(Path(stored.params["data_dir"] or DataFiles.at().folder))
+        return self.data or DataFiles.at(stored.params["data_dir"])
 
     def _refusal(self, stored: StoredTraining) -> str:
         """Return why work cannot be resumed; empty if it can."""
         if stored.stage not in (*_TRAININGS, *_PARENTS):
             return f"is of stage {stored.stage!r}: name one of {', '.join((*_TRAININGS, *_PARENTS))}"
+        if not stored.params:
+            return "was interrupted before it had begun: issue its command again"
         if stored.status == "FINISHED":
             return "has finished: there is nothing to resume"
         if stored.status == "RUNNING":
@@ -188,6 +197,12 @@ class _Options:
                 f"was made in another environment ({', '.join(changed)}): resume it there, or set force=true"
             )
         return ""
+
+
+def _checkpoint_dir(stored: StoredTraining, chosen: str) -> str:
+    """Return the folder of checkpoints that was chosen, else the one that the run was told."""
+    told = stored.params.get("checkpoint_dir", "")  # as the user has typed it
+    return chosen or (str(Path(told).expanduser()) if told else "")
 
 
 def _stage(stored: StoredTraining) -> Any:

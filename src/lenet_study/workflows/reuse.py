@@ -34,6 +34,9 @@ def code_digest(package: Path = _PACKAGE) -> str:
     return digest.hexdigest()
 
 
+code_digest()  # of the code that this process has loaded: files may change while it works
+
+
 def fingerprint(facts: Mapping[str, object]) -> str:
     """Return the SHA-256 sum of what a piece of work is, the code and the environment that do it.
 
@@ -65,6 +68,8 @@ class Former:
         self.interrupted: StoredRun | None = None
         for run in runs_with({Tag.FINGERPRINT: fingerprint}):
             status = run.info.status
+            if Tag.FORCED in run.data.tags:  # some of its epochs are of other code or another processor
+                continue
             if status == "RUNNING" and not is_abandoned(run.data.tags):
                 self.running = run
             elif status == "FINISHED" and _is_sound(run):

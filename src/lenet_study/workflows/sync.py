@@ -37,6 +37,8 @@ def deliver_left_behind(reporter: Reporter) -> list[str] | None:
         except StoreError:
             reporter.message(f"Run {folder.name} is left to the process that works on it")
             continue
+        except (OSError, ValueError):  # its process has just delivered the rest, and removed it
+            continue
         _deliver(delivery, reporter)
         if delivery.refusal:
             refusals.append(f"Run {delivery.run_id} is FAILED: {delivery.refusal}")

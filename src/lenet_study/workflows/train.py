@@ -175,7 +175,7 @@ def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = 
                 on_epoch=partial(_on_epoch, run, job.name, reporter, monitor),
                 on_step=signals.check,
                 on_progress=partial(reporter.on_progress, job.name),
-                checkpoints=checkpoints,
+                checkpoints=None if job.stage == "trial" else checkpoints,  # a search begins it anew
             )
         if fit.stopped:
             run.prune(fit.stopped)  # at once: a search that is killed now reads here that the trial has ended
