@@ -177,17 +177,18 @@ class Progress:
 
     def show_within(self, progress: EpochProgress) -> None:
         """Show how far an epoch is."""
-        before, part = progress.epoch - 1, progress.images / progress.images_per_epoch
-        self.share = (before + part) / self.epochs
+        before, fraction = progress.epoch - 1, progress.images / progress.images_per_epoch
+        self.share = (before + fraction) / self.epochs
         # Until an epoch has ended, its beginning tells how long one takes.
-        seconds = self._seconds / before if before else progress.seconds / part
+        seconds = self._seconds / before if before else progress.seconds / fraction
         self._within = (
             f"epoch {progress.epoch}/{self.epochs}, {progress.images:,} of "
             f"{progress.images_per_epoch:,} images, loss {progress.loss:.3f}, "
-            f"{duration(seconds * (self.epochs - before - part))} left"
+            f"{duration(seconds * (self.epochs - before - fraction))} left"
         )
         self._draw(
-            round(before + part, 2), self._within + (f"; before: {self._figures}" if self._figures else "")
+            round(before + fraction, 2),
+            self._within + (f"; before: {self._figures}" if self._figures else ""),
         )
 
     def show(self, epoch: Epoch, rest: str = "") -> None:

@@ -50,7 +50,7 @@ def how_to_look() -> str:
 
 
 def _ui() -> str:
-    if told := os.environ.get("LENET_STUDY_UI"):
-        return told.rstrip("/")
+    if address := os.environ.get("LENET_STUDY_UI"):
+        return address.rstrip("/")
     uri = redact(mlflow.get_tracking_uri())
     return uri.rstrip("/") if uri.startswith("http") else LOCAL_UI

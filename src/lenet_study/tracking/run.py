@@ -306,9 +306,9 @@ def _start(name: str, tags: Mapping[str, object], surrounding: str, resume: str,
         run = _reopen(client, run_id, name, texts, resumed=bool(resume))
     opened = Run(run, delivery, message, resumed=bool(resume))
     if resume:
-        known = [name for name in run.data.metrics if not name.startswith("system/")]
+        names = [name for name in run.data.metrics if not name.startswith("system/")]
         opened.steps = {
-            name: {point.step for point in client.get_metric_history(run_id, name)} for name in known
+            name: {point.step for point in client.get_metric_history(run_id, name)} for name in names
         }
     delivery.start()
     return opened

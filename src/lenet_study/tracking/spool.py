@@ -158,10 +158,10 @@ def left_behind(root: Path) -> list[Path]:
 def about(folder: Path) -> dict[str, str]:
     """Return what is written down about a spool; empty if another process has just removed it."""
     try:
-        told: dict[str, str] = json.loads((folder / _ABOUT).read_text())
+        content: dict[str, str] = json.loads((folder / _ABOUT).read_text())
     except (OSError, ValueError):
         return {}
-    return told
+    return content
 
 
 def _size(folder: Path) -> int:

@@ -83,8 +83,8 @@ def evaluate_once(job: EvaluationJob, reporter: Reporter) -> EvaluationResult:
 
     Its run is neither made twice nor changed.
     """
-    found: dict[str, str] = {Tag.STUDY: job.study, Tag.STAGE: "evaluate", Tag.MODEL_RUN_ID: job.model}
-    for run in runs_with(found) if job.study else []:
+    conditions: dict[str, str] = {Tag.STUDY: job.study, Tag.STAGE: "evaluate", Tag.MODEL_RUN_ID: job.model}
+    for run in runs_with(conditions) if job.study else []:
         if run.info.status == "FINISHED":
             reporter.message(f"{run.info.run_name}: used again from run {run.info.run_id}")
             return predict_untracked(job)

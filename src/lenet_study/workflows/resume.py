@@ -201,8 +201,8 @@ class _Options:
 
 def _checkpoint_dir(stored: StoredTraining, chosen: str) -> str:
     """Return the folder of checkpoints that was chosen, else the one that the run was told."""
-    told = stored.params.get("checkpoint_dir", "")  # as the user has typed it
-    return chosen or (str(Path(told).expanduser()) if told else "")
+    folder = stored.params.get("checkpoint_dir", "")  # as the user has typed it
+    return chosen or (str(Path(folder).expanduser()) if folder else "")
 
 
 def _stage(stored: StoredTraining) -> Any:

@@ -278,13 +278,13 @@ def _best_kept(job: TrainingJob, checkpoints: Checkpoints, images: Split) -> Ite
 
 
 def _open_training_run(job: TrainingJob, reporter: Reporter) -> AbstractContextManager[Run]:
-    own: dict[str, object] = {Tag.FINGERPRINT: job.fingerprint(), **hardware_tags(job.hardware.prepare())}
-    own |= {Tag.FOLD: job.fold} if job.fold else {}
+    tags: dict[str, object] = {Tag.FINGERPRINT: job.fingerprint(), **hardware_tags(job.hardware.prepare())}
+    tags |= {Tag.FOLD: job.fold} if job.fold else {}
     return open_run(
         job.name,
         stage="recipe" if job.stage == "train" and job.recipe.searched else job.stage,
         params=job.params(),
-        tags={**variant_tags(job.recipe.name), **own, **job.tags},
+        tags={**variant_tags(job.recipe.name), **tags, **job.tags},
         description=_IMAGES.get(job.stage, "") + describe(job.recipe) + (_FILE if job.recipe_file else ""),
         study=job.study,
         parent=job.parent,
