@@ -33,7 +33,7 @@ def full_disks(stores: ToyStores, tries: int) -> list[Row]:
             _fill(ballast)
             failed = end_of(command)
             ballast.unlink()
-            deviations = _failed_in_order(failed, store.content().statuses())
+            deviations = _failed_in_order(failed, folder, store.content().statuses())
             resumed = store.run("resume")
             content = store.content()
             steps = content.steps(whole)
@@ -43,10 +43,10 @@ def full_disks(stores: ToyStores, tries: int) -> list[Row]:
     return [row]
 
 
-def _failed_in_order(failed: Ended, statuses: list[str]) -> list[str]:
+def _failed_in_order(failed: Ended, disk: Path, statuses: list[str]) -> list[str]:
     """Return in what a command whose disk was full did not fail as promised."""
     deviations = failed.deviations("the command", code=1)
-    if not re.search(r"^Error: .*\bdisk\b.*\bfull\b", failed.output, re.MULTILINE):
+    if not re.search(rf"^Error: .*{re.escape(str(disk))}.*make room there", failed.output, re.MULTILINE):
         deviations.append("no sentence names the disk")
     return deviations + [f"the run is {status}" for status in statuses if status != "FAILED"]
 
