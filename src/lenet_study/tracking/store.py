@@ -114,7 +114,8 @@ def _open_file(uri: str, database: Path, timeout: float, patience: float) -> Non
             f"The folder {folder} has a percent sign in its name, which MLflow cannot keep runs in: rename it"
         )
     try:
-        usable = database.is_file() or not os.path.lexists(database)
+        # In this order: another process may make the file between the two looks.
+        usable = not os.path.lexists(database) or database.is_file()
     except OSError:  # such as a name that is too long
         usable = False
     if not usable:
