@@ -119,7 +119,9 @@ def _log_model(
     if content["register"]:
         versions = client.search_model_versions(f"name = '{NAME}' and run_id = '{run_id}'") if present else []
         tags = {**content["tags"], str(Tag.MODEL_SHA256): sha256}
-        version = int(versions[0].version) if versions else _register(client, run_id, model.model_id, tags)
+        version = (
+            int(versions[0].version) if versions else register_version(client, run_id, model.model_id, tags)
+        )
     return DeliveredModel(uri, version, sha256)
 
 
@@ -154,7 +156,7 @@ def _upload(client: mlflow.MlflowClient, model_id: str, files: Path) -> None:
         raise errors[0]
 
 
-def _register(client: mlflow.MlflowClient, run_id: str, model_id: str, tags: dict[str, str]) -> int:
+def register_version(client: mlflow.MlflowClient, run_id: str, model_id: str, tags: dict[str, str]) -> int:
     """Make a model a version of the registered model, which is made with the first."""
     make = partial(client.create_model_version, NAME, f"models:/{model_id}", run_id, tags, model_id=model_id)
     try:

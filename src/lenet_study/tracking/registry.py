@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
-from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +23,7 @@ from mlflow.types import Schema, TensorSpec
 from lenet_study.errors import StoreError, UserError
 from lenet_study.evidence import export
 from lenet_study.tracking.disk import require_room
-from lenet_study.tracking.operations import model_digest
+from lenet_study.tracking.operations import model_digest, register_version
 from lenet_study.tracking.run import Run
 from lenet_study.tracking.schema import File, Metric, Tag
 from lenet_study.tracking.store import NAME, connect, store_call, uninterrupted
@@ -161,8 +159,10 @@ def _registered(model: LoggedModel, register: bool = True) -> LoggedModel:
         return model
     if not model.uri:
         raise StoreError("The store does not have the model yet: `sync` delivers it")
-    with uninterrupted(), redirect_stderr(io.StringIO()):  # what MLflow says of it would tear bars apart
-        return replace(model, version=int(mlflow.register_model(model.uri, NAME, tags=model.tags).version))
+    client, model_id = mlflow.MlflowClient(), model.uri.removeprefix("models:/")
+    with uninterrupted():
+        run_id = client.get_logged_model(model_id).source_run_id
+        return replace(model, version=register_version(client, run_id, model_id, dict(model.tags)))
 
 
 def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
