@@ -1,4 +1,4 @@
-"""Disks without room: which one an error is about, and a look before what cannot fail in order."""
+"""Where a local store lies; disks without room: which one failed, and a look before what cannot fail well."""
 
 from __future__ import annotations
 
@@ -10,10 +10,27 @@ import tempfile
 from pathlib import Path
 
 import mlflow
+from sqlalchemy.engine import make_url
 
 from lenet_study.errors import DiskError
 
 _NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full")  # the last is SQLite's
+
+
+def database_file(uri: str) -> Path | None:
+    """Return the file of a store in SQLite; None for every other store."""
+    if not uri.startswith("sqlite"):
+        return None
+    database = make_url(uri).database
+    if database in (None, "", ":memory:"):
+        raise ValueError("it would be lost with this process")
+    return Path(database)
+
+
+def store_folder() -> Path:
+    """Return the folder of a store in SQLite; for every other store, this one."""
+    database = database_file(mlflow.get_tracking_uri())
+    return database.parent if database else Path()
 
 
 def full_folder(error: Exception) -> Path | None:
@@ -25,9 +42,7 @@ def full_folder(error: Exception) -> Path | None:
     if files := re.findall(r"'(/[^']*)'", text):
         return next(folder for folder in Path(files[-1]).parents if folder.is_dir())  # some are gone by now
     temporary = Path(tempfile.gettempdir())
-    uri = mlflow.get_tracking_uri()
-    store = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Path()
-    return min(store.resolve(), temporary, key=lambda folder: shutil.disk_usage(folder).free)
+    return min(store_folder().resolve(), temporary, key=lambda folder: shutil.disk_usage(folder).free)
 
 
 def no_room(folder: Path) -> DiskError:

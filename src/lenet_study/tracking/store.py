@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sqlite3
+import stat
 import tempfile
 import threading
 import urllib.parse
@@ -23,12 +24,11 @@ from mlflow.entities import Run as MLflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.store.db.db_types import DATABASE_ENGINES
 from sqlalchemy import create_engine, inspect
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from lenet_study.errors import StoreError, StudyError, UserError
-from lenet_study.tracking.disk import full_folder, no_room
+from lenet_study.tracking.disk import database_file, full_folder, no_room, store_folder
 from lenet_study.tracking.schema import Tag
 
 NAME = "fashion-mnist-lenet"  # of the experiment and of the registered model
@@ -114,8 +114,9 @@ def _open_file(uri: str, database: Path, timeout: float, patience: float) -> Non
             f"The folder {folder} has a percent sign in its name, which MLflow cannot keep runs in: rename it"
         )
     try:
-        # In this order: another process may make the file between the two looks.
-        usable = not os.path.lexists(database) or database.is_file()
+        usable = stat.S_ISREG(database.stat().st_mode)
+    except FileNotFoundError:  # there is none yet, unless another process makes it now; or a broken link
+        usable = not database.is_symlink()
     except OSError:  # such as a name that is too long
         usable = False
     if not usable:
@@ -170,16 +171,6 @@ def _open_database(uri: str) -> None:
         )
     with store_errors():
         mlflow.MlflowClient().search_experiments(max_results=1)
-
-
-def database_file(uri: str) -> Path | None:
-    """Return the file of a store in SQLite; None for every other store."""
-    if not uri.startswith("sqlite"):
-        return None
-    database = make_url(uri).database
-    if database in (None, "", ":memory:"):
-        raise ValueError("it would be lost with this process")
-    return Path(database)
 
 
 def _one_line(error: BaseException | None) -> str:
@@ -324,17 +315,12 @@ def _experiment_named(name: str) -> Experiment:
 
 def checkpoint_folder(run_id: str, root: str = "") -> Path:
     """Return the folder of a run's checkpoints in ``root``; if empty, beside a local store, else here."""
-    return (Path(root) if root else _beside_store() / "checkpoints") / run_id
+    return (Path(root) if root else store_folder() / "checkpoints") / run_id
 
 
 def spool_folder() -> Path:
     """Return the folder of all runs' spools, beside a local store, else here."""
-    return (_beside_store() / "spool").absolute()
-
-
-def _beside_store() -> Path:
-    database = database_file(mlflow.get_tracking_uri())
-    return database.parent if database else Path()
+    return (store_folder() / "spool").absolute()
 
 
 def store_address() -> str:
