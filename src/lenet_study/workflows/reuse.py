@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lenet_study.errors import StudyError
-from lenet_study.tracking import registry
 from lenet_study.tracking.liveness import is_abandoned
 from lenet_study.tracking.provenance import environment_tags
 from lenet_study.tracking.schema import Tag
@@ -57,13 +55,13 @@ class Former:
     """What the store holds of a piece of work with a fingerprint.
 
     Attributes:
-        finished: The training that can be used again, if there is one.
+        finished: The trainings that have ended well, the earliest first; their files are still to be checked.
         running: The run whose process is at work on it, if there is one.
         interrupted: The run that can be gone on with, if there is one.
     """
 
     def __init__(self, fingerprint: str, checkpoint_dir: str) -> None:
-        self.finished: StoredTraining | None = None
+        self.finished: list[StoredTraining] = []
         self.running: StoredRun | None = None
         self.interrupted: StoredRun | None = None
         for run in runs_with({Tag.FINGERPRINT: fingerprint}):
@@ -72,19 +70,10 @@ class Former:
                 continue
             if status == "RUNNING" and not is_abandoned(run.data.tags):
                 self.running = run
-            elif status == "FINISHED" and _is_sound(run):
-                self.finished = StoredTraining(run)
+            elif status == "FINISHED":
+                self.finished.insert(0, StoredTraining(run))  # the store has the latest first
             elif status != "FINISHED" and checkpoint_folder(run.info.run_id, checkpoint_dir).is_dir():
                 self.interrupted = run
-
-
-def _is_sound(run: StoredRun) -> bool:
-    """Whether a finished training's model is the one that its run has logged."""
-    try:
-        registry.logged_model_of(StoredTraining(run))
-    except StudyError:
-        return False
-    return True
 
 
 def interrupted(fingerprint: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from time import perf_counter, sleep
@@ -14,7 +14,7 @@ import torch
 from filelock import BaseFileLock
 from matplotlib.figure import Figure
 
-from lenet_study.errors import DivergenceError
+from lenet_study.errors import DivergenceError, StudyError
 from lenet_study.evidence import export
 from lenet_study.evidence.figures import architecture, style, training_curves
 from lenet_study.execution import signals
@@ -201,8 +201,9 @@ def train_once(job: TrainingJob, reporter: Reporter, monitor: Monitor) -> Traini
         signals.check()
         with claim_lock() as claim:
             former = reuse.Former(identity, job.checkpoint_dir)
-            if former.finished:
-                return _used_again(job, former.finished, reporter)
+            for stored in former.finished:
+                if result := _sound_result(stored):
+                    return _used_again(job, stored, result, reporter)
             if not former.running:
                 claimed = replace(job, resume=former.interrupted.info.run_id if former.interrupted else "")
                 return train(claimed, reporter, _Claimed(monitor, claim))
@@ -227,9 +228,17 @@ class _Claimed(Monitor):
         return self.monitor.on_epoch_end(epoch)
 
 
-def _used_again(job: TrainingJob, former: StoredTraining, reporter: Reporter) -> TrainingResult:
+def _sound_result(former: StoredTraining) -> TrainingResult | None:
+    """Return the result of a finished training; None if its files are not those that were logged."""
+    with suppress(StudyError):
+        return replace(TrainingResult.of(former), reused=True)
+    return None
+
+
+def _used_again(
+    job: TrainingJob, former: StoredTraining, result: TrainingResult, reporter: Reporter
+) -> TrainingResult:
     """Return the result of a finished training, which belongs to this job's study from now on, too."""
-    result = replace(TrainingResult.of(former), reused=True)
     studies = former.tag(Tag.STUDY).split()
     if job.study and job.study not in studies:
         set_tag(former.run_id, Tag.STUDY, " ".join([*studies, job.study]))
