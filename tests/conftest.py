@@ -176,3 +176,40 @@ def add_training(
             store.create_registered_model("fashion-mnist-lenet")
         store.create_model_version("fashion-mnist-lenet", f"runs:/{run_id}/model", run_id)
     return run_id
+
+
+def short_training(toy_files):
+    """The job of a training of three epochs, which tests interrupt."""
+    from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
+    from lenet_study.training.hardware import Hardware
+    from lenet_study.workflows.train import TrainingJob
+
+    config = TrainingConfig(epochs=3, batch_size=16, learning_rate=0.002, seed=3)
+    recipe = variant_recipes(config)["baseline"]
+    return TrainingJob(recipe=recipe, hardware=Hardware(device="cpu"), data=toy_files)
+
+
+@pytest.fixture
+def job(toy_files):
+    """A training of three epochs."""
+    return short_training(toy_files)
+
+
+@pytest.fixture(scope="module")
+def whole(initialised_database, tmp_path_factory, toy_files):
+    """What that training leaves if nothing interrupts it: weights and metrics."""
+    from lenet_study.workflows.train import train
+
+    with open_store(initialised_database, tmp_path_factory.mktemp("whole")) as store:
+        result = train(short_training(toy_files))
+        yield result.model.weights_sha256, history(store, result.run_id)
+
+
+def history(store, run_id):
+    """Each metric's steps and values, in the order of logging; what measures the computer is left out."""
+    run = store.get_run(run_id)
+    names = {name for name in run.data.metrics if not name.startswith("system/") and name != "epoch_seconds"}
+    return {
+        name: [(point.step, point.value) for point in store.get_metric_history(run_id, name)]
+        for name in names
+    }

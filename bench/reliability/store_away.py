@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+from tests.proxy import Proxy
 from tests.servers import free_port, serving
 
 from bench.reliability.kills import TRAIN
 from bench.reliability.row import Row
-from bench.reliability.slow_proxy import delayed
 from bench.reliability.stores import LIMIT, Ended, ToyStore, ToyStores, end_of, wait_for
 
 AWAY = 60.0  # seconds without a store
@@ -46,9 +46,13 @@ def slow_stores(stores: ToyStores, tries: int) -> list[Row]:
     row = Row(f"{DELAY:.0f} s added to each request of `train` (timed from the first epoch to the last)")
     for _ in range(tries):
         store = _store_of_server(stores)
-        with _server(store), delayed(store.uri, DELAY) as address:
+        proxy = Proxy(int(store.uri.rpartition(":")[2]))
+        proxy.delay = DELAY
+        with _server(store):
             usual, _ = _seconds_of_epochs(store)
-            seconds, ended = _seconds_of_epochs(ToyStore(store.folder, stores.files, address))
+            seconds, ended = _seconds_of_epochs(
+                ToyStore(store.folder, stores.files, f"http://127.0.0.1:{proxy.port}")
+            )
             first, second = store.content().runs["v4"]
         deviations = ended.deviations("the command")
         deviations += [] if first == second else ["another history, weights or status"]

@@ -9,40 +9,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import Recorder, open_store
+from conftest import Recorder, history, open_store
 from toys import start_process
 
 from lenet_study.errors import DiskError, DivergenceError
 from lenet_study.execution.executor import Monitor
-from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
 from lenet_study.tracking import registry
 from lenet_study.tracking.store import checkpoint_folder
 from lenet_study.training.checkpoint import Checkpoints
-from lenet_study.training.hardware import Hardware
 from lenet_study.workflows.resume import interrupted, resume
-from lenet_study.workflows.train import TrainingJob, train
-
-CONFIG = TrainingConfig(epochs=3, batch_size=16, learning_rate=0.002, seed=3)
-RECIPE = variant_recipes(CONFIG)["baseline"]
-
-
-def history(store, run_id):
-    """Each metric of the epochs: its steps and values."""
-    names = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "best/val_accuracy")
-    return [[(point.step, point.value) for point in store.get_metric_history(run_id, name)] for name in names]
-
-
-@pytest.fixture
-def job(toy_files):
-    return TrainingJob(recipe=RECIPE, hardware=Hardware(device="cpu"), data=toy_files)
-
-
-@pytest.fixture(scope="module")
-def whole(initialised_database, tmp_path_factory, toy_files):
-    """What an uninterrupted training leaves: weights and metrics."""
-    with open_store(initialised_database, tmp_path_factory.mktemp("whole")) as store:
-        result = train(TrainingJob(recipe=RECIPE, hardware=Hardware(device="cpu"), data=toy_files))
-        yield result.model.weights_sha256, history(store, result.run_id)
+from lenet_study.workflows.train import train
 
 
 @pytest.fixture
@@ -161,7 +137,7 @@ def test_a_diverged_training_fails_and_its_best_epoch_is_kept_in_a_file(store, j
 
 
 def test_a_training_that_diverges_at_once_says_that_nothing_is_kept(store, job):
-    recipe = replace(RECIPE, config=replace(CONFIG, learning_rate=1e30))
+    recipe = replace(job.recipe, config=replace(job.recipe.config, learning_rate=1e30))
     with pytest.raises(
         DivergenceError, match=r"epoch 1, step 2 is not finite.*no epoch before it was finished"
     ):

@@ -6,23 +6,18 @@ import time
 from dataclasses import replace
 
 import pytest
-from conftest import Recorder, open_store
+from conftest import Recorder, history
 from toys import start_process
 
 from lenet_study.errors import UserError
 from lenet_study.execution.executor import Monitor
 from lenet_study.execution.reporter import Terminal
 from lenet_study.execution.signals import stop_on_signals
-from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
 from lenet_study.tracking.run import keep_alive, open_run
 from lenet_study.tracking.store import checkpoint_folder
-from lenet_study.training.hardware import Hardware
 from lenet_study.workflows.orphans import reap
 from lenet_study.workflows.resume import interrupted, resume
-from lenet_study.workflows.train import TrainingJob, train
-
-CONFIG = TrainingConfig(epochs=3, batch_size=16, learning_rate=0.002, seed=3)
-RECIPE = variant_recipes(CONFIG)["baseline"]
+from lenet_study.workflows.train import train
 
 
 def kill_at(point: str, strike) -> None:
@@ -91,29 +86,6 @@ def strike(job, point, number=signal.SIGKILL):
     process = start_process(train_and_die, job, point, number)
     process.join(240)
     return process.exitcode
-
-
-def history(store, run_id):
-    """Each metric's steps and values, in the order of logging; what measures the computer is left out."""
-    run = store.get_run(run_id)
-    names = {name for name in run.data.metrics if not name.startswith("system/") and name != "epoch_seconds"}
-    return {
-        name: [(point.step, point.value) for point in store.get_metric_history(run_id, name)]
-        for name in names
-    }
-
-
-@pytest.fixture(scope="module")
-def whole(initialised_database, tmp_path_factory, toy_files):
-    """What an uninterrupted training leaves: weights and metrics."""
-    with open_store(initialised_database, tmp_path_factory.mktemp("whole")) as store:
-        result = train(TrainingJob(recipe=RECIPE, hardware=Hardware(device="cpu"), data=toy_files))
-        yield result.model.weights_sha256, history(store, result.run_id)
-
-
-@pytest.fixture
-def job(toy_files):
-    return TrainingJob(recipe=RECIPE, hardware=Hardware(device="cpu"), data=toy_files)
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -220,7 +192,7 @@ def test_an_open_run_renews_its_heartbeat(store):
 
 
 def test_a_used_run_is_not_adopted(store, job, monkeypatch):
-    result = train(replace(job, recipe=replace(RECIPE, config=replace(CONFIG, epochs=1))))
+    result = train(replace(job, recipe=replace(job.recipe, config=replace(job.recipe.config, epochs=1))))
     for run_id, words in ((result.run_id, "has been used already"), ("abc", "names no run")):
         monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
         with pytest.raises(UserError, match=rf"MLFLOW_RUN_ID={run_id} .*{words}"):
