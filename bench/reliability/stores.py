@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import tempfile
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -64,7 +65,6 @@ class ToyStore:
         self.database = folder / "mlflow.db"
         self.uri = uri or f"sqlite:///{self.database}"
         self._files = files
-        self._commands = 0
 
     @property
     def environment(self) -> dict[str, str]:
@@ -75,9 +75,10 @@ class ToyStore:
 
     def start(self, *arguments: str) -> Command:
         """Start a command."""
-        self._commands += 1
-        log = self.folder.with_name(f"{self.folder.name}-{self._commands}.log")  # not on a disk that is full
-        return Command(arguments, self._files, log, self.folder, self.environment)
+        # Not on a disk that is full, and new: what an earlier command has said would end a wait at once.
+        descriptor, log = tempfile.mkstemp(".log", f"{self.folder.name}-", self.folder.parent)
+        os.close(descriptor)
+        return Command(arguments, self._files, Path(log), self.folder, self.environment)
 
     def run(self, *arguments: str) -> Ended:
         """Run a command to its end."""
