@@ -7,11 +7,12 @@ from contextlib import suppress
 
 
 class Proxy:
-    """Forwards connections to a local port; ``delay`` seconds later if that is set."""
+    """Forwards connections to a local port; answers come ``delay`` seconds later if that is set."""
 
     def __init__(self, target: int) -> None:
         self._target = target
         self.delay = 0.0
+        self.delayed = b""  # what a request's first line holds whose answer is to be delayed
         self._listener = self._listen(0)
         self.port = self._listener.getsockname()[1]
         self._open = []
@@ -40,13 +41,17 @@ class Proxy:
                 client, _ = listener.accept()
                 server = socket.create_connection(("127.0.0.1", self._target))
                 self._open += [client, server]
-                threading.Thread(target=self._forward, args=(client, server, True), daemon=True).start()
-                threading.Thread(target=self._forward, args=(server, client, False), daemon=True).start()
+                asked = [b""]  # the first line of the latest request
+                for ends in ((client, server), (server, client)):
+                    threading.Thread(target=self._forward, args=(*ends, asked), daemon=True).start()
 
-    def _forward(self, source: socket.socket, target: socket.socket, delayed: bool) -> None:
+    def _forward(self, source: socket.socket, target: socket.socket, asked: list[bytes]) -> None:
         with suppress(OSError):
             while content := source.recv(65536):
-                if delayed and content.startswith((b"GET ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ")):
+                methods = (b"GET ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ")
+                if content.startswith(methods):
+                    asked[0] = content.splitlines()[0]
+                if content.startswith(b"HTTP/") and self.delayed in asked[0]:
                     time.sleep(self.delay)
                 target.sendall(content)
             target.shutdown(socket.SHUT_WR)

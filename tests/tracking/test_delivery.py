@@ -18,6 +18,7 @@ from lenet_study.errors import StoreError
 from lenet_study.tracking.delivery import may_pass
 from lenet_study.tracking.operations import carry_out
 from lenet_study.tracking.run import open_run
+from lenet_study.tracking.spool import Operation
 from lenet_study.tracking.store import spool_folder
 
 
@@ -78,7 +79,7 @@ def test_operations_that_are_done_twice_change_nothing(store, tmp_path, model_fi
         def keep_and_remove(operation):
             copy = tmp_path / "kept" / operation.folder.name
             shutil.copytree(operation.folder, copy)
-            done.append((copy, operation.content))
+            done.append(Operation(copy, operation.content))
             remove(operation)
 
         spool.remove = keep_and_remove
@@ -86,10 +87,10 @@ def test_operations_that_are_done_twice_change_nothing(store, tmp_path, model_fi
     assert model.version == 1
     before = contents(store, run.id)
     assert before["status"] == "FINISHED"
-    kinds = {content["kind"] for _, content in done}
+    kinds = {operation.content["kind"] for operation in done}
     assert kinds == {"batch", "artifact", "dataset", "model", "end"}
-    for folder, content in done:
-        carry_out(run.id, folder, content)
+    for operation in done:
+        carry_out(run.id, [operation])
     assert contents(store, run.id) == before
 
 

@@ -22,14 +22,33 @@ def test_operations_come_back_in_order_with_their_files(tmp_path):
     for number in range(12):
         add(spool, number, picture=f"picture {number}")
     for number in range(12):
-        operation = spool.first()
+        (operation,) = spool.leading()
         assert operation.content == {"kind": "batch", "number": number}
         assert (operation.folder / "picture").read_text() == f"picture {number}"
         assert len(spool) == 12 - number
         spool.remove(operation)
-    assert spool.first() is None
+    assert not spool.leading()
     spool.close()
     assert not (tmp_path / "all").exists()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        ("batch artifact batch model batch", 3),
+        ("model batch", 1),
+        ("batch end", 1),
+        ("artifact artifact batch", 1),  # of the same name: the later one counts
+        ("batch batch batch batch batch", 4),
+    ],
+)
+def test_only_operations_whose_order_does_not_matter_go_together(tmp_path, kinds, expected):
+    spool = Spool(tmp_path / "r1", ABOUT)
+    for kind in kinds.split():
+        with spool.add({"kind": kind} | ({"name": "curves.png"} if kind == "artifact" else {})):
+            pass
+    operations = spool.leading(together=("batch", "artifact"), limit=4)
+    assert [operation.content["kind"] for operation in operations] == kinds.split()[:expected]
 
 
 def test_what_is_left_behind_is_found_and_goes_on_with_its_numbers(tmp_path):
@@ -40,8 +59,8 @@ def test_what_is_left_behind_is_found_and_goes_on_with_its_numbers(tmp_path):
     assert about(folder) == ABOUT
     again = Spool.reopen(folder)
     add(again, 2)
-    again.remove(again.first())
-    assert again.first().content["number"] == 2
+    again.remove(*again.leading())
+    assert [operation.content["number"] for operation in again.leading()] == [2]
     again.close()
 
 
@@ -57,7 +76,7 @@ def test_an_operation_that_was_cut_off_is_none(tmp_path):
         interrupted()
     assert len(spool) == 0
     (tmp_path / "r1" / "partial-killed").mkdir()  # as SIGKILL leaves it
-    assert spool.first() is None
+    assert not spool.leading()
 
 
 def test_an_operation_is_on_disk_before_it_has_its_number(tmp_path):
@@ -84,7 +103,7 @@ def test_a_full_spool_refuses_all_but_the_run_s_end(tmp_path):
     with spool.add({"kind": "end"}):
         pass
     assert len(spool) == 2
-    spool.remove(spool.first())
+    spool.remove(*spool.leading())
     add(spool, 3, picture="p" * 500)
 
 

@@ -5,12 +5,15 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import mlflow
 import pytest
 from conftest import TRAINING_ARTIFACTS, Recorder
 from matplotlib.figure import Figure
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 from proxy import Proxy
 from servers import free_port, serving
 from toys import start_process, toy_split
@@ -21,7 +24,7 @@ from lenet_study.execution.executor import Monitor
 from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
 from lenet_study.tracking.registry import load_model
 from lenet_study.tracking.run import open_run
-from lenet_study.tracking.store import spool_folder
+from lenet_study.tracking.store import NAME, spool_folder
 from lenet_study.training.hardware import Hardware
 from lenet_study.workflows.orphans import reap
 from lenet_study.workflows.resume import resume
@@ -205,6 +208,40 @@ def test_a_slow_server_keeps_nobody_waiting(client, proxy):
         assert time.monotonic() - start < 1  # ten requests
         proxy.delay = 0
     assert_whole(client, run.id)
+
+
+def test_a_late_answer_makes_no_version_twice(client, proxy, tmp_path, monkeypatch):
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    Model().save(str(folder / "MLmodel"))
+    with suppress(MlflowException):  # another test has made it
+        client.create_registered_model(NAME)
+    with opened() as run:
+        assert run.delivery.wait(60)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        proxy.delay, proxy.delayed = 1.5, b"model-versions/create"
+        model = run.log_model(folder, {}, register=True)
+        time.sleep(1)  # a repeated request would still be on its way
+    (version,) = client.search_model_versions(f"run_id = '{run.id}'")
+    assert model.version == int(version.version)
+    assert len(client.search_logged_models([run.experiment_id], f"source_run_id = '{run.id}'")) == 1
+
+
+def test_a_late_answer_makes_no_run_twice(client, proxy, monkeypatch):
+    with opened() as run:
+        pass
+    before = client.search_runs([run.experiment_id])
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    proxy.delay, proxy.delayed = 1.5, b"runs/create"
+
+    def open_another():
+        with opened():
+            pass
+
+    with pytest.raises(StoreError, match="does not answer"):
+        open_another()
+    time.sleep(4)  # repeated requests would have been carried out
+    assert len(client.search_runs([run.experiment_id])) == len(before) + 1
 
 
 def test_a_training_goes_on_through_an_outage(client, proxy, toy_files):

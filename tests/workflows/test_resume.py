@@ -13,6 +13,7 @@ from lenet_study.errors import UserError
 from lenet_study.execution.executor import Monitor
 from lenet_study.execution.reporter import Terminal
 from lenet_study.execution.signals import stop_on_signals
+from lenet_study.tracking.liveness import process_tags
 from lenet_study.tracking.run import keep_alive, open_run
 from lenet_study.tracking.store import checkpoint_folder
 from lenet_study.workflows.orphans import reap
@@ -101,6 +102,9 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(store, tmp_pat
     assert not {"failure.kind", "failure.reason"} & run.data.tags.keys()
     assert (run.data.tags["weights.sha256"], history(store, run.info.run_id)) == whole
     assert len(store.search_model_versions("name = 'fashion-mnist-lenet'")) == 1
+    (model,) = store.search_logged_models(["1"])
+    summary = {"best/epoch", "best/val_accuracy", "best/val_accuracy_augmented", "parity/class_agreement"}
+    assert summary <= {metric.key for metric in model.metrics}
     assert not checkpoint_folder(run.info.run_id).exists()
     assert interrupted() == []
 
@@ -159,7 +163,7 @@ def test_reaping_ends_runs_whose_process_is_gone_and_no_others(store, tmp_path, 
     (gone,) = store.search_runs(["1"])
     tags = {name: value for name, value in gone.data.tags.items() if name != "mlflow.runName"}
     running = {
-        "mine": tags | {"process.pid": str(os.getpid()), "process.start": _start()},
+        "mine": tags | {"process.pid": str(os.getpid()), "process.start": process_tags()["process.start"]},
         "another of that number": tags | {"process.pid": str(os.getpid()), "process.start": "1.00"},
         "another host": tags | {"process.host": "elsewhere", "process.heartbeat": "99999999999"},
         "another host, silent": tags | {"process.host": "elsewhere", "process.heartbeat": "1"},
@@ -176,12 +180,6 @@ def test_reaping_ends_runs_whose_process_is_gone_and_no_others(store, tmp_path, 
     assert reap() == []
 
 
-def _start():
-    import psutil
-
-    return f"{psutil.Process().create_time():.2f}"
-
-
 def test_an_open_run_renews_its_heartbeat(store):
     with open_run("long", stage="study", params={}) as run, keep_alive(run, seconds=0.02):
         run.set_tags({"process.heartbeat": "1"})
@@ -189,6 +187,21 @@ def test_an_open_run_renews_its_heartbeat(store):
         while store.get_run(run.id).data.tags["process.heartbeat"] == "1":
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+
+def test_an_interrupted_run_that_is_named_goes_on(store, job, monkeypatch):
+    strike(job, "epoch 1")
+    (gone,) = store.search_runs(["1"])
+    monkeypatch.setenv("MLFLOW_RUN_ID", gone.info.run_id)
+    other = replace(job, recipe=replace(job.recipe, config=replace(job.recipe.config, seed=7)))
+    with pytest.raises(UserError, match="is no interrupted one of this work"):
+        train(other)
+    assert store.get_run(gone.info.run_id).info.status == "RUNNING"
+    recorder = Recorder()
+    assert train(job, recorder).run_id == gone.info.run_id
+    assert "baseline: goes on after epoch" in recorder.text
+    run = store.get_run(gone.info.run_id)
+    assert (run.info.status, run.data.tags["resumed"]) == ("FINISHED", "1")
 
 
 def test_a_used_run_is_not_adopted(store, job, monkeypatch):

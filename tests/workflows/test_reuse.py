@@ -13,11 +13,11 @@ from lenet_study.execution.executor import Monitor
 from lenet_study.execution.reporter import Reporter
 from lenet_study.execution.signals import stop_on_signals
 from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
+from lenet_study.tracking.provenance import code_digest
 from lenet_study.tracking.store import checkpoint_folder
 from lenet_study.training.hardware import Hardware
 from lenet_study.workflows.kfold import kfold_side_by_side
 from lenet_study.workflows.resume import interrupted, resume
-from lenet_study.workflows.reuse import code_digest
 from lenet_study.workflows.reuse import interrupted as interrupted_run
 from lenet_study.workflows.study import study
 from lenet_study.workflows.train import TrainingJob, train

@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 from types import FrameType
 
 _HANDLED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -18,12 +19,17 @@ _state = {"requested": 0, "deferrals": 0}  # the signal that came, if one did; c
 
 
 class Stopped(SystemExit):
-    """A signal asks this process to end; the exit code is 128 and the signal's number, as shells have it."""
+    """A signal asks this process to end; the exit code is 128 and the signal's number, as shells have it.
+
+    Attributes:
+        time: When it came, by the monotonic clock.
+    """
 
     code: int
 
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
+        self.time = monotonic()
 
 
 def stop_on_signals() -> None:

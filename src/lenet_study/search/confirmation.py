@@ -10,17 +10,15 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial
 
-from lenet_study.errors import StoreError, UserError
 from lenet_study.evidence.statistics import corrected_paired_t_test
 from lenet_study.execution.executor import Executor
-from lenet_study.execution.reporter import Reporter, duration
+from lenet_study.execution.reporter import duration
 from lenet_study.recipes import recipe_file
 from lenet_study.recipes.recipe import SEED_LIMIT, Recipe, TrainingConfig, variant_recipes
 from lenet_study.recipes.variants import VARIANTS
 from lenet_study.search import attributes
 from lenet_study.search.trials import TrialStore
 from lenet_study.tracking import registry
-from lenet_study.tracking.provenance import environment_tags
 from lenet_study.tracking.registry import LoggedModel
 from lenet_study.tracking.run import Run
 from lenet_study.tracking.schema import File, Metric, Tag
@@ -132,37 +130,21 @@ def _champion(store: TrialStore) -> Recipe:
 
 
 def _job(make_job: partial[TrainingJob], side: str, recipe: Recipe, seed: int) -> TrainingJob:
-    """Return one training, in float32 whatever the search's precision: a champion's accuracy is of that."""
+    """Return one training, in float32 whatever the search's precision: a champion's accuracy is of that.
+
+    One that has finished before is used again.
+    """
     config = replace(recipe.config, seed=seed, precision="float32")
-    job = make_job(stage="confirm", recipe=replace(recipe, config=config))
+    job = make_job(stage="confirm", recipe=replace(recipe, config=config), once=True)
     return replace(job, tags={**job.tags, Tag.CONFIRM: side})
 
 
 def _train(jobs: Mapping[Key, TrainingJob], executor: Executor) -> dict[Key, TrainingResult]:
-    """Return the results of all trainings; those that have finished before are read from the store."""
-    finished = {key: result for key, job in jobs.items() if (result := _finished(job, executor.reporter))}
-    if finished:
-        executor.reporter.message(f"Trainings finished before: {len(finished)} of {len(jobs)}")
-    missing = [job for key, job in jobs.items() if key not in finished]
-    executor.reporter.on_plan("confirmation", {job.name: job.size for job in missing})
+    """Return the results of all trainings."""
+    executor.reporter.on_plan("confirmation", {job.name: job.size for job in jobs.values()})
     # All at once, so that no worker is idle; in the order of the jobs, whichever ends first.
-    submitted = {key: executor.submit(job) for key, job in jobs.items() if key not in finished}
-    return {key: finished.get(key) or submitted[key].result() for key in jobs}
-
-
-def _finished(job: TrainingJob, reporter: Reporter) -> TrainingResult | None:
-    """Return the same training, if an earlier process of this search finished it with the same packages."""
-    tags: dict[str, str] = {name: str(job.tags[name]) for name in (Tag.SEARCH, Tag.CONFIRM)}
-    # All params, the hardware's too: another number of threads gives other bits, which would not be paired.
-    params = {name: str(value) for name, value in job.params().items()}
-    for run in runs_with({**tags, Tag.STAGE: job.stage, **environment_tags()}):
-        training = StoredTraining(run)
-        if training.status == "FINISHED" and training.params == params:
-            try:
-                return TrainingResult.of(training)
-            except (UserError, StoreError) as error:
-                reporter.message(f"Run {training.run_id} of {job.name} cannot be used again: {error}")
-    return None
+    submitted = {key: executor.submit(job) for key, job in jobs.items()}
+    return {key: future.result() for key, future in submitted.items()}
 
 
 def _pairs(trained: Mapping[Key, TrainingResult]) -> pd.DataFrame:

@@ -20,11 +20,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lenet_study.errors import StoreError
 from lenet_study.tracking.disk import full_folder, no_room
-from lenet_study.tracking.operations import DeliveredModel, carry_out
+from lenet_study.tracking.operations import INDEPENDENT, DeliveredModel, carry_out
 from lenet_study.tracking.schema import Tag
 from lenet_study.tracking.spool import Spool
 from lenet_study.tracking.store import failure_sentence
 
+AT_ONCE = 16  # operations
 LONGEST_WAIT = 30.0  # seconds between two tries
 _CURABLE = (401, 403, 408, 429)  # of HTTP: a password or a quota can be seen to
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -65,31 +66,31 @@ class Delivery:
         self.outage = ""
         self.full: Path | None = None
         self._first_wait = first_wait
+        self._at_once = AT_ONCE
         self._wake = threading.Event()  # an operation was added, or the last one has been
         self._ending = threading.Event()
         self._progress = self._waiting_since = 0.0
         self._thread = threading.Thread(target=self._work, name="delivery", daemon=True)
 
     def deliver_next(self) -> bool:
-        """Deliver one operation; return whether there was one.
+        """Deliver the next operation, and those that may go with it; return whether there was one.
 
         Raises:
             Exception: What the store failed with, if that may pass.
         """
-        operation = self.spool.first()
-        if operation is None:
-            return False
-        content = dict(operation.content)
-        if self.refusal and content["kind"] == "end":
-            content["status"] = "FAILED"
+        operations = self.spool.leading(INDEPENDENT, self._at_once)
         try:
-            self.model = carry_out(self.run_id, operation.folder, content) or self.model
+            self.model = carry_out(self.run_id, operations, refused=bool(self.refusal)) or self.model
         except Exception as error:
             if may_pass(error):
                 raise
+            if len(operations) > 1:  # one by one from now on, to find which
+                self._at_once = 1
+                return True
             self._refuse(error)
-        self.spool.remove(operation)
-        return True
+        for operation in operations:
+            self.spool.remove(operation)
+        return bool(operations)
 
     @property
     def run_id(self) -> str:

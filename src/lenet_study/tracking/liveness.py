@@ -23,7 +23,7 @@ def process_tags() -> dict[str, str]:
         Tag.PROCESS_HOST: socket.gethostname(),
         Tag.PROCESS_BOOT: boot_id(),
         Tag.PROCESS_PID: str(os.getpid()),
-        Tag.PROCESS_START: f"{psutil.Process().create_time():.2f}",
+        Tag.PROCESS_START: f"{_start(os.getpid()):.2f}",
         Tag.PROCESS_HEARTBEAT: heartbeat(),
     }
 
@@ -39,6 +39,15 @@ def boot_id() -> str:
         return _BOOT_ID.read_text().strip()
     except OSError:
         return "unknown"
+
+
+def _start(pid: int) -> float:
+    """Return when a process was started, in seconds since the boot: a step of the clock changes no such time.
+
+    Raises:
+        psutil.NoSuchProcess: There is none with this number.
+    """
+    return psutil.Process(pid).create_time() - psutil.boot_time()
 
 
 def is_of_this_host(host: str) -> bool:
@@ -57,7 +66,7 @@ def is_abandoned(tags: Mapping[str, str]) -> bool:
     if not is_of_this_host(tags[Tag.PROCESS_HOST]):
         return time.time() - float(tags[Tag.PROCESS_HEARTBEAT]) > SILENCE_SECONDS
     try:
-        start = psutil.Process(int(tags[Tag.PROCESS_PID])).create_time()
+        start = _start(int(tags[Tag.PROCESS_PID]))
     except psutil.NoSuchProcess:
         return True
     return tags[Tag.PROCESS_BOOT] != boot_id() or abs(start - float(tags[Tag.PROCESS_START])) >= 1

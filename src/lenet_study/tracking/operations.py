@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -27,8 +27,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from lenet_study.errors import StoreError
 from lenet_study.evidence.export import folder_digest
 from lenet_study.tracking.schema import File, Tag
+from lenet_study.tracking.spool import Operation
 from lenet_study.tracking.store import NAME
 
+INDEPENDENT = ("batch", "artifact", "dataset")  # kinds whose order among each other does not matter
 _ADDED = "registered_model_meta"  # a file that MLflow adds to some downloads
 
 
@@ -41,13 +43,15 @@ class DeliveredModel:
     sha256: str  # over all its files
 
 
-def carry_out(run_id: str, folder: Path, content: Mapping[str, Any]) -> DeliveredModel | None:
-    """Do in the store what an operation says.
+def carry_out(
+    run_id: str, operations: Sequence[Operation], *, refused: bool = False
+) -> DeliveredModel | None:
+    """Do in the store what operations say, side by side: a server that is far away takes its time for each.
 
     Args:
-        run_id: The run that it belongs to.
-        folder: Where its files are.
-        content: Its kind, and what that needs.
+        run_id: The run that they belong to.
+        operations: Several only if all are of an independent kind.
+        refused: Whether the store has refused an earlier one, so that the run ends FAILED.
 
     Returns:
         The model, if it was one.
@@ -58,26 +62,56 @@ def carry_out(run_id: str, folder: Path, content: Mapping[str, Any]) -> Delivere
         OSError: The store's folder of artifacts failed.
     """
     client = mlflow.MlflowClient()
-    kind = content["kind"]
-    if kind == "batch":
-        metrics = [entities.Metric(*row) for row in content.get("metrics", ())]
-        params = [entities.Param(*row) for row in content.get("params", {}).items()]
-        client.log_batch(run_id, metrics, params, _tags(content.get("tags", {})))
-    elif kind == "artifact":
-        client.log_artifact(run_id, str(folder / content["name"]))
-    elif kind == "dataset":
-        tags = [entities.InputTag(*row) for row in content["tags"].items()]
-        dataset = entities.DatasetInput(entities.Dataset(**content["dataset"]), tags)
-        client.log_inputs(run_id, datasets=[dataset])
-    elif kind == "end":
-        if content["tags"]:
-            client.log_batch(run_id, tags=_tags(content["tags"]))
-        client.set_terminated(run_id, content["status"], content["end_time"])
-    elif kind == "model":
-        return _log_model(client, run_id, folder / File.MODEL, content)
-    else:
-        raise StoreError(f"{folder} holds an operation of a newer version, {kind!r}: deliver it with that")
+    metrics: list[entities.Metric] = []
+    params: dict[str, str] = {}
+    tags: dict[str, str] = {}
+    calls: list[Callable[[], object]] = []
+    for folder, content in ((operation.folder, operation.content) for operation in operations):
+        kind = content["kind"]
+        if kind == "batch":  # all of them are one request
+            metrics += [entities.Metric(*row) for row in content.get("metrics", ())]
+            params |= content.get("params", {})
+            tags |= content.get("tags", {})
+        elif kind == "artifact":
+            calls.append(partial(client.log_artifact, run_id, str(folder / content["name"])))
+        elif kind == "dataset":
+            about = [entities.InputTag(*row) for row in content["tags"].items()]
+            dataset = entities.DatasetInput(entities.Dataset(**content["dataset"]), about)
+            calls.append(partial(client.log_inputs, run_id, datasets=[dataset]))
+        elif kind == "end":
+            if content["tags"]:
+                client.log_batch(run_id, tags=_tags(content["tags"]))
+            client.set_terminated(run_id, "FAILED" if refused else content["status"], content["end_time"])
+        elif kind == "model":
+            return _log_model(client, run_id, folder / File.MODEL, content)
+        else:
+            raise StoreError(
+                f"{folder} holds an operation of a newer version, {kind!r}: deliver it with that"
+            )
+    if metrics or params or tags:
+        rows = [entities.Param(*row) for row in params.items()]
+        calls.append(partial(client.log_batch, run_id, metrics, rows, _tags(tags)))
+    _side_by_side(calls)
     return None
+
+
+def _side_by_side(calls: Iterable[Callable[[], object]]) -> None:
+    """Make calls, each in a thread; raise what the first one failed with."""
+    errors: list[Exception] = []
+
+    def make(call: Callable[[], object]) -> None:
+        try:
+            call()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=make, args=(call,), daemon=True) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
 
 
 def _tags(tags: Mapping[str, str]) -> list[entities.RunTag]:
@@ -103,18 +137,27 @@ def _log_model(
         model, outputs = present[0], client.get_run(run_id).outputs
     else:
         model, outputs = client.create_logged_model(experiment_id, File.MODEL, run_id, params=params), None
-    if model.model_id not in [output.model_id for output in (outputs.model_outputs if outputs else ())]:
-        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     _name(files, run_id, model)
-    _upload(client, model.model_id, files)
+    calls = [
+        partial(client.log_model_artifact, model.model_id, str(path), _folder_within(files, path))
+        for path in files.rglob("*")
+        if path.is_file()
+    ]
+    if model.model_id not in [output.model_id for output in (outputs.model_outputs if outputs else ())]:
+        calls.append(partial(client.log_outputs, run_id, [LoggedModelOutput(model.model_id, step=0)]))
+    _side_by_side(calls)
     with tempfile.TemporaryDirectory() as folder:
         uri = f"models:/{model.model_id}"
         sha256 = model_digest(Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder)))
     if sha256 != folder_digest(files):
         raise StoreError(f"The store holds another model than run {run_id} gave it: train it again")
-    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     metrics = [entities.Metric(*row, model_id=model.model_id) for row in content["metrics"]]
-    client.log_batch(run_id, metrics, tags=_tags({Tag.MODEL_SHA256: sha256}))
+    _side_by_side(
+        [
+            partial(client.finalize_logged_model, model.model_id, LoggedModelStatus.READY),
+            partial(client.log_batch, run_id, metrics, tags=_tags({Tag.MODEL_SHA256: sha256})),
+        ]
+    )
     version = None
     if content["register"]:
         versions = client.search_model_versions(f"name = '{NAME}' and run_id = '{run_id}'") if present else []
@@ -135,25 +178,10 @@ def _name(files: Path, run_id: str, model: LoggedModel) -> None:
     renewed.replace(files / "MLmodel")  # whole, should this process be killed
 
 
-def _upload(client: mlflow.MlflowClient, model_id: str, files: Path) -> None:
-    """Upload a model's files side by side: one after another, a slow server takes a minute."""
-    errors: list[Exception] = []
-
-    def upload(path: Path) -> None:
-        folder = path.parent.relative_to(files).as_posix()
-        try:
-            client.log_model_artifact(model_id, str(path), None if folder == "." else folder)
-        except Exception as error:
-            errors.append(error)
-
-    paths = [path for path in files.rglob("*") if path.is_file()]
-    threads = [threading.Thread(target=upload, args=(path,), daemon=True) for path in paths]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+def _folder_within(files: Path, path: Path) -> str | None:
+    """Return the folder of a file within a model, as MLflow wants it: None for the model's own."""
+    folder = path.parent.relative_to(files).as_posix()
+    return None if folder == "." else folder
 
 
 def register_version(client: mlflow.MlflowClient, run_id: str, model_id: str, tags: dict[str, str]) -> int:

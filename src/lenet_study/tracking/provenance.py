@@ -15,6 +15,8 @@ from lenet_study.errors import UserError
 from lenet_study.tracking.schema import Tag
 
 ROOT = Path(__file__).resolve().parents[3]  # of the project's checkout
+_PACKAGE = Path(__file__).parents[1]
+_DECIDING = ("recipes", "training")  # rooms whose code decides a training's weights
 IMAGE = "LENET_STUDY_IMAGE"  # id of the image, told to a container by what starts it
 COMMIT = "LENET_STUDY_COMMIT"  # that an image was built from
 _OWN = "lenet-study"  # its version tells less than the commit
@@ -30,16 +32,30 @@ def freeze() -> str:
     return "".join(f"{name}=={version}\n" for name, version in sorted(installed.items()) if name != _OWN)
 
 
+@functools.cache
+def code_digest(package: Path = _PACKAGE) -> str:
+    """Return the SHA-256 sum of the code that decides a training's weights."""
+    digest = hashlib.sha256()
+    for room in _DECIDING:
+        for path in sorted((package / room).rglob("*.py")):
+            digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+code_digest()  # of the code that this process has loaded: files may change while it works
+
+
 def provenance_tags(root: Path = ROOT) -> dict[str, str]:
     """Return the tags that tell a run's commit and environment; ``root`` is that of the checkout."""
     return {**git_tags(root), **environment_tags(root)}
 
 
 def environment_tags(root: Path = ROOT) -> dict[str, str]:
-    """Return Python's version, sums of the packages' list and of requirements.txt, and the image's id."""
+    """Return Python's version, sums of packages, code and requirements.txt, and the image's id."""
     tags: dict[str, str] = {
         Tag.PYTHON: platform.python_version(),
         Tag.PACKAGES_SHA256: _sha256(freeze().encode()),
+        Tag.CODE_SHA256: code_digest(),
     }
     if (requirements := root / "requirements.txt").is_file():
         tags[Tag.REQUIREMENTS_SHA256] = _sha256(requirements.read_bytes())

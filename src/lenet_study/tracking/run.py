@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from time import monotonic
 
 import mlflow
 import pandas as pd
@@ -39,7 +40,8 @@ from lenet_study.training.history import Epoch
 
 SOURCE = "https://github.com/zalandoresearch/fashion-mnist"
 PATIENCE = 60.0  # seconds that a run's end waits for a store that takes nothing
-SIGNAL_PATIENCE = 5.0  # seconds that it waits after a signal: the process is to end within 10
+SIGNAL_PATIENCE = 5.0  # seconds after a signal that all ends wait: the process is to end within 10
+LEAST_PATIENCE = 0.5  # seconds that each of them has for a store that answers
 Message = Callable[[str], None]
 _open: list[Run] = []  # the innermost last
 
@@ -276,7 +278,9 @@ def open_run(
         except (Exception, KeyboardInterrupt, SystemExit) as error:
             stopped = not isinstance(error, Exception)
             status = "KILLED" if stopped else "FAILED"
-            total = SIGNAL_PATIENCE if stopped or isinstance(error, DiskError) else total
+            if stopped or isinstance(error, DiskError):
+                waited = monotonic() - getattr(error, "time", monotonic())  # by a run nested in this one
+                total = max(LEAST_PATIENCE, SIGNAL_PATIENCE - waited)
             reason = (
                 "stopped by a signal; `resume` goes on" if stopped else " ".join(str(error).split())[:5000]
             )
@@ -292,10 +296,13 @@ def open_run(
 def _start(name: str, tags: Mapping[str, object], surrounding: str, resume: str, message: Message) -> Run:
     """Create a run in the experiment of the surrounding one, adopt that of `mlflow run`, or resume one."""
     client = mlflow.MlflowClient()
-    run_id = resume or adopted_run()
+    texts = {str(tag): str(value) for tag, value in tags.items()}
+    adopted = None if resume else adopted_run(texts.get(Tag.FINGERPRINT, ""))
+    if adopted and Tag.STAGE in adopted.data.tags:
+        resume = adopted.info.run_id
+    run_id = adopted.info.run_id if adopted else resume
     experiment_id = prepare_experiment(surrounding, adopted=run_id)
     os.environ.pop("MLFLOW_RUN_ID", None)
-    texts = {str(tag): str(value) for tag, value in tags.items()}
     if not run_id:
         run = client.create_run(experiment_id, run_name=name, tags=resolve_tags(texts))
         delivery = _delivery(run.info.run_id, name)
@@ -307,9 +314,11 @@ def _start(name: str, tags: Mapping[str, object], surrounding: str, resume: str,
     opened = Run(run, delivery, message, resumed=bool(resume))
     if resume:
         names = [name for name in run.data.metrics if not name.startswith("system/")]
-        opened.steps = {
-            name: {point.step for point in client.get_metric_history(run_id, name)} for name in names
-        }
+        for name in names:
+            points = client.get_metric_history(run_id, name)
+            opened.steps[name] = {point.step for point in points}
+            # With their times: the model's rows are the run's own then, not further ones.
+            opened._summary += [[name, point.value, point.timestamp, 0] for point in points if not point.step]
     delivery.start()
     return opened
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,12 +108,25 @@ class Spool:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    def first(self) -> Operation | None:
-        """Return the operation to deliver next; None if the store has all."""
-        for number in self._numbers():
+    def leading(self, together: Collection[str] = (), limit: int = 1) -> list[Operation]:
+        """Return the operation to deliver next, and those that may go with it; none if the store has all.
+
+        Args:
+            together: Kinds whose order among each other does not matter, unless they name the same file.
+            limit: How many at most.
+        """
+        operations: list[Operation] = []
+        names: set[str] = set()
+        for number in self._numbers()[:limit]:
             folder = self.folder / f"{number:08d}"
-            return Operation(folder, json.loads((folder / _CONTENT).read_text()))
-        return None
+            content = json.loads((folder / _CONTENT).read_text())
+            alone = content["kind"] not in together or content.get("name") in names
+            if not (alone and operations):
+                operations.append(Operation(folder, content))
+            if alone:
+                break
+            names |= {content["name"]} if "name" in content else set()
+        return operations
 
     def remove(self, operation: Operation) -> None:
         """Forget an operation: the store has it."""

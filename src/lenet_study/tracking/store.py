@@ -29,6 +29,7 @@ from sqlalchemy.pool import NullPool
 
 from lenet_study.errors import StoreError, StudyError, UserError
 from lenet_study.tracking.disk import database_file, full_folder, no_room, store_folder
+from lenet_study.tracking.liveness import is_abandoned
 from lenet_study.tracking.schema import Tag
 
 NAME = "fashion-mnist-lenet"  # of the experiment and of the registered model
@@ -62,8 +63,9 @@ def connect(timeout: float = HEALTH_TIMEOUT, patience: float = OPENING_PATIENCE)
         logging.getLogger(name).setLevel(level)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the project prints its own
-    # MLflow's own patience is four minutes for each call; what a run writes has a patience of its own.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # about 5 s
+    # MLflow repeats a request whose answer is late, and makes a run or version twice; what a run writes is
+    # repeated by its delivery, which looks first at what is there.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     # PostgreSQL's own patience with a host that drops what is sent to it is two minutes.
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(max(2, round(timeout))))
@@ -380,24 +382,29 @@ def fail(run_id: str, reason: str, status: str = "FAILED") -> None:
             client.set_terminated(run_id, status)
 
 
-def adopted_run() -> str:
-    """Return the id of the run that `mlflow run` has made for this process; empty if there is none.
+def adopted_run(fingerprint: str = "") -> StoredRun | None:
+    """Return the run that MLFLOW_RUN_ID names for this process, if it names one.
+
+    It is a run that `mlflow run` has made, or an interrupted one of the same work, by its fingerprint.
 
     Raises:
-        UserError: MLFLOW_RUN_ID names no run, or one that is not as `mlflow run` makes it.
+        UserError: It names no run, or one that is neither.
     """
     if not (run_id := os.environ.get("MLFLOW_RUN_ID", "")):
-        return ""
+        return None
     try:
         run = mlflow.MlflowClient().get_run(run_id)
     except MlflowException as error:
         raise UserError(f"MLFLOW_RUN_ID={run_id} names no run of this store: unset it") from error
-    if Tag.STAGE in run.data.tags or run.info.status != "RUNNING":
+    tags, status = run.data.tags, run.info.status
+    is_new = Tag.STAGE not in tags and status == "RUNNING"
+    ended = status in ("KILLED", "FAILED") or (status == "RUNNING" and is_abandoned(tags))
+    if not is_new and not (ended and fingerprint and tags.get(Tag.FINGERPRINT) == fingerprint):
         raise UserError(
-            f"MLFLOW_RUN_ID={run_id} names a run that has been used already: unset it, or let `resume` go on "
-            "with that run, if it was interrupted"
+            f"MLFLOW_RUN_ID={run_id} names a run that has been used already, and is no interrupted one of "
+            "this work: unset it, or let `resume` go on with that run, if it was interrupted"
         )
-    return run_id
+    return run
 
 
 def record_refusal(command: str, reason: str) -> None:
@@ -406,8 +413,8 @@ def record_refusal(command: str, reason: str) -> None:
         if (database := database_file(mlflow.get_tracking_uri())) and not database.is_file():
             return  # made by no `mlflow run`: connecting would make it
         connect()  # MLflow itself would try for minutes to reach a store that is not there
-        if run_id := adopted_run():
+        if run := adopted_run():
             client = mlflow.MlflowClient()
-            client.update_run(run_id, name=command)
+            client.update_run(run.info.run_id, name=command)
             for tag in (Tag.DESCRIPTION, Tag.FAILURE_REASON):
-                client.set_tag(run_id, tag, reason)
+                client.set_tag(run.info.run_id, tag, reason)

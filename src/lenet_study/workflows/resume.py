@@ -22,6 +22,7 @@ from lenet_study.tracking.store import checkpoint_folder, connect, find_runs
 from lenet_study.tracking.stored_training import StoredTraining
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.hardware import Hardware, processor
+from lenet_study.workflows import reuse
 from lenet_study.workflows.kfold import kfold_side_by_side
 from lenet_study.workflows.orphans import end_abandoned
 from lenet_study.workflows.retrain import retrain
@@ -187,7 +188,7 @@ class _Options:
         if stored.status == "RUNNING":
             return "is being worked on by a process that is alive, or was lately on another host: wait for it"
         present: dict[str, str] = environment_tags()
-        names = [Tag.PYTHON, Tag.PACKAGES_SHA256]
+        names = [*reuse.DECIDING]
         if stored.stage in _TRAININGS:
             present[Tag.PROCESSOR] = processor(_hardware_of(stored.params).prepare())
             names.append(Tag.PROCESSOR)

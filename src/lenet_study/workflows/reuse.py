@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lenet_study.tracking.liveness import is_abandoned
@@ -18,21 +16,7 @@ from lenet_study.tracking.stored_training import StoredTraining
 if TYPE_CHECKING:
     from lenet_study.workflows.train import TrainingResult
 
-_PACKAGE = Path(__file__).parents[1]
-_DECIDING = ("recipes", "training")  # rooms whose code decides a training's weights
-
-
-@functools.cache
-def code_digest(package: Path = _PACKAGE) -> str:
-    """Return the SHA-256 sum of the code that decides a training's weights."""
-    digest = hashlib.sha256()
-    for room in _DECIDING:
-        for path in sorted((package / room).rglob("*.py")):
-            digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
-code_digest()  # of the code that this process has loaded: files may change while it works
+DECIDING = (Tag.CODE_SHA256, Tag.PYTHON, Tag.PACKAGES_SHA256)  # of an environment, for a training
 
 
 def fingerprint(facts: Mapping[str, object]) -> str:
@@ -42,12 +26,8 @@ def fingerprint(facts: Mapping[str, object]) -> str:
         facts: What tells this piece of work from others; values that JSON can hold.
     """
     environment = environment_tags()
-    whole = {
-        **facts,
-        "code": code_digest(),
-        "python": environment[Tag.PYTHON],
-        "packages": environment[Tag.PACKAGES_SHA256],
-    }
+    deciding: dict[str, str] = {tag: environment[tag] for tag in DECIDING}
+    whole = {**facts, **deciding}
     return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from time import perf_counter, sleep
@@ -202,7 +202,7 @@ def train_once(job: TrainingJob, reporter: Reporter, monitor: Monitor) -> Traini
         with claim_lock() as claim:
             former = reuse.Former(identity, job.checkpoint_dir)
             for stored in former.finished:
-                if result := _sound_result(stored):
+                if result := _sound_result(stored, reporter):
                     return _used_again(job, stored, result, reporter)
             if not former.running:
                 claimed = replace(job, resume=former.interrupted.info.run_id if former.interrupted else "")
@@ -228,11 +228,13 @@ class _Claimed(Monitor):
         return self.monitor.on_epoch_end(epoch)
 
 
-def _sound_result(former: StoredTraining) -> TrainingResult | None:
-    """Return the result of a finished training; None if its files are not those that were logged."""
-    with suppress(StudyError):
+def _sound_result(former: StoredTraining, reporter: Reporter) -> TrainingResult | None:
+    """Return the result of a finished training; say why if its files are not those that were logged."""
+    try:
         return replace(TrainingResult.of(former), reused=True)
-    return None
+    except StudyError as error:
+        reporter.message(f"{former.name}: run {former.run_id} cannot be used again: {error}")
+        return None
 
 
 def _used_again(
@@ -306,7 +308,7 @@ def _open_training_run(job: TrainingJob, reporter: Reporter) -> AbstractContextM
 def _checkpoints(job: TrainingJob, run: Run, reporter: Reporter) -> Checkpoints:
     """Return the run's checkpoints; say which of a resumed run are damaged."""
     checkpoints = Checkpoints(checkpoint_folder(run.id, job.checkpoint_dir))
-    if job.resume:
+    if run.resumed:
         state = checkpoints.newest()
         done = len(state["history"]) if state else 0
         damaged = ", ".join(path.name for path in checkpoints.damaged)
