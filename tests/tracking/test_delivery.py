@@ -15,10 +15,10 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UN
 from toys import toy_split
 
 from lenet_study.errors import StoreError
-from lenet_study.tracking.delivery import may_pass
+from lenet_study.tracking.delivery import Delivery, may_pass
 from lenet_study.tracking.operations import carry_out
 from lenet_study.tracking.run import open_run
-from lenet_study.tracking.spool import Operation
+from lenet_study.tracking.spool import Operation, Spool
 from lenet_study.tracking.store import spool_folder
 
 
@@ -144,6 +144,22 @@ def test_what_the_store_refuses_fails_the_run(store):
     assert stored.info.status == "FAILED"
     assert "seed" in stored.data.tags["failure.reason"]
     assert not spool_folder().exists()
+
+
+def test_what_waits_with_a_refused_operation_is_delivered(store, tmp_path):
+    with opened() as run:
+        pass
+    store.log_param(run.id, "seed", "1")
+    spool = Spool(tmp_path / run.id, {"run_id": run.id})
+    for content in ({"tags": {"a": "1"}}, {"params": {"seed": "2"}}, {"tags": {"b": "2"}}):
+        with spool.add({"kind": "batch", **content}):
+            pass
+    delivery = Delivery(spool)
+    while delivery.deliver_next():
+        pass
+    assert "seed" in delivery.refusal
+    stored = store.get_run(run.id).data
+    assert (stored.tags["a"], stored.tags["b"], stored.params["seed"]) == ("1", "2", "1")
 
 
 def test_a_run_that_was_deleted_meanwhile_fails(store):

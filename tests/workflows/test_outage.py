@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import SimpleNamespace
 
 import mlflow
@@ -118,11 +118,15 @@ def test_a_server_that_is_away_at_the_end(client, proxy):
     assert lines == []
 
 
-def write_and_leave(folder, then):
-    """A process of the command line whose run writes while the server is away, and that then ends."""
+def write_and_leave(folder, then, patience, depth):
+    """A process of the command line whose run writes while the server is away, and that then ends.
+
+    The run is the innermost of so many.
+    """
 
     def command(*_):
-        with opened(patience=1) as run:
+        with ExitStack() as nested:
+            run = [nested.enter_context(opened(patience=patience)) for _ in range(depth)][-1]
             assert run.delivery.wait(60)
             (folder / "open").write_text(run.id)
             while not (folder / "away").exists():
@@ -139,9 +143,9 @@ def write_and_leave(folder, then):
     sys.exit(main(["data"]))
 
 
-def leave(proxy, folder, then=0):
+def leave(proxy, folder, then=0, patience=1, depth=1):
     """Run that process; returns the run's id, when its work ended, its exit code, and what it said."""
-    process = start_process(write_and_leave, folder, then)
+    process = start_process(write_and_leave, folder, then, patience, depth)
     while not (folder / "open").exists() or not (folder / "open").read_text():
         assert process.is_alive(), (folder / "log").read_text()
         time.sleep(0.05)
@@ -173,8 +177,9 @@ def test_a_server_that_does_not_come_back_before_the_end(client, proxy, tmp_path
     assert recorder.text.endswith("Nothing waits to be delivered.")
 
 
-def test_a_signal_ends_a_process_in_time_while_the_server_is_away(client, proxy, tmp_path):
-    run_id, _, took, code, log = leave(proxy, tmp_path, signal.SIGTERM)
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_signal_ends_a_process_in_time_while_the_server_is_away(client, proxy, tmp_path, depth):
+    run_id, _, took, code, log = leave(proxy, tmp_path, signal.SIGTERM, patience=60, depth=depth)
     assert code == 143, log
     assert took < 10
     proxy.up()

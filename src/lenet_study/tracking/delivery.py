@@ -25,7 +25,7 @@ from lenet_study.tracking.schema import Tag
 from lenet_study.tracking.spool import Spool
 from lenet_study.tracking.store import failure_sentence
 
-AT_ONCE = 16  # operations
+AT_ONCE = 16  # operations that go together at most
 LONGEST_WAIT = 30.0  # seconds between two tries
 _CURABLE = (401, 403, 408, 429)  # of HTTP: a password or a quota can be seen to
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -79,6 +79,8 @@ class Delivery:
             Exception: What the store failed with, if that may pass.
         """
         operations = self.spool.leading(INDEPENDENT, self._at_once)
+        if not operations:
+            return False
         try:
             self.model = carry_out(self.run_id, operations, refused=bool(self.refusal)) or self.model
         except Exception as error:
@@ -90,7 +92,7 @@ class Delivery:
             self._refuse(error)
         for operation in operations:
             self.spool.remove(operation)
-        return bool(operations)
+        return True
 
     @property
     def run_id(self) -> str:

@@ -16,7 +16,7 @@ from lenet_study.tracking.schema import Tag
 
 ROOT = Path(__file__).resolve().parents[3]  # of the project's checkout
 _PACKAGE = Path(__file__).parents[1]
-_DECIDING = ("recipes", "training")  # rooms whose code decides a training's weights
+_ROOMS = ("recipes", "training")  # rooms whose code decides a training's weights
 IMAGE = "LENET_STUDY_IMAGE"  # id of the image, told to a container by what starts it
 COMMIT = "LENET_STUDY_COMMIT"  # that an image was built from
 _OWN = "lenet-study"  # its version tells less than the commit
@@ -36,7 +36,7 @@ def freeze() -> str:
 def code_digest(package: Path = _PACKAGE) -> str:
     """Return the SHA-256 sum of the code that decides a training's weights."""
     digest = hashlib.sha256()
-    for room in _DECIDING:
+    for room in _ROOMS:
         for path in sorted((package / room).rglob("*.py")):
             digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
     return digest.hexdigest()

@@ -147,7 +147,7 @@ class _Options:
             return kfold_side_by_side(job, int(stored.params.get("workers", 0)), self.reporter)
         changed = [stored.tag(Tag.FINGERPRINT), job.fingerprint()]
         if not self.force and changed[0] and changed[0] != changed[1]:
-            raise UserError(f"run_id={stored.run_id} was made by other code or of other data: set force=true")
+            raise UserError(f"run_id={stored.run_id} was made of other data: set force=true")
         if stored.stage == "retrain" and not job.study:  # a study evaluates it itself
             return {job.name: retrain(job, self.reporter)[0]}
         return {job.name: job.run(self.reporter, Monitor())}
