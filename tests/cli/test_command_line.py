@@ -67,6 +67,7 @@ DEFAULTS = {
         **PLACES,
     },
     "study": {"folds": 5, "force": False, **CONFIG, **PLACES, **KEPT},
+    "doctor": {},
     "fetch": {"to": None, "model": CHAMPION},
 }
 # arguments, what the sentence names
@@ -219,7 +220,7 @@ def test_the_commands_and_their_parameters_are_frozen():
         for name, command in COMMANDS.items()
     }
     assert declared == DEFAULTS
-    assert ENTRY_POINTS.keys() == DEFAULTS.keys() - {"fetch"}
+    assert ENTRY_POINTS.keys() == DEFAULTS.keys() - {"doctor", "fetch"}
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
@@ -351,6 +352,7 @@ CALLED = {  # options, workflow, its arguments by position and by name
     ),
     "reap": ([], "workflows.orphans.reap", [TERMINAL], {}),
     "sync": ([], "workflows.sync.sync", [TERMINAL], {}),
+    "doctor": ([], "workflows.doctor.doctor", [TERMINAL], {}),
     "data": (["--data-dir", "images"], "workflows.data.verify_data", [IMAGES, TERMINAL], {}),
     "fetch": (["--to", "a/b"], "workflows.fetch.fetch_model", [CHAMPION, Path("a/b"), TERMINAL], {}),
 }

@@ -107,6 +107,14 @@ def test_a_full_spool_refuses_all_but_the_run_s_end(tmp_path):
     add(spool, 3, picture="p" * 500)
 
 
+def test_room_for_the_run_s_end_is_occupied_until_then(tmp_path):
+    spool = Spool(tmp_path / "r1", ABOUT, reserve=5000)
+    occupied = {path.name: path.stat().st_size for path in spool.folder.iterdir()}
+    assert occupied["reserve"] == 5000
+    spool.free_reserve()
+    assert {path.name for path in spool.folder.iterdir()} == occupied.keys() - {"reserve"}
+
+
 def test_one_process_at_a_time(tmp_path):
     spool = Spool(tmp_path / "r1", ABOUT)
     add(spool, 1)

@@ -49,7 +49,9 @@ class Filling(Monitor):
 
 
 @pytest.mark.parametrize(
-    ("epoch", "left"), [(2, 200_000), (3, 20_000), (3, 400_000)], ids=["checkpoint", "pictures", "model"]
+    ("epoch", "left"),
+    [(1, 0), (2, 200_000), (3, 20_000), (3, 400_000)],
+    ids=["no-byte", "checkpoint", "pictures", "model"],
 )
 def test_a_full_disk_fails_the_run_and_resume_goes_on(initialised_database, disk, job, whole, epoch, left):
     with open_store(initialised_database, disk) as store:
@@ -76,12 +78,12 @@ def train_elsewhere(job, filling, said):
 
 
 def test_a_full_disk_of_the_store_alone_is_named(initialised_database, disk, tmp_path, job, whole):
-    """Its run's end cannot be written down; it is the end of its process that tells."""
     job = replace(job, checkpoint_dir=str(tmp_path / "elsewhere"))
     with open_store(initialised_database, disk) as store:
         filling = Filling(disk, 1, 0)
         start_process(train_elsewhere, job, filling, tmp_path / "said").join(240)
         assert (tmp_path / "said").read_text().startswith(f"The disk of {disk} is full")
+        assert [run.info.status for run in store.search_runs(["1"])] == ["FAILED"]
         filling.ballast.unlink()
         resume(checkpoint_dir=job.checkpoint_dir, data=job.data)
         (run,) = store.search_runs(["1"])

@@ -21,15 +21,19 @@ from toys import start_process, toy_split
 from lenet_study.__main__ import main
 from lenet_study.errors import StoreError
 from lenet_study.execution.executor import Monitor
+from lenet_study.execution.inline import InlineExecutor
 from lenet_study.recipes.recipe import TrainingConfig, variant_recipes
 from lenet_study.tracking.registry import load_model
 from lenet_study.tracking.run import open_run
 from lenet_study.tracking.store import NAME, spool_folder
 from lenet_study.training.hardware import Hardware
+from lenet_study.workflows.evaluate import EvaluationJob
+from lenet_study.workflows.kfold import kfold
 from lenet_study.workflows.orphans import reap
 from lenet_study.workflows.resume import resume
 from lenet_study.workflows.sync import sync
 from lenet_study.workflows.train import TrainingJob, train
+from lenet_study.workflows.waiting import wait_for_store
 
 pytestmark = pytest.mark.server
 
@@ -270,6 +274,37 @@ def test_a_training_goes_on_through_an_outage(client, proxy, toy_files):
     (version,) = client.search_model_versions(f"run_id = '{result.run_id}'")
     assert result.model.version == int(version.version)
     assert load_model(result.run_id).weights_sha256 == result.model.weights_sha256
+
+
+def test_parts_that_begin_while_the_server_is_away_wait_for_it(client, proxy, toy_files):
+    config, recorder = TrainingConfig(epochs=2, batch_size=16, seed=4), Recorder()
+    job = TrainingJob(
+        recipe=variant_recipes(config)["baseline"],
+        hardware=Hardware(device="cpu"),
+        data=toy_files,
+        folds=2,
+        once=True,
+    )
+    proxy.down()
+    threading.Timer(1.5, proxy.up).start()
+    with InlineExecutor(recorder) as executor:
+        trained = kfold(job, executor)
+    assert len(trained) == 2
+    assert recorder.text.count("A part of the work waits for the store") == 1
+
+    proxy.down()
+    threading.Timer(1.5, proxy.up).start()
+    former = trained["fold 1"].run_id
+    assert EvaluationJob.of(former, job).run(recorder, Monitor()).model_run_id == former
+    assert recorder.text.count("A part of the work waits for the store") == 2
+
+
+def test_a_part_finds_what_an_earlier_one_could_not_deliver(client, proxy, tmp_path):
+    run_id, *_ = leave(proxy, tmp_path)
+    proxy.up()
+    wait_for_store(Recorder())
+    assert_whole(client, run_id)
+    assert not spool_folder().exists()
 
 
 class Slow(Monitor):

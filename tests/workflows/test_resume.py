@@ -16,6 +16,7 @@ from lenet_study.execution.signals import stop_on_signals
 from lenet_study.tracking.liveness import process_tags
 from lenet_study.tracking.run import keep_alive, open_run
 from lenet_study.tracking.store import checkpoint_folder
+from lenet_study.training.checkpoint import Checkpoints
 from lenet_study.workflows.orphans import reap
 from lenet_study.workflows.resume import interrupted, resume
 from lenet_study.workflows.train import train
@@ -178,6 +179,16 @@ def test_reaping_ends_runs_whose_process_is_gone_and_no_others(store, tmp_path, 
         assert store.get_run(run_id).info.status == ("KILLED" if name in ended else "RUNNING")
     assert "its process is gone" in store.get_run(gone.info.run_id).data.tags["failure.reason"]
     assert reap() == []
+
+
+def test_what_a_process_left_that_was_killed_after_its_run_s_end_is_removed(store):
+    with open_run("toy", stage="train", params={}) as run:
+        pass
+    folders = [checkpoint_folder(run_id) for run_id in (run.id, "of-another-store")]
+    for folder in folders:
+        Checkpoints(folder).write(1, {"history": []})
+    reap()
+    assert [folder.is_dir() for folder in folders] == [False, True]
 
 
 def test_an_open_run_renews_its_heartbeat(store):

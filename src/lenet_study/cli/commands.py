@@ -190,6 +190,14 @@ def data(data_dir: DataDir = "") -> None:
     verify_data(DataFiles.at(data_dir), _terminal())
 
 
+@command  # no entry point: `mlflow run` opens the store itself before it calls one
+def doctor() -> None:
+    """Mend a store whose making was cut off."""
+    from lenet_study.workflows.doctor import doctor as run_doctor
+
+    run_doctor(_terminal())
+
+
 @command  # called by `make image-serve`
 def fetch(to: Annotated[str, "Folder to make."], model: Model = DEFAULT_MODEL) -> None:
     """Copy a logged model's files, checked against the sum that its run logged."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import mlflow
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from lenet_study.errors import DiskError
 
@@ -18,18 +19,30 @@ _NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full"
 
 
 def database_file(uri: str) -> Path | None:
-    """Return the file of a store in SQLite; None for every other store."""
+    """Return the file of a store in SQLite; None for every other store.
+
+    Raises:
+        ValueError: It is no address, or names no file.
+    """
     if not uri.startswith("sqlite"):
         return None
-    database = make_url(uri).database
+    try:
+        database = make_url(uri).database
+    except ArgumentError as error:
+        raise ValueError(str(error)) from error
     if database in (None, "", ":memory:"):
         raise ValueError("it would be lost with this process")
     return Path(database)
 
 
+def local_database() -> Path | None:
+    """Return the file of the present store in SQLite; None for every other store."""
+    return database_file(mlflow.get_tracking_uri())
+
+
 def store_folder() -> Path:
     """Return the folder of a store in SQLite; for every other store, this one."""
-    database = database_file(mlflow.get_tracking_uri())
+    database = local_database()
     return database.parent if database else Path()
 
 

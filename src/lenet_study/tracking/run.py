@@ -190,6 +190,7 @@ class Run:
         """
         content = {"kind": "end", "status": status, "end_time": get_current_time_millis(), "tags": failure}
         spool = self.delivery.spool
+        spool.free_reserve()
         try:
             with spool.add(content):
                 pass

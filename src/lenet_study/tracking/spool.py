@@ -24,7 +24,8 @@ from filelock import FileLock, Timeout
 from lenet_study.errors import StoreError
 
 LIMIT = 2**30  # bytes of one run's spool
-_CONTENT, _ABOUT, _LOCK = "operation.json", "about.json", "lock"
+RESERVE = 2**21  # bytes; what a store on the same disk needs to hold the last operations and the run's end
+_CONTENT, _ABOUT, _LOCK, _RESERVE = "operation.json", "about.json", "lock", "reserve"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Spool:
         folder: For this run alone; made if need be.
         about: Written down for who delivers it later: the store's address, the run's id and name.
         limit: Bytes that it may hold.
+        reserve: Bytes to occupy until ``free_reserve``, so that a run whose disk is full can still end.
         patience: Seconds to wait for another process that delivers it.
         fsync: Forces a file or folder, given by its descriptor, to disk.
 
@@ -56,6 +58,7 @@ class Spool:
         about: Mapping[str, str],
         *,
         limit: int = LIMIT,
+        reserve: int = RESERVE,
         patience: float = 10,
         fsync: Callable[[int], None] = os.fsync,
     ) -> None:
@@ -69,7 +72,10 @@ class Spool:
         (folder / _ABOUT).write_text(json.dumps(about))
         numbers = self._numbers()
         self._next = numbers[-1] + 1 if numbers else 1
-        self._bytes = _size(folder)
+        self._bytes = sum(_size(folder / f"{number:08d}") for number in numbers)
+        if reserve:
+            with (folder / _RESERVE).open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, reserve)
         self._adding = threading.Lock()
 
     @classmethod
@@ -79,7 +85,7 @@ class Spool:
         Raises:
             StoreError: A process works with it.
         """
-        return cls(folder, json.loads((folder / _ABOUT).read_text()), patience=0)
+        return cls(folder, json.loads((folder / _ABOUT).read_text()), patience=0, reserve=0)
 
     @contextmanager
     def add(self, content: Mapping[str, object]) -> Iterator[Path]:
@@ -135,6 +141,10 @@ class Spool:
         # Renamed first: a folder that lost its files half would be no whole operation.
         done = operation.folder.rename(self.folder / f"partial-{operation.folder.name}")
         shutil.rmtree(done)
+
+    def free_reserve(self) -> None:
+        """Make room for the end of the run."""
+        (self.folder / _RESERVE).unlink(missing_ok=True)
 
     def __len__(self) -> int:
         """Return how many operations the store does not have yet."""

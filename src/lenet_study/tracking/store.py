@@ -28,7 +28,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from lenet_study.errors import StoreError, StudyError, UserError
-from lenet_study.tracking.disk import database_file, full_folder, no_room, store_folder
+from lenet_study.tracking.disk import database_file, full_folder, local_database, no_room, store_folder
+from lenet_study.tracking.half_made import is_half_made
 from lenet_study.tracking.liveness import is_abandoned
 from lenet_study.tracking.schema import Tag
 
@@ -136,6 +137,10 @@ def _open_file(uri: str, database: Path, timeout: float, patience: float) -> Non
         raise StoreError(
             f"Another process has opened {database} for {patience:.0f} s and holds {database}.lock: end it"
         ) from error
+    except StoreError as error:
+        if is_half_made(database):
+            raise StoreError(f"{database} was cut off while made: `lenet-study doctor` mends it") from error
+        raise
 
 
 def _wait_for_lock(uri: str, database: Path, timeout: float) -> None:
@@ -338,11 +343,10 @@ def claim_lock() -> Iterator[BaseFileLock]:
 
     It lies beside a local store; for a server it is this host's alone.
     """
-    uri = mlflow.get_tracking_uri()
-    if database := database_file(uri):
+    if database := local_database():
         path = Path(f"{database}.claims")
     else:
-        digest = hashlib.sha256(uri.encode()).hexdigest()
+        digest = hashlib.sha256(mlflow.get_tracking_uri().encode()).hexdigest()
         path = Path(tempfile.gettempdir(), f"lenet-study-{os.getuid()}-{digest[:16]}.claims")
     with FileLock(path) as lock:
         yield lock
@@ -410,7 +414,7 @@ def adopted_run(fingerprint: str = "") -> StoredRun | None:
 def record_refusal(command: str, reason: str) -> None:
     """Name the run that `mlflow run` has made after its command, and note there why that was refused."""
     with suppress(MlflowException, SQLAlchemyError, StudyError, OSError, ValueError):
-        if (database := database_file(mlflow.get_tracking_uri())) and not database.is_file():
+        if (database := local_database()) and not database.is_file():
             return  # made by no `mlflow run`: connecting would make it
         connect()  # MLflow itself would try for minutes to reach a store that is not there
         if run := adopted_run():

@@ -21,7 +21,6 @@ from lenet_study.errors import DiskError
 
 KEPT = 2  # the newest may be damaged; the one before it then stands in
 _SUM = 32  # bytes of a SHA-256 sum
-_ROOM = 2**20  # bytes; with less, a store on the same disk cannot write how its run ended
 
 
 class Checkpoints:
@@ -84,12 +83,6 @@ class Checkpoints:
     def remove(self) -> None:
         """Remove all: the training has finished, or begins anew."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def make_room(self) -> None:
-        """Remove all but the newest, if the disk is full."""
-        if self.folder.is_dir() and shutil.disk_usage(self.folder).free < _ROOM:
-            for path in self._files()[:-1]:
-                path.unlink()
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("*.checkpoint"))

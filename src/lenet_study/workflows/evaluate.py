@@ -23,6 +23,7 @@ from lenet_study.training.data_files import DataFiles
 from lenet_study.training.dataset import Split
 from lenet_study.training.hardware import Hardware, cores
 from lenet_study.workflows.train import TrainingJob, hardware_tags, variant_tags
+from lenet_study.workflows.waiting import wait_for_store
 
 TSNE_CORE_SECONDS = 0.008  # per image, as docs/performance.md has it: 34 to 46 s for 10,000 on two cores
 GRID_IMAGES = 40  # random test images shown with their predictions
@@ -65,7 +66,8 @@ class EvaluationJob:
         )
 
     def run(self, reporter: Reporter, monitor: Monitor) -> EvaluationResult:
-        """Score the model; see ``evaluate_once``."""
+        """Score the model, once the store answers; see ``evaluate_once``."""
+        wait_for_store(reporter)
         return evaluate_once(self, reporter)
 
 

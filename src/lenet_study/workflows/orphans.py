@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+from lenet_study.errors import UserError
 from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking.liveness import is_abandoned
-from lenet_study.tracking.store import connect, fail, find_runs
+from lenet_study.tracking.store import checkpoint_folder, connect, fail, find_runs
+from lenet_study.tracking.stored_training import StoredTraining
+from lenet_study.training.checkpoint import Checkpoints
 from lenet_study.workflows.sync import deliver_left_behind
 
 
@@ -29,4 +34,13 @@ def end_abandoned(reporter: Reporter) -> list[str]:
             fail(run.info.run_id, "its process is gone; `resume` goes on", status="KILLED")
             reporter.message(f"{run.info.run_name}: its process is gone; run {run.info.run_id} ended KILLED")
             ended.append(run.info.run_id)
+    _remove_checkpoints_of_finished()
     return ended
+
+
+def _remove_checkpoints_of_finished() -> None:
+    """Remove what a process has left that was killed between its run's end and this removal."""
+    for folder in checkpoint_folder("").glob("*"):
+        with suppress(UserError):  # of another store
+            if StoredTraining.load(folder.name).status == "FINISHED":
+                Checkpoints(folder).remove()

@@ -9,6 +9,7 @@ from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking.stored_training import best_training
 from lenet_study.workflows.evaluate import EvaluationJob, EvaluationResult, evaluate_once, predict_untracked
 from lenet_study.workflows.train import TrainingJob, TrainingResult
+from lenet_study.workflows.waiting import wait_for_store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,7 @@ class RetrainingJob:
 
     def run(self, reporter: Reporter, monitor: Monitor) -> tuple[TrainingResult, EvaluationResult]:
         """Train on all images, then evaluate the model beside the former one."""
+        wait_for_store(reporter)
         training = replace(self.training, stage="retrain")
         before = predict_untracked(EvaluationJob.of(self.former, training)) if self.former else None
         trained = training.run(reporter, monitor)

@@ -29,6 +29,7 @@ from lenet_study.workflows.orphans import end_abandoned
 from lenet_study.workflows.promote import promote_best
 from lenet_study.workflows.retrain import RetrainingJob
 from lenet_study.workflows.train import TrainingJob, TrainingResult
+from lenet_study.workflows.waiting import wait_for_store
 
 _COMPARED = ["best_epoch", "train_accuracy", "val_accuracy", "val_accuracy_augmented", "val_loss"]
 _COMPARED += ["test_accuracy", "test_loss"]
@@ -107,6 +108,7 @@ def study(
         with make_executor(workers, reporter) as executor:
             result = run_jobs(executor, recipes, partial(make_job, study=run.id), folds, params)
         _log(run, result, perf_counter() - start, executor)
+        wait_for_store(reporter)
         promote_best(run, reporter)
     return result
 

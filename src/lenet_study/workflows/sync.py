@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from lenet_study.errors import StoreError
 from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking.delivery import Delivery
 from lenet_study.tracking.spool import Spool, about, left_behind
 from lenet_study.tracking.store import connect, failure_sentence, spool_folder, store_address, uninterrupted
+
+
+@dataclass
+class LeftBehind:
+    """What processes of this host had left behind of this store's runs.
+
+    Attributes:
+        runs: Ids of the runs of which anything waits.
+        alive: Those of them that are left to the processes that work on them.
+        refusals: What the store has refused of the others, in words.
+    """
+
+    runs: list[str] = field(default_factory=list)
+    alive: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
 
 
 def sync(reporter: Reporter = Reporter()) -> None:
@@ -16,33 +33,37 @@ def sync(reporter: Reporter = Reporter()) -> None:
         StoreError: The store is away, and the rest is kept; or it has refused something.
     """
     connect()
-    refusals = deliver_left_behind(reporter)
-    if refusals is None:
+    left = deliver_left_behind(reporter)
+    if not left.runs:
         reporter.message("Nothing waits to be delivered.")
-    elif refusals:
-        raise StoreError("; ".join(refusals))
+    for run_id in left.alive:
+        reporter.message(f"Run {run_id} is left to the process that works on it")
+    if left.refusals:
+        raise StoreError("; ".join(left.refusals))
 
 
-def deliver_left_behind(reporter: Reporter) -> list[str] | None:
-    """Deliver, in order, what processes have left behind; return what was refused, None if nothing was left.
+def deliver_left_behind(reporter: Reporter) -> LeftBehind:
+    """Deliver, in order, what processes have left behind, and say so.
 
     Raises:
         StoreError: The store is away; what it does not have is kept.
     """
-    ours = [folder for folder in left_behind(spool_folder()) if about(folder).get("store") == store_address()]
-    refusals = []
-    for folder in ours:
+    left = LeftBehind()
+    for folder in left_behind(spool_folder()):
+        if about(folder).get("store") != store_address():
+            continue
+        left.runs.append(folder.name)
         try:
             delivery = Delivery(Spool.reopen(folder))
         except StoreError:
-            reporter.message(f"Run {folder.name} is left to the process that works on it")
+            left.alive.append(folder.name)
             continue
         except (OSError, ValueError):  # its process has just delivered the rest, and removed it
             continue
         _deliver(delivery, reporter)
         if delivery.refusal:
-            refusals.append(f"Run {delivery.run_id} is FAILED: {delivery.refusal}")
-    return refusals if ours else None
+            left.refusals.append(f"Run {delivery.run_id} is FAILED: {delivery.refusal}")
+    return left
 
 
 def _deliver(delivery: Delivery, reporter: Reporter) -> None:

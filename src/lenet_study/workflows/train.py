@@ -39,6 +39,7 @@ from lenet_study.training.history import Epoch
 from lenet_study.training.loop import FitResult
 from lenet_study.training.model import LeNet, summary
 from lenet_study.workflows import reuse
+from lenet_study.workflows.waiting import wait_for_store
 
 Stage = Literal["train", "fold", "retrain", "trial", "confirm"]
 _IMAGES = {"fold": "On all folds but one: ", "retrain": "On training and validation images: "}
@@ -106,7 +107,8 @@ class TrainingJob:
         return images.subset(train), images.subset(validation)
 
     def run(self, reporter: Reporter, monitor: Monitor) -> TrainingResult:
-        """Train; see ``train`` and ``train_once``."""
+        """Train, once the store answers; see ``train`` and ``train_once``."""
+        wait_for_store(reporter)
         return (train_once if self.once else train)(self, reporter, monitor)
 
     def fingerprint(self) -> str:
@@ -179,10 +181,9 @@ def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = 
             )
         if fit.stopped:
             run.prune(fit.stopped)  # at once: a search that is killed now reads here that the trial has ended
-        with _room_made(checkpoints):
-            augmented = _augmented_accuracy(model, validation, fit.normalisation, job.recipe)
-            _log_results(run, job, fit, augmented)
-            logged = None if fit.stopped else _log_model(run, job, model, fit, validation or images)
+        augmented = _augmented_accuracy(model, validation, fit.normalisation, job.recipe)
+        _log_results(run, job, fit, augmented)
+        logged = None if fit.stopped else _log_model(run, job, model, fit, validation or images)
         if logged:
             _report(run, job, fit.best, logged, reporter)
     checkpoints.remove()
@@ -261,21 +262,10 @@ def _reported(job: TrainingJob, run: Run, reporter: Reporter, monitor: Monitor) 
 
 
 @contextmanager
-def _room_made(checkpoints: Checkpoints) -> Iterator[None]:
-    """After a failure for want of room, make enough for the store to write it down."""
-    try:
-        yield
-    except Exception:
-        checkpoints.make_room()
-        raise
-
-
-@contextmanager
 def _best_kept(job: TrainingJob, checkpoints: Checkpoints, images: Split) -> Iterator[None]:
     """After a loss that is not finite, export the best weights so far beside the checkpoints, and say so."""
     try:
-        with _room_made(checkpoints):
-            yield
+        yield
     except DivergenceError as error:
         if not (state := checkpoints.newest()):
             raise DivergenceError(f"{error}; no epoch before it was finished") from error

@@ -1,0 +1,53 @@
+"""SQLite stores whose making was cut off, as by several `mlflow run` at once: MLflow opens them no more."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+from lenet_study.errors import UserError
+
+QUIET_SECONDS = 10.0  # without a change, after which no process makes it any more
+_LEFTOVER = "_alembic_tmp_"  # tables that a migration of MLflow makes and removes
+
+
+def is_half_made(database: Path) -> bool:
+    """Return whether a migration of MLflow in a SQLite file was cut off."""
+    try:
+        rows = _rows(database)
+    except sqlite3.DatabaseError:  # no database, or locked by another program
+        return False
+    return "alembic_version" in rows and (
+        any(table.startswith(_LEFTOVER) for table in rows) or not _held(rows)
+    )
+
+
+def set_aside(database: Path) -> Path:
+    """Rename a half-made store that holds nothing, so that a new one can be made; return its new path.
+
+    Raises:
+        UserError: It holds something, or a process may still make it.
+    """
+    if held := _held(_rows(database)):
+        tables = ", ".join(sorted(held))
+        raise UserError(
+            f"An upgrade of {database} was cut off, and it holds rows ({tables}): put the copy back that was "
+            "made before `mlflow db upgrade`, or set MLFLOW_TRACKING_URI to another store"
+        )
+    if time.time() - database.stat().st_mtime < QUIET_SECONDS:
+        raise UserError(f"{database} was changed a moment ago: try again in {QUIET_SECONDS:.0f} s")
+    aside = database.with_name(f"{database.name}.half-made-{time.strftime('%Y%m%d-%H%M%S')}")
+    return database.rename(aside)
+
+
+def _held(rows: dict[str, int]) -> set[str]:
+    return {table for table, count in rows.items() if count and table != "alembic_version"}
+
+
+def _rows(database: Path) -> dict[str, int]:
+    """Return how many rows each table has."""
+    with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=rw", uri=True)) as connection:
+        names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        return {name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for (name,) in names}
