@@ -1,6 +1,7 @@
 """Fixtures shared by the tests."""
 
 import shutil
+import signal
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from lenet_study.training.hardware import limit_spinning
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup make test` ignores it, and so would what tests start
 limit_spinning()  # before torch is imported: tests on two threads crawl beside busy processes otherwise
 
 import torch  # noqa: E402

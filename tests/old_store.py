@@ -21,7 +21,7 @@ def unpack(archive: Path, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive) as packed:
-        packed.extractall(folder, filter="data")
+        packed.extractall(folder)
     new, old = str(folder.resolve()), MADE_IN
     with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
         for table, column in PATHS.items():

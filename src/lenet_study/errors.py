@@ -1,6 +1,11 @@
 """The project's exceptions; each message is one sentence for the user."""
 
 
+def one_line(error: BaseException | None, limit: int = 300) -> str:
+    """Return an error's message on one line, cut to so many characters."""
+    return " ".join(str(error).split())[:limit]
+
+
 class StudyError(Exception):
     """Anything that the project raises."""
 

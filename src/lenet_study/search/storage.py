@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from lenet_study.errors import UserError
+from lenet_study.errors import UserError, one_line
 from lenet_study.search import attributes
 from lenet_study.search.sampling import Settings
 from lenet_study.search.trials import TrialStore
@@ -150,5 +150,5 @@ def _storage_errors(redacted: str) -> Iterator[None]:
         ) from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, OSError) as error:
         # The driver's own words on one line; SQLAlchemy wraps them in pages of background.
-        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        reason = one_line(error.__cause__ or error, 200)
         raise UserError(f"storage={redacted} cannot be used ({reason}): check the address") from error

@@ -20,7 +20,7 @@ from optuna.samplers import PartialFixedSampler, RandomSampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from lenet_study.errors import StoreError
+from lenet_study.errors import StoreError, one_line
 from lenet_study.recipes.recipe import Recipe
 from lenet_study.recipes.variants import parameter_count
 from lenet_study.search import attributes
@@ -78,7 +78,7 @@ class TrialStore:
         try:
             yield
         except StorageInternalError as error:
-            reason = " ".join(str(error.__cause__ or error).split())[:200]
+            reason = one_line(error.__cause__ or error, 200)
             raise StoreError(f"storage={self.address} failed ({reason}); the same command goes on") from error
 
     def finished(self) -> list[FrozenTrial]:

@@ -22,6 +22,7 @@ from mlflow import entities
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from lenet_study.errors import StoreError
@@ -138,17 +139,15 @@ def _log_model(
     else:
         model, outputs = client.create_logged_model(experiment_id, File.MODEL, run_id, params=params), None
     _name(files, run_id, model)
+    paths = [path for path in files.rglob("*") if path.is_file()]
     calls = [
         partial(client.log_model_artifact, model.model_id, str(path), _folder_within(files, path))
-        for path in files.rglob("*")
-        if path.is_file()
+        for path in paths
     ]
     if model.model_id not in [output.model_id for output in (outputs.model_outputs if outputs else ())]:
         calls.append(partial(client.log_outputs, run_id, [LoggedModelOutput(model.model_id, step=0)]))
     _side_by_side(calls)
-    with tempfile.TemporaryDirectory() as folder:
-        uri = f"models:/{model.model_id}"
-        sha256 = model_digest(Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder)))
+    sha256 = _digest_in_store(model, [path.relative_to(files).as_posix() for path in paths])
     if sha256 != folder_digest(files):
         raise StoreError(f"The store holds another model than run {run_id} gave it: train it again")
     metrics = [entities.Metric(*row, model_id=model.model_id) for row in content["metrics"]]
@@ -165,7 +164,24 @@ def _log_model(
         version = (
             int(versions[0].version) if versions else register_version(client, run_id, model.model_id, tags)
         )
-    return DeliveredModel(uri, version, sha256)
+    return DeliveredModel(f"models:/{model.model_id}", version, sha256)
+
+
+def _digest_in_store(model: LoggedModel, paths: Sequence[str]) -> str:
+    """Return the SHA-256 sum of a model's files as the store holds them.
+
+    Each is fetched by its path: MLflow's download of a whole model asks for its folders one after another,
+    and one repository fetches few files at a time.
+    """
+    repositories = [get_artifact_repository(model.artifact_location) for _ in paths]
+    with tempfile.TemporaryDirectory() as folder:
+        _side_by_side(
+            [
+                partial(repository.download_artifacts, path, folder)
+                for repository, path in zip(repositories, paths, strict=True)
+            ]
+        )
+        return folder_digest(Path(folder))
 
 
 def _name(files: Path, run_id: str, model: LoggedModel) -> None:

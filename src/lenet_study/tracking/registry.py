@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from lenet_study.errors import StoreError, UserError
+from lenet_study.errors import StoreError, UserError, one_line
 from lenet_study.evidence import export
 from lenet_study.tracking.disk import require_room
 from lenet_study.tracking.operations import model_digest, register_version
@@ -200,7 +200,7 @@ def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
                 shutil.copytree(files, keep)
             return model
     except (MlflowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise UserError(f"model={reference} cannot be read ({reason}): name {_CURE}") from error
 
 

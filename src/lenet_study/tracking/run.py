@@ -18,7 +18,7 @@ from mlflow import entities
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.time import get_current_time_millis
 
-from lenet_study.errors import DiskError
+from lenet_study.errors import DiskError, one_line
 from lenet_study.tracking.delivery import Delivery
 from lenet_study.tracking.liveness import HEARTBEAT_SECONDS, heartbeat, process_tags
 from lenet_study.tracking.operations import DeliveredModel
@@ -282,9 +282,7 @@ def open_run(
             if stopped or isinstance(error, DiskError):
                 waited = monotonic() - getattr(error, "time", monotonic())  # by a run nested in this one
                 total = max(LEAST_PATIENCE, SIGNAL_PATIENCE - waited)
-            reason = (
-                "stopped by a signal; `resume` goes on" if stopped else " ".join(str(error).split())[:5000]
-            )
+            reason = "stopped by a signal; `resume` goes on" if stopped else one_line(error, 5000)
             failure = {Tag.FAILURE_KIND: type(error).__name__, Tag.FAILURE_REASON: reason}
             raise
         finally:

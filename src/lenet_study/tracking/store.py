@@ -27,7 +27,7 @@ from sqlalchemy import create_engine, inspect
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from lenet_study.errors import StoreError, StudyError, UserError
+from lenet_study.errors import StoreError, StudyError, UserError, one_line
 from lenet_study.tracking.disk import database_file, full_folder, local_database, no_room, store_folder
 from lenet_study.tracking.half_made import is_half_made
 from lenet_study.tracking.liveness import is_abandoned
@@ -84,10 +84,10 @@ def connect(timeout: float = HEALTH_TIMEOUT, patience: float = OPENING_PATIENCE)
         else:
             mlflow.MlflowClient().search_experiments(max_results=1)
     except ImportError as error:
-        raise UserError(f"MLFLOW_TRACKING_URI={redact(uri)} needs a package: {_one_line(error)}") from error
+        raise UserError(f"MLFLOW_TRACKING_URI={redact(uri)} needs a package: {one_line(error)}") from error
     except (ValueError, ArgumentError, MlflowException) as error:
         raise UserError(
-            f"MLFLOW_TRACKING_URI={redact(uri)} names no store ({_one_line(error)}): "
+            f"MLFLOW_TRACKING_URI={redact(uri)} names no store ({one_line(error)}): "
             "write sqlite:///mlflow.db or http://HOST:PORT, or unset it"
         ) from error
 
@@ -167,7 +167,7 @@ def _open_database(uri: str) -> None:
         tables = inspect(create_engine(uri, poolclass=NullPool)).get_table_names()
     except DBAPIError as error:
         if "locked" not in str(error):  # MLflow waits for a lock
-            message = f"MLFLOW_TRACKING_URI={redact(uri)} cannot be opened ({_one_line(error.orig)}): "
+            message = f"MLFLOW_TRACKING_URI={redact(uri)} cannot be opened ({one_line(error.orig)}): "
             if uri.startswith("sqlite"):
                 raise UserError(f"{message}name another file") from error
             raise StoreError(f"{message}start the database, or check the address") from error
@@ -178,10 +178,6 @@ def _open_database(uri: str) -> None:
         )
     with store_errors():
         mlflow.MlflowClient().search_experiments(max_results=1)
-
-
-def _one_line(error: BaseException | None) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 @contextmanager
@@ -200,7 +196,7 @@ def store_errors() -> Iterator[None]:
 def failure_sentence(error: Exception) -> str:
     """Return a failure of MLflow's server or store in words, with the cure if there is one."""
     uri = mlflow.get_tracking_uri()
-    message = " ".join(str(error).split()).replace(uri, redact(uri))
+    message = one_line(error, 5000).replace(uri, redact(uri))
     if folder := full_folder(error):
         return f"The disk of {folder} is full: make room there"
     if "error code 401" in message:
@@ -293,7 +289,7 @@ def _named_by(variable: str) -> Iterator[None]:
         if error.error_code not in NO_SUCH_THING and not isinstance(error.__cause__, OverflowError):
             raise
         value = os.environ.get(variable, "")
-        raise UserError(f"{variable}={value} names no experiment ({_one_line(error)}): unset it") from error
+        raise UserError(f"{variable}={value} names no experiment ({one_line(error)}): unset it") from error
 
 
 def _experiment_named(name: str) -> Experiment:

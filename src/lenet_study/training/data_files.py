@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from lenet_study.errors import StoreError, UserError
+from lenet_study.errors import StoreError, UserError, one_line
 from lenet_study.recipes.constraints import folder_problem
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class DataFiles:
                 if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                     cure = f"make room for Fashion-MNIST (100 MB), or name another folder {option}"
                     raise StoreError(f"The disk of {self.folder} is full: {cure}") from error
-                failures.append(f"{source}: {_one_line(error)}")
+                failures.append(f"{source}: {_reason(error)}")
         raise UserError(
             f"{problem} and could not be fetched ({'; '.join(failures)}): put the four files there, or name "
             f"their folder {option}, or `apt-get install {DEBIAN_PACKAGE}`"
@@ -197,14 +197,14 @@ class DataFiles:
             content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
             problem = "" if hashlib.sha256(content).hexdigest() == self.sha256[name] else "wrong SHA-256"
         except (OSError, EOFError, zlib.error) as error:
-            problem = _one_line(error)
+            problem = _reason(error)
         if problem:
             cure = "delete it and run the command again to fetch it anew"
             raise UserError(f"{path} is damaged or is not Fashion-MNIST's {name} ({problem}): {cure}")
         return content
 
 
-def _one_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         return ((error.stderr or "").strip().splitlines() or [str(error)])[-1]
-    return " ".join(str(error).split())
+    return one_line(error)
