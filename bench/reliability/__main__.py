@@ -14,6 +14,7 @@ from bench.reliability.fresh_store import fresh_stores, fresh_stores_of_mlflow
 from bench.reliability.full_disk import full_disks
 from bench.reliability.interruptions import interruptions
 from bench.reliability.kills import study_kills, training_kills
+from bench.reliability.mistakes import mistakes
 from bench.reliability.power_cut import power_cuts
 from bench.reliability.row import Row
 from bench.reliability.store_away import outages, slow_stores
@@ -45,6 +46,7 @@ PARTS: Mapping[str, Part] = {
     "away": Part("The store is away or locked", outages, 3),
     "slow": Part("The store is slow", slow_stores, 3),
     "disk": Part("The disk is full", full_disks, 10),
+    "mistakes": Part("A user is mistaken", mistakes, 300),
 }
 
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -290,3 +292,35 @@ def test_an_exception_ends_the_jobs_that_run_and_drops_those_that_wait(tmp_path)
     assert time.monotonic() - start < 120
     assert [path.read_text() for path in paths[:2]] == ["closed in peace"] * 2
     assert not paths[2].exists()
+
+
+CANCELLED_EARLY = """
+import time
+import psutil
+from lenet_study.execution.processes import ProcessExecutor
+from lenet_study.execution.reporter import Reporter
+from test_executors import ProcessId
+
+executor = ProcessExecutor(2, Reporter(), print, ["takes_a_minute"])
+futures = [executor.submit(ProcessId()) for _ in range(3)]
+while not psutil.Process().children():
+    time.sleep(0.05)
+time.sleep(0.5)
+start = time.monotonic()
+executor.cancel()
+executor.close()
+print("closed", time.monotonic() - start < 30, [future.done() for future in futures])
+"""
+
+
+def test_jobs_that_wait_for_the_fork_server_are_cancelled_at_once(tmp_path):
+    (tmp_path / "takes_a_minute.py").write_text("import time; time.sleep(60)")
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent), *filter(None, sys.path)])
+    ended = subprocess.run(
+        [sys.executable, "-c", CANCELLED_EARLY],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.stdout == "closed True [True, True, True]\n", ended.stderr

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -16,8 +17,12 @@ from toys import start_process, toy_split
 
 from lenet_study.__main__ import main
 from lenet_study.errors import StoreError, UserError
+from lenet_study.execution.signals import Stopped
+from lenet_study.tracking.delivery import Delivery
 from lenet_study.tracking.provenance import COMMIT
-from lenet_study.tracking.run import open_run
+from lenet_study.tracking.run import Run, open_run
+from lenet_study.tracking.spool import Spool
+from lenet_study.tracking.store import store_address
 from lenet_study.training.history import Epoch
 
 EPOCH = Epoch(
@@ -55,6 +60,35 @@ def test_an_interrupted_run_is_killed(store, interruption):
     with pytest.raises(type(interruption)), opened() as run:
         raise interruption
     assert store.get_run(run.id).info.status == "KILLED"
+
+
+@pytest.mark.parametrize("moment", ["while it is written down", "while it is delivered"])
+def test_a_signal_at_the_end_leaves_no_run_open(store, tmp_path, moment):
+    def strike(descriptor):
+        os.fsync(descriptor)
+        if moment == "while it is written down":
+            signal.raise_signal(signal.SIGTERM)
+
+    class Struck(Delivery):
+        def wait(self, *patience):
+            if moment == "while it is delivered" and not struck:
+                struck.append(True)
+                raise Stopped(signal.SIGTERM)
+            return super().wait(*patience)
+
+    def stop(signum, frame):
+        raise Stopped(signum)
+
+    struck = []
+    created = store.create_run("0")
+    about = {"run_id": created.info.run_id, "name": "toy", "store": store_address()}
+    run = Run(created, Struck(Spool(tmp_path / "spool" / created.info.run_id, about, fsync=strike)))
+    run.delivery.start()
+    former = signal.signal(signal.SIGTERM, stop)
+    with pytest.raises(Stopped):
+        run.end("FINISHED", {}, silence=60, total=60)
+    signal.signal(signal.SIGTERM, former)
+    assert store.get_run(run.id).info.status == "FINISHED"
 
 
 def test_a_run_is_killed_with_its_surrounding_run(store):

@@ -3,12 +3,14 @@
 import os
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import mlflow
 import pytest
 from alembic import command
+from alembic.config import Config
 from conftest import Recorder
-from mlflow.store.db.utils import InitialBase, _get_alembic_config
+from mlflow.store.db.utils import InitialBase
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
@@ -27,7 +29,12 @@ def half_made(store, tmp_path, monkeypatch):
     database.parent.mkdir()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri := f"sqlite:///{database}")
     InitialBase.metadata.create_all(create_engine(uri, poolclass=NullPool))
-    command.upgrade(_get_alembic_config(uri), MIDWAY)
+    migrations = Config()
+    migrations.set_main_option(
+        "script_location", str(Path(mlflow.__file__).parent / "store" / "db_migrations")
+    )
+    migrations.set_main_option("sqlalchemy.url", uri)
+    command.upgrade(migrations, MIDWAY)
     execute(database, "CREATE TABLE _alembic_tmp_latest_metrics (key TEXT)")
     os.utime(database, (0, 0))
     return database

@@ -12,10 +12,13 @@ import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any
+
+import psutil
 
 from lenet_study.errors import JobError
 from lenet_study.execution.executor import Executor, Job, Monitor, T, presentable
@@ -53,6 +56,8 @@ class ProcessExecutor(Executor):
         self._threads.shutdown(wait=False, cancel_futures=True)
         for process in tuple(self._processes):
             process.terminate()
+        if not self._processes:  # jobs may wait for the fork server, which imports for seconds
+            _end_fork_server()
 
     def close(self) -> None:
         """Wait until all jobs have ended."""
@@ -61,7 +66,12 @@ class ProcessExecutor(Executor):
     def _run_in_process(self, job: Job[T], monitor: Monitor) -> T:
         ours, theirs = _CONTEXT.Pipe()
         process = _CONTEXT.Process(target=_work, args=(theirs, job, dict(os.environ)), daemon=True)
-        process.start()  # the first waits some seconds for the fork server
+        if self._cancelled:
+            raise JobError("it was cancelled")
+        try:
+            process.start()  # the first waits some seconds for the fork server
+        except EOFError:
+            raise JobError("it was cancelled, or the fork server died") from None
         self._processes.add(process)
         theirs.close()
         if self._cancelled:
@@ -100,6 +110,13 @@ class ProcessExecutor(Executor):
             return None, error
 
 
+def _end_fork_server() -> None:
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if "multiprocessing.forkserver" in " ".join(child.cmdline()):
+                child.terminate()
+
+
 class _Proxy:
     """A worker's reporter or monitor: each method calls its namesake where the job was submitted."""
 
@@ -132,8 +149,8 @@ def _work(connection: Connection, job: Job[object], environment: Mapping[str, st
     os.environ.clear()  # left from the fork server's start, which may name another store
     os.environ.update(environment)
     drop_unwritable_output()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop_on_signals()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
     reporter: Any = _Proxy(connection, "reporter")
     monitor: Any = _Proxy(connection, "monitor")

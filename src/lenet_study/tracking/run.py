@@ -29,6 +29,7 @@ from lenet_study.tracking.store import (
     adopted_run,
     connect,
     prepare_experiment,
+    signals_held,
     spool_folder,
     store_address,
     store_errors,
@@ -192,19 +193,26 @@ class Run:
         spool = self.delivery.spool
         spool.free_reserve()
         try:
-            with spool.add(content):
-                pass
-        except OSError:  # no room for it: the store may be elsewhere
-            with suppress(Exception):
-                mlflow.MlflowClient().set_terminated(self.id, status)
-        try:
+            with signals_held():  # or the run would have no end
+                self._add_end(content)
             self.delivery.finish(silence, total)
-        finally:  # a signal may end the wait
+        except (KeyboardInterrupt, SystemExit):  # a signal that came later than the work
+            self.delivery.finish(silence, SIGNAL_PATIENCE)
+            raise
+        finally:
             if count := len(spool):
                 self._message(
                     f"{count} operations of run {self.id} wait in {spool.folder}, because the store took none"
                     f" ({self.delivery.outage or 'it is slow'}): `sync` delivers them"
                 )
+
+    def _add_end(self, content: Mapping[str, object]) -> None:
+        try:
+            with self.delivery.spool.add(content):
+                pass
+        except OSError:  # no room for it: the store may be elsewhere
+            with suppress(Exception):
+                mlflow.MlflowClient().set_terminated(self.id, str(content["status"]))
 
     def _write(self, **content: object) -> None:
         with self._adding(**content):

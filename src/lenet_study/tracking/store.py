@@ -12,7 +12,7 @@ import tempfile
 import threading
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -218,10 +218,16 @@ def uninterrupted() -> Iterator[None]:
     An exception that a signal's handler raises within SQLAlchemy leaves the database locked: what was to be
     written because of the signal, such as the run's end, would wait for that lock in vain.
     """
+    with signals_held() if mlflow.get_tracking_uri().startswith("sqlite") else nullcontext():
+        yield
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold signals back until the end of what must not be cut off."""
     held: dict[signal.Signals, Any] = {}
     received: list[int] = []
-    in_main_thread = threading.current_thread() is threading.main_thread()  # where handlers are called
-    if in_main_thread and mlflow.get_tracking_uri().startswith("sqlite"):
+    if threading.current_thread() is threading.main_thread():  # where handlers are called
         held = {number: signal.getsignal(number) for number in _SIGNALS if callable(signal.getsignal(number))}
     for number in held:
         signal.signal(number, lambda number, frame: received.append(number))

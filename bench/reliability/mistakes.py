@@ -1,0 +1,54 @@
+"""A user's mistakes: each is refused in one sentence, soon, and nothing is left of it."""
+
+from __future__ import annotations
+
+from tests.cli.bad_inputs import Case, cases, write_broken_things
+from tests.toys import Command
+
+from bench.reliability.row import Row
+from bench.reliability.stores import Ended, ToyStore, ToyStores, end_of
+from lenet_study.training.data_files import ENVIRONMENT_VARIABLE
+
+SECONDS = 15.0  # that an answer may take
+
+
+def mistakes(stores: ToyStores, tries: int) -> list[Row]:
+    """Give commands so many bad values of parameters, variables, files and folders."""
+    row = Row("a bad parameter, variable, file or folder (timed: the answer)")
+    store = stores.new()
+    (store.folder / "data").symlink_to(stores.files.folder)
+    write_broken_things(store.folder)
+    possible = [
+        case for case in cases() if _can_be_typed(case) and ENVIRONMENT_VARIABLE not in case.environment
+    ]
+    for case in stores.random.sample(possible, tries):
+        ended = end_of(_start(store, stores, case), limit=2 * SECONDS)
+        deviations = _deviations(case, ended, store)
+        row.count([f"{deviation}: `{case}`" for deviation in deviations], ended.seconds, ended.output)
+    return [row]
+
+
+def _can_be_typed(case: Case) -> bool:
+    """Return whether a process can be given the case: its words hold no zero byte and are text."""
+    words = [*case.arguments, *case.environment.values()]
+    return all("\0" not in word and word.isprintable() for word in words)
+
+
+def _start(store: ToyStore, stores: ToyStores, case: Case) -> Command:
+    arguments = [_filled(word, store) for word in case.arguments]
+    variables = {name: _filled(value, store) for name, value in case.environment.items()}
+    log = stores.folder / f"mistake-{len(list(stores.folder.glob('mistake-*')))}.log"
+    return Command(arguments, stores.files, log, store.folder, store.environment | variables)
+
+
+def _deviations(case: Case, ended: Ended, store: ToyStore) -> list[str]:
+    deviations = ended.deviations("the command", case.code)
+    sentence = (ended.output.splitlines() or [""])[-1]
+    if not sentence.startswith("Error: ") or not all(_filled(name, store) in sentence for name in case.named):
+        deviations.append("no sentence names the mistake")
+    deviations += [f"took over {SECONDS:.0f} s"] if ended.seconds > SECONDS else []
+    return deviations + [f"a run is {status}" for status in store.content().statuses()]
+
+
+def _filled(text: str, store: ToyStore) -> str:
+    return text.replace("{folder}", str(store.folder))
