@@ -70,7 +70,7 @@ class ProcessExecutor(Executor):
             raise JobError("it was cancelled")
         try:
             process.start()  # the first waits some seconds for the fork server
-        except EOFError:
+        except (EOFError, ConnectionError):
             raise JobError("it was cancelled, or the fork server died") from None
         self._processes.add(process)
         theirs.close()
@@ -111,10 +111,13 @@ class ProcessExecutor(Executor):
 
 
 def _end_fork_server() -> None:
+    """Kill the fork server; the next job gets a new one."""
     for child in psutil.Process().children():
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.NoSuchProcess, ChildProcessError):
             if "multiprocessing.forkserver" in " ".join(child.cmdline()):
-                child.terminate()
+                child.kill()
+                # Left to be reaped by multiprocessing, which takes one that is about to die for alive.
+                os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
 
 
 class _Proxy:
