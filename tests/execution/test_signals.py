@@ -33,16 +33,28 @@ def test_a_signal_ends_the_process_with_the_shells_code(name, code):
     assert (returned, said) == (code, [f"stopped {code}"])
 
 
-def test_a_signal_that_python_drops_in_a_weakref_callback_is_raised_at_the_next_step():
-    body = """
+DROPPED = """
 thing = Thing()
-reference = weakref.ref(thing, lambda reference: send())
+reference = weakref.ref(thing, lambda reference: {send})
 del thing
 print("dropped")
-signals.check()"""
-    returned, said, error = run(body)
+"""
+
+
+def test_a_signal_that_python_drops_in_a_weakref_callback_is_raised_at_the_next_step():
+    returned, said, _ = run(DROPPED.format(send="send()") + "signals.check()")
     assert (returned, said) == (143, ["dropped", "stopped 143"])
-    assert "Exception ignored" in error
+
+
+def test_a_signal_that_python_drops_is_raised_again_without_a_step():
+    returned, said, error = run(DROPPED.format(send="send()") + "import time; time.sleep(5)")
+    assert (returned, said, error) == (143, ["dropped", "stopped 143"], "")
+
+
+def test_another_exception_that_python_drops_is_printed():
+    returned, said, error = run(DROPPED.format(send="1 / 0"))
+    assert (returned, said) == (0, ["dropped", "went on"])
+    assert "ZeroDivisionError" in error
 
 
 def test_a_step_is_finished_first():

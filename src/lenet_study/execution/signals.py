@@ -1,20 +1,24 @@
 """SIGTERM, SIGHUP and Ctrl-C end a process in order: its open run is closed before.
 
 A handler that only raises is not enough: Python drops an exception that falls into a weakref callback, as
-happens while matplotlib draws. So the handler also remembers the signal, and ``check`` raises it again
-between steps. A handler that only remembers is not enough either: a store that is away blocks for minutes.
+happens while matplotlib draws. So one that was dropped is raised again, a moment later; and the handler also
+remembers the signal, which ``check`` raises between steps. A handler that only remembers is not enough
+either: a store that is away blocks for minutes.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 from types import FrameType
 
 _HANDLED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+_AGAIN_SECONDS = 0.01  # after which an exception that was dropped is raised again
+_print_dropped = sys.unraisablehook
 _state = {"requested": 0, "deferrals": 0}  # the signal that came, if one did; contexts of ``deferred``
 
 
@@ -42,6 +46,7 @@ def stop_on_signals() -> None:
     for signum in _HANDLED:
         if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
             signal.signal(signum, _handle)
+    sys.unraisablehook = _raise_again
 
 
 def check() -> None:
@@ -70,3 +75,17 @@ def _handle(signum: int, frame: FrameType | None) -> None:
     _state["requested"] = signum
     if not _state["deferrals"]:
         raise Stopped(signum)
+
+
+def _raise_again(dropped: sys.UnraisableHookArgs) -> None:
+    """Hear of an exception that Python drops: ``Stopped`` is raised again by an alarm, any other is printed."""
+    if not isinstance(dropped.exc_value, Stopped):
+        _print_dropped(dropped)
+        return
+    signal.signal(signal.SIGALRM, _on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+
+
+def _on_alarm(signum: int, frame: FrameType | None) -> None:
+    if not _state["deferrals"]:  # whose end looks itself
+        check()

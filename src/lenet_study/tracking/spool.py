@@ -74,8 +74,7 @@ class Spool:
         self._next = numbers[-1] + 1 if numbers else 1
         self._bytes = sum(_size(folder / f"{number:08d}") for number in numbers)
         if reserve:
-            with (folder / _RESERVE).open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, reserve)
+            (folder / _RESERVE).write_bytes(bytes(reserve))
         self._adding = threading.Lock()
 
     @classmethod
