@@ -78,7 +78,7 @@ def _handle(signum: int, frame: FrameType | None) -> None:
 
 
 def _raise_again(dropped: sys.UnraisableHookArgs) -> None:
-    """Hear of an exception that Python drops: ``Stopped`` is raised again by an alarm, any other is printed."""
+    """Raise ``Stopped`` again, by an alarm, if Python has dropped it; print any other exception."""
     if not isinstance(dropped.exc_value, Stopped):
         _print_dropped(dropped)
         return
