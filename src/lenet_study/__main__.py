@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None, commands: Mapping[str, Command] = C
 
 
 def _fail(command: str, sentence: str, code: int) -> int:
-    # What the user typed is part of it: pages of digits, line breaks, bytes that are no text.
+    # The user's own words are part of it: pages of digits, line breaks, bytes that are no text.
     sentence = " ".join(sentence.split()).encode(errors="backslashreplace").decode()
     if len(sentence) > SENTENCE_LIMIT:
         sentence = f"{sentence[: SENTENCE_LIMIT // 2]} … {sentence[-SENTENCE_LIMIT // 2 :]}"

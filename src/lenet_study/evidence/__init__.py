@@ -1,1 +1,1 @@
-"""What a model is worth."""
+"""The worth of a model."""

@@ -23,7 +23,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Monitor:
-    """What the submitter of a job learns of it while it runs; its methods run where the job was submitted."""
+    """Hears for the submitter of a job how far that is; its methods run where the job was submitted."""
 
     def on_run_start(self, run_id: str) -> None:
         """Hear the id of the MLflow run that the job has opened."""

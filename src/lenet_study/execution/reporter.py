@@ -117,7 +117,7 @@ class Terminal(Reporter):
 
 
 class Plan:
-    """How far a larger work is, and its bar.
+    """The progress of a larger work, and its bar.
 
     Attributes:
         sizes: How long each training takes, relative to the others, by its name.

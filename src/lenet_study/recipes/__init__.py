@@ -1,1 +1,1 @@
-"""What is trained, and how."""
+"""Models to train, and their training."""

@@ -3,13 +3,13 @@
 Searches that version 0.1 (commit c940516) began hold the same names: under others they could not go on.
 """
 
-# Of a study
+# on a study
 SEARCH_ID = "id"  # tells searches of the same name apart; all their MLflow runs carry it as a tag
 FINGERPRINT = "identity"  # what must stay the same for the trials to be comparable
 COMPARED = "compared"  # confirmations whose outcome is known: each one makes the next p value larger
 CONFIRMED = "confirmed"  # confirmations that have ended
 
-# Of a trial
+# on a trial
 VARIANT = "variant"  # name of the variant that it trains
 HOST = "host"  # computer that asked for it
 LAST_HEARTBEAT = "alive"  # Unix time in seconds

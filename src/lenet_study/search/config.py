@@ -1,4 +1,4 @@
-"""What a user may choose of a search. Standard library alone: the command line reads it."""
+"""The parameters of a search. Standard library alone: the command line reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the server is started: its arguments, checked, and the environment and command that follow."""
+"""The start of the server: arguments, checked, and the environment and command that follow from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each operation of a spool does in the store; a second time it changes nothing.
+"""The operations of a spool, done in the store; a second time, each changes nothing.
 
 A delivery may be cut off after the store has done what it was asked and before the spool knows. MLflow
 ignores a metric's row that it has, and params, tags, files and inputs replace themselves; a model is looked

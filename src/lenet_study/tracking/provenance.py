@@ -1,4 +1,4 @@
-"""What a run was computed with: its commit, its packages and, in a container, its image."""
+"""The origin of a run: its commit, its packages and, in a container, its image."""
 
 from __future__ import annotations
 

@@ -55,8 +55,8 @@ def to_stderr(line: str) -> None:
 class Run:
     """An open MLflow run.
 
-    What is written goes into a spool on disk; a thread delivers it to the store, for which the work never
-    waits. A run whose operation the store has refused raises StoreError when it is written to next.
+    Operations that write go into a spool on disk; a thread delivers them to the store, for which the work
+    never waits. A run whose operation the store has refused raises StoreError when it is written to next.
     """
 
     def __init__(

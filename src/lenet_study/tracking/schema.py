@@ -1,4 +1,4 @@
-"""What a run holds: every tag, metric and file that the project writes, each declared once.
+"""The content of a run: every tag, metric and file that the project writes, each declared once.
 
 No other module writes these names out. ``docs/runs.md`` is made of this one (``make docs``). A name with
 ``{braces}`` stands for a family; ``NAME.format(...)`` gives a member.

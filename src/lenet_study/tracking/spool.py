@@ -1,4 +1,4 @@
-"""What a run writes, on disk and in order, until the store has it.
+"""The operations by which a run writes, on disk and in order, until the store has them.
 
 An operation is a folder: ``operation.json`` and the files that belong to it. The folder is filled under
 another name, forced to disk, and renamed to its number, so that whatever is cut off, a numbered operation is

@@ -343,7 +343,7 @@ def store_address() -> str:
 def claim_lock() -> Iterator[BaseFileLock]:
     """Hold the lock under which a process looks whether work is done already, and opens a run for it.
 
-    It lies beside a local store; for a server it is this host's alone.
+    The lock lies beside a local store; for a server it is this host's alone.
     """
     if database := local_database():
         path = Path(f"{database}.claims")
@@ -391,7 +391,7 @@ def fail(run_id: str, reason: str, status: str = "FAILED") -> None:
 def adopted_run(fingerprint: str = "") -> StoredRun | None:
     """Return the run that MLFLOW_RUN_ID names for this process, if it names one.
 
-    It is a run that `mlflow run` has made, or an interrupted one of the same work, by its fingerprint.
+    Either a run that `mlflow run` has made, or an interrupted one of the same work, by its fingerprint.
 
     Raises:
         UserError: It names no run, or one that is neither.

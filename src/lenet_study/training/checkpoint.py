@@ -1,8 +1,8 @@
 """Checkpoints: where a training stands after an epoch, each written whole or not at all.
 
-A file is the SHA-256 sum of its payload, then the payload: ``torch.save`` of the loop's state. It is written
-beside its place, forced to disk, and renamed; the folder is forced to disk after that. Whatever is cut off,
-the newest whole file is a state that the training had.
+A file is the SHA-256 sum of its payload, then the payload: ``torch.save`` of the loop's state. A new one is
+written beside its place, forced to disk, and renamed; the folder is forced to disk after that. Whatever is
+cut off, the newest whole file is a state that the training had.
 """
 
 from __future__ import annotations

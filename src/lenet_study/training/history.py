@@ -26,7 +26,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class EpochProgress:
-    """How far an epoch's training has come."""
+    """Progress within an epoch."""
 
     epoch: int  # counts from 1
     images: int  # trained on so far

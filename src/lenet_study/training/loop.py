@@ -71,7 +71,7 @@ class LoopState:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a training gave."""
+    """The result of a training."""
 
     best: Epoch  # highest validation accuracy, the earliest on a tie
     history: tuple[Epoch, ...]

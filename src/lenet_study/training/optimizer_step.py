@@ -106,7 +106,7 @@ def written_step(loss_fn: LossAndLogits, optimizer: torch.optim.Optimizer, guard
 
 
 class CapturedStep:
-    """A step as a CUDA graph: one launch instead of some hundred. It is captured at the first batch.
+    """A step as a CUDA graph: one launch instead of some hundred, captured at the first batch.
 
     Batches of another size than the first are stepped as written.
     """

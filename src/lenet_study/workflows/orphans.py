@@ -24,7 +24,7 @@ def reap(reporter: Reporter = Reporter()) -> list[str]:
 def end_abandoned(reporter: Reporter) -> list[str]:
     """End every open run whose process is gone KILLED, and say so; return the ids of these runs.
 
-    What processes have left behind is delivered first: the end of such a run may be among that.
+    Operations that processes have left behind are delivered first: the end of such a run may be among them.
     """
     connect()
     deliver_left_behind(reporter)
@@ -39,7 +39,7 @@ def end_abandoned(reporter: Reporter) -> list[str]:
 
 
 def _remove_checkpoints_of_finished() -> None:
-    """Remove what a process has left that was killed between its run's end and this removal."""
+    """Remove the checkpoints of processes that were killed between their run's end and this removal."""
     for folder in checkpoint_folder("").glob("*"):
         with suppress(UserError):  # of another store
             if StoredTraining.load(folder.name).status == "FINISHED":

@@ -32,7 +32,7 @@ def fingerprint(facts: Mapping[str, object]) -> str:
 
 
 class Former:
-    """What the store holds of a piece of work with a fingerprint.
+    """The runs that the store holds of a piece of work with a fingerprint.
 
     Attributes:
         finished: The trainings that have ended well, the earliest first; their files are still to be checked.

@@ -13,7 +13,7 @@ from lenet_study.tracking.store import connect, failure_sentence, spool_folder, 
 
 @dataclass
 class LeftBehind:
-    """What processes of this host had left behind of this store's runs.
+    """The runs of this store of which a process of this host had left anything undelivered.
 
     Attributes:
         runs: Ids of the runs of which anything waits.

@@ -91,7 +91,7 @@ class TrainingJob:
 
     @property
     def size(self) -> float:
-        """How long it takes, relative to others; the constant fits the table of docs/performance.md."""
+        """The time that it takes, relative to others; the constant fits the table of docs/performance.md."""
         images = {"fold": 1.25 * (self.folds - 1) / max(1, self.folds), "retrain": 1.25}.get(self.stage, 1.0)
         return self.recipe.config.epochs * images * (50_000 + parameter_count(self.recipe.variant))
 
