@@ -49,7 +49,8 @@ def main(arguments: list[str] | None = None, commands: Mapping[str, Command] = C
         return 2
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "python -m lenet_study"
-        return fail(f"{error.format_message().rstrip('.')}; see `{where} --help`.", 2)
+        sentence = error.format_message().rstrip(".")
+        return fail(f"{sentence}{' See' if sentence.endswith('?') else '; see'} `{where} --help`.", 2)
     except UserError as error:
         return fail(f"{error}.", 2)
     except (StudyError, OSError) as error:

@@ -1,6 +1,7 @@
 """Interrupted trainings go on in their own run, and end as if nothing had happened."""
 
 import os
+import shlex
 import signal
 import time
 from dataclasses import replace
@@ -124,6 +125,26 @@ def test_a_signal_ends_a_training_killed_and_it_can_be_resumed(
     resume(run.info.run_id, data=job.data)
     run = store.get_run(run.info.run_id)
     assert (run.data.tags["weights.sha256"], history(store, run.info.run_id)) == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("point", ["epoch 1", "before the first epoch"])
+def test_a_training_of_mlflow_run_goes_on(store, monkeypatch, job, whole, number, point):
+    """MLflow stores params quoted for a shell, and makes a run FAILED whose command has failed."""
+    run_id = store.create_run(store.create_experiment("e")).info.run_id
+    for name, value in job.params().items():
+        store.log_param(run_id, name, shlex.quote(str(value)))
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    strike(job, point, number)
+    monkeypatch.delenv("MLFLOW_RUN_ID")
+    if number == signal.SIGTERM:
+        store.set_terminated(run_id, "FAILED")
+    recorder = Recorder()
+    resume(data=job.data, reporter=recorder)
+    assert f"goes on after epoch {int(point == 'epoch 1')} of 3" in recorder.text
+    run = store.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert (run.data.tags["weights.sha256"], history(store, run_id)) == whole
 
 
 def test_two_damaged_checkpoints_begin_the_training_anew_in_the_same_run(store, tmp_path, job, whole):

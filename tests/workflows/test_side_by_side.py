@@ -49,7 +49,7 @@ def test_a_killed_worker_fails_its_run_alone(store, command):
     kfold = command(*FOLDS, "--epochs", "20")
     wait_until_said(kfold, kfold.log, "epoch 1/20", 2)
     kfold.workers()[-1].kill()  # the youngest: it has just begun
-    assert kfold.wait(timeout=240) == 0, kfold.log.read_text()
+    assert kfold.wait(timeout=240) == 1, kfold.log.read_text()
     output = kfold.log.read_text()
     assert "failed: its process died (exit code -9)" in output
     assert "over 2 folds" in output
@@ -58,9 +58,12 @@ def test_a_killed_worker_fails_its_run_alone(store, command):
     (failed,) = (run for run in folds if run.info.status == "FAILED")
     assert failed.data.tags["failure.reason"] == "its process died (exit code -9)"
     (parent,) = runs(store, "kfold")
-    assert parent.info.status == "FINISHED"
+    assert parent.info.status == "FAILED"
     assert "its process died (exit code -9)" in parent.data.tags["failed"]
     assert kfold.workers() == []
+    assert command(*FOLDS, "--epochs", "20").wait(timeout=240) == 0
+    assert [run.info.status for run in runs(store, "kfold")] == ["FINISHED"]
+    assert len(runs(store, "fold")) <= 4
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])

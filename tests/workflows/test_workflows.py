@@ -371,11 +371,11 @@ def test_a_study_whose_promotion_is_refused_keeps_its_report(store, toy_files):
 
 def test_a_study_goes_on_without_what_failed(store, toy_files):
     recorder, failing = Recorder(), ("v1", "baseline retrained", "baseline fold 1/2")
-    quick_study(toy_files, *failing, variants=("baseline", "v1"), recorder=recorder)
+    with pytest.raises(JobError, match=r"\(v1, fold 1, 2-fold, baseline retrained\): the same command"):
+        quick_study(toy_files, *failing, variants=("baseline", "v1"), recorder=recorder)
     assert "v1 failed: no space left for v1" in recorder.text
-    assert "Failed: v1, 2-fold, baseline retrained;" in recorder.text.replace("fold 1, ", "")
     (run,) = store.search_runs(["1"], "tags.stage = 'study'")
-    assert run.info.status == "FINISHED"
+    assert run.info.status == "FAILED"
     assert "no space left for v1" in run.data.tags["failed"]
     (kfold_run,) = store.search_runs(["1"], "tags.stage = 'kfold'")
     assert kfold_run.info.status == "FAILED"
@@ -393,7 +393,10 @@ def test_a_study_without_any_training_fails(store, toy_files):
 def test_a_cross_validation_says_over_how_many_folds_its_mean_is(store, toy_files):
     recorder = Recorder()
     job = TrainingJob(recipe=RECIPES["baseline"], hardware=CPU, data=toy_files, folds=3)
-    kfold(job, Failing(recorder, "baseline fold 2/3"))
+    with pytest.raises(
+        JobError, match="baseline 3-fold: 1 of 3 folds failed: the same command does them alone"
+    ):
+        kfold(job, Failing(recorder, "baseline fold 2/3"))
     assert "over 2 folds" in recorder.text
     (run,) = store.search_runs(["1"], "tags.stage = 'kfold'")
     assert run.data.metrics["kfold/folds"] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,7 +125,8 @@ def embedding(features: torch.Tensor, seed: int) -> np.ndarray:
     """Return two t-SNE coordinates per image: float32 [N, 2] (van der Maaten and Hinton 2008)."""
     perplexity = min(30.0, (len(features) - 1) / 3)  # sklearn's default, smaller for few images
     start = "pca" if (features != features[0]).any() else "random"  # PCA of equal rows is NaN
-    tsne = TSNE(perplexity=perplexity, init=start, random_state=seed, n_jobs=cores())
+    jobs = 1 if multiprocessing.current_process().daemon else cores()  # joblib starts none below a worker
+    tsne = TSNE(perplexity=perplexity, init=start, random_state=seed, n_jobs=jobs)
     # All cores, whatever trainings may take: t-SNE gives the same numbers on any, and takes a minute on one.
     with threadpool_limits(cores(), user_api="openmp"):
         return tsne.fit_transform(features.numpy())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,7 +31,7 @@ class StoredTraining:
         self.name: str = run.info.run_name
         self.status: str = run.info.status
         self.start: int = run.info.start_time  # milliseconds since 1970
-        self.params: dict[str, str] = run.data.params
+        self.params = {name: _unquoted(value) for name, value in run.data.params.items()}
 
     @classmethod
     def load(cls, run_id: str) -> Self:
@@ -110,6 +111,15 @@ class StoredTraining:
         """The epoch whose weights were kept."""
         number = self.metric(Metric.BEST_EPOCH)
         return next(epoch for epoch in self.history if epoch.epoch == number)
+
+
+def _unquoted(value: str) -> str:
+    """Return a param as its command got it: `mlflow run` stores it quoted for a shell, an empty one as ''."""
+    try:
+        words = shlex.split(value)
+    except ValueError:  # half a quotation, which no quoting makes
+        return value
+    return words[0] if len(words) == 1 and shlex.quote(words[0]) == value else value
 
 
 def finished_trainings(limit: int, variant: str = "", stage: str = "train") -> list[StoredTraining]:

@@ -156,7 +156,7 @@ class DataFiles:
         problem = f"Fashion-MNIST is missing ({missing} not in {self.folder})"
         option = f"with data_dir or {ENVIRONMENT_VARIABLE}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)  # not its parents: the name is mistyped then
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
@@ -173,6 +173,7 @@ class DataFiles:
                     cure = f"make room for Fashion-MNIST (100 MB), or name another folder {option}"
                     raise StoreError(f"The disk of {self.folder} is full: {cure}") from error
                 failures.append(f"{source}: {_reason(error)}")
+                self.report(f"Not fetched with {failures[-1]}")
         raise UserError(
             f"{problem} and could not be fetched ({'; '.join(failures)}): put the four files there, or name "
             f"their folder {option}, or `apt-get install {DEBIAN_PACKAGE}`"

@@ -31,12 +31,11 @@ def kfold(
 ) -> dict[str, TrainingResult]:
     """Train one model once per fold; each fold's best epoch counts, as in the report.
 
-    ``params`` replace or add to those of the folds' runs in the parent's run. A fold that failed is missing
-    from the results.
+    ``params`` replace or add to those of the folds' runs in the parent's run.
 
     Raises:
         UserError: A class has fewer images than there are folds.
-        JobError: Fewer than two folds could be trained.
+        JobError: A fold failed; the parent's run holds the means over the others.
     """
     job = replace(job, stage="fold", fold=1)
     job.images()  # refuses too many folds before there is a run
@@ -66,6 +65,9 @@ def kfold(
             executor.reporter.on_address(links.how_to_look(), name, links.run_address(run))
         if failed := [f"{fold}: {executor.failed[fold]}" for fold in futures if fold in executor.failed]:
             run.set_tags({Tag.FAILED: "; ".join(failed)})
+            raise JobError(
+                f"{name}: {len(failed)} of {job.folds} folds failed: the same command does them alone"
+            )
     return trained
 
 

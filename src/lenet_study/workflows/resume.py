@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from lenet_study.errors import DivergenceError, StoreError, StudyError, UserError
 from lenet_study.execution.executor import Monitor
 from lenet_study.execution.reporter import Reporter
+from lenet_study.execution.signals import Stopped
 from lenet_study.recipes.recipe import Recipe, TrainingConfig
 from lenet_study.recipes.recipe_file import RecipeChoice
 from lenet_study.tracking.liveness import is_of_this_host
@@ -31,6 +32,7 @@ from lenet_study.workflows.train import TrainingJob, TrainingResult
 
 _TRAININGS = ("train", "recipe", "fold", "retrain", "confirm")  # a search trains its trials again itself
 _PARENTS = ("study", "kfold")
+_STOPPED = (Stopped.__name__, KeyboardInterrupt.__name__)
 
 
 def resume(
@@ -84,23 +86,24 @@ def interrupted(checkpoint_dir: str = "") -> list[StoredTraining]:
     A training counts if it has checkpoints here, or was killed on this host, be it before its first
     checkpoint; a study or cross-validation if it was killed.
     """
-    killed, failed = (
-        [StoredTraining(run) for run in find_runs([f"attributes.status = '{status}'"])]
+    ended = [
+        StoredTraining(run)
         for status in ("KILLED", "FAILED")
-    )
+        for run in find_runs([f"attributes.status = '{status}'"])
+    ]
     parents = [
         stored
-        for stored in killed
-        if stored.stage in _PARENTS and stored.params and stored.tag(Tag.FINGERPRINT)
+        for stored in ended
+        if _was_stopped(stored) and stored.stage in _PARENTS and stored.params and stored.tag(Tag.FINGERPRINT)
     ]
     trainings = [
         stored
-        for stored in [*killed, *failed]
+        for stored in ended
         if stored.stage in _TRAININGS
         and stored.tag(Tag.FAILURE_KIND) != DivergenceError.__name__  # it would end in the same way
         and (
             checkpoint_folder(stored.run_id, _checkpoint_dir(stored, checkpoint_dir)).is_dir()
-            or (stored.status == "KILLED" and stored.params and is_of_this_host(stored.tag(Tag.PROCESS_HOST)))
+            or (_was_stopped(stored) and stored.params and is_of_this_host(stored.tag(Tag.PROCESS_HOST)))
         )
     ]
     ids = {parent.run_id for parent in parents}
@@ -110,6 +113,11 @@ def interrupted(checkpoint_dir: str = "") -> list[StoredTraining]:
         if not ids & ({stored.tag(Tag.PARENT_RUN), *stored.tag(Tag.STUDY).split()} - {stored.run_id})
     ]
     return sorted(wholes, key=lambda stored: stored.start)
+
+
+def _was_stopped(stored: StoredTraining) -> bool:
+    """Return whether work was killed or told to end; MLflow makes it FAILED if `mlflow run` had begun it."""
+    return stored.status == "KILLED" or stored.tag(Tag.FAILURE_KIND) in _STOPPED
 
 
 @dataclass(frozen=True)

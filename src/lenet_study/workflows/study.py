@@ -37,7 +37,7 @@ _COMPARED += ["test_accuracy", "test_loss"]
 
 @dataclass(frozen=True)
 class StudyResult:
-    """The results of a study; those of failed jobs are missing."""
+    """The results of a study; while it goes on, those of failed jobs are missing."""
 
     trained: Mapping[str, TrainingResult]  # by variant
     selected: str  # variant
@@ -80,7 +80,7 @@ def study(
 
     Raises:
         UserError: A class has fewer images than there are folds.
-        JobError: None of the variants could be trained.
+        JobError: A part failed; the others are done, and the store holds their results.
     """
     start = perf_counter()
     data = data or DataFiles.at()
@@ -110,6 +110,10 @@ def study(
         _log(run, result, perf_counter() - start, executor)
         wait_for_store(reporter)
         promote_best(run, reporter)
+        if failed := executor.failed:  # said above, each with its reason
+            raise JobError(
+                f"Parts of the study failed ({', '.join(failed)}): the same command does them alone"
+            )
     return result
 
 
@@ -227,9 +231,6 @@ def _log(run: Run, result: StudyResult, seconds: float, executor: Executor) -> N
         reporter.on_address(links.how_to_look(), f"{page} of all variants", address)
     if failed := executor.failed:
         run.set_tags({Tag.FAILED: "; ".join(f"{name}: {why}" for name, why in failed.items())})
-        reporter.message(
-            f"\nFailed: {', '.join(failed)}; the tag `{Tag.FAILURE_REASON}` of their runs says why."
-        )
 
 
 def _readable(table: pd.DataFrame) -> str:

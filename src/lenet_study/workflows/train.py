@@ -366,7 +366,7 @@ def _log_model(run: Run, job: TrainingJob, model: LeNet, fit: FitResult, images:
 
 def _report(run: Run, job: TrainingJob, best: Epoch, model: LoggedModel, reporter: Reporter) -> None:
     """Report a training's result, its number of threads, and the address of its run if it is no part."""
-    result = f"trained for {best.epoch} epochs"
+    result = f"trained for {best.epoch} epoch{'s' if best.epoch > 1 else ''}"
     if best.val_accuracy is not None:
         result = f"best epoch {best.epoch}, validation accuracy {best.val_accuracy:.2%}"
     version = f", version {model.version} of {NAME}" if model.version else ""
