@@ -367,11 +367,20 @@ def test_a_receiver_hears_of_a_fetch_instead_of_the_terminal(files, capsys):
     heard = []
     files = replace(with_sources(files, a_download=no_network, apt_get=provide), report=heard.append)
     files.ensure()
-    sources = ("a download", "apt get")
+    fetching = f"Fetching Fashion-MNIST (30 MB) into {files.folder} with"
     assert heard == [
-        f"Fetching Fashion-MNIST (30 MB) into {files.folder} with {source}" for source in sources
+        f"{fetching} a download",
+        "Not fetched with a download: no network",
+        f"{fetching} apt get",
     ]
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_mistyped_folder_is_not_made(files):
+    files = replace(with_sources(files, a_download=provide), folder=files.folder / "nosuch" / "data")
+    with pytest.raises(UserError, match=r"nothing can be written there \(No such file or directory\)"):
+        files.ensure()
+    assert not files.folder.parent.exists()
 
 
 def test_the_next_run_cures_an_interrupted_download(files, origin):

@@ -65,9 +65,7 @@ def kfold(
             executor.reporter.on_address(links.how_to_look(), name, links.run_address(run))
         if failed := [f"{fold}: {executor.failed[fold]}" for fold in futures if fold in executor.failed]:
             run.set_tags({Tag.FAILED: "; ".join(failed)})
-            raise JobError(
-                f"{name}: {len(failed)} of {job.folds} folds failed: the same command does them alone"
-            )
+            raise JobError(f"{name}: {len(failed)} of {job.folds} folds failed: the same command does them")
     return trained
 
 

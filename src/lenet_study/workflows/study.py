@@ -111,9 +111,7 @@ def study(
         wait_for_store(reporter)
         promote_best(run, reporter)
         if failed := executor.failed:  # said above, each with its reason
-            raise JobError(
-                f"Parts of the study failed ({', '.join(failed)}): the same command does them alone"
-            )
+            raise JobError(f"Parts of the study failed ({', '.join(failed)}): the same command does them")
     return result
 
 
