@@ -158,7 +158,7 @@ def search(config: SearchConfig, hardware: Hardware, workers: Workers = 0, data_
 def resume(
     run_id: Annotated[str, "The interrupted run; empty for all of this store and host."] = "",
     checkpoint_dir: CheckpointDir = "",
-    force: Annotated[bool, "Although code, packages or processor have changed: other bits."] = False,
+    force: Annotated[bool, "Go on although code, packages or processor have changed."] = False,
 ) -> None:
     """Go on with interrupted trainings, cross-validations and studies, each in its own run."""
     from lenet_study.workflows.resume import resume as run_resume
