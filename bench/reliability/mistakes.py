@@ -43,8 +43,8 @@ def _start(store: ToyStore, stores: ToyStores, case: Case) -> Command:
 
 def _deviations(case: Case, ended: Ended, store: ToyStore) -> list[str]:
     deviations = ended.deviations("the command", case.code)
-    sentence = (ended.output.splitlines() or [""])[-1]
-    if not sentence.startswith("Error: ") or not all(_filled(name, store) in sentence for name in case.named):
+    sentences = [line for line in ended.output.splitlines() if line.startswith("Error: ")]
+    if len(sentences) != 1 or not all(_filled(name, store) in sentences[0] for name in case.named):
         deviations.append("no sentence names the mistake")
     deviations += [f"took over {SECONDS:.0f} s"] if ended.seconds > SECONDS else []
     return deviations + [f"a run is {status}" for status in store.content().statuses()]

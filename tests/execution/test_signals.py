@@ -51,6 +51,22 @@ def test_a_signal_that_python_drops_is_raised_again_without_a_step():
     assert (returned, said, error) == (143, ["dropped", "stopped 143"], "")
 
 
+def test_no_alarm_strikes_after_a_step_has_raised():
+    body = (
+        DROPPED.format(send="send()")
+        + """
+import time
+try:
+    signals.check()
+except SystemExit:
+    time.sleep(0.2)
+    print("closed")
+    raise"""
+    )
+    returned, said, error = run(body)
+    assert (returned, said, error) == (143, ["dropped", "closed", "stopped 143"], "")
+
+
 def test_another_exception_that_python_drops_is_printed():
     returned, said, error = run(DROPPED.format(send="1 / 0"))
     assert (returned, said) == (0, ["dropped", "went on"])

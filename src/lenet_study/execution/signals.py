@@ -52,6 +52,7 @@ def stop_on_signals() -> None:
 def check() -> None:
     """Raise ``Stopped`` if a signal has come; to be called between steps."""
     if _state["requested"]:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # or an alarm would strike while the open run is closed
         raise Stopped(_state["requested"])
 
 
