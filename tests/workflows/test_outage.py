@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from types import SimpleNamespace
 
 import mlflow
@@ -282,13 +283,15 @@ def test_parts_that_begin_while_the_server_is_away_wait_for_it(client, proxy, to
         recipe=variant_recipes(config)["baseline"],
         hardware=Hardware(device="cpu"),
         data=toy_files,
+        stage="fold",
         folds=2,
         once=True,
     )
     proxy.down()
     threading.Timer(1.5, proxy.up).start()
     with InlineExecutor(recorder) as executor:
-        trained = kfold(job, executor)
+        futures = {f"fold {fold}": executor.submit(replace(job, fold=fold)) for fold in (1, 2)}
+        trained = executor.results(futures)
     assert len(trained) == 2
     assert recorder.text.count("A part of the work waits for the store") == 1
 
@@ -297,6 +300,17 @@ def test_parts_that_begin_while_the_server_is_away_wait_for_it(client, proxy, to
     former = trained["fold 1"].run_id
     assert EvaluationJob.of(former, job).run(recorder, Monitor()).model_run_id == former
     assert recorder.text.count("A part of the work waits for the store") == 2
+
+
+def test_a_command_that_begins_while_the_server_is_away_says_so_at_once(client, proxy, toy_files):
+    recipe = variant_recipes(TrainingConfig(epochs=1))["baseline"]
+    job = TrainingJob(recipe=recipe, hardware=Hardware(device="cpu"), data=toy_files, folds=2, once=True)
+    proxy.down()
+    with pytest.raises(StoreError, match="does not answer"):
+        kfold(job, InlineExecutor(Recorder()))
+    with pytest.raises(StoreError, match="does not answer"):
+        train(job)
+    proxy.up()
 
 
 def test_a_part_finds_what_an_earlier_one_could_not_deliver(client, proxy, tmp_path):

@@ -21,7 +21,6 @@ from lenet_study.workflows import reuse
 from lenet_study.workflows.local_executor import local_executor
 from lenet_study.workflows.orphans import end_abandoned
 from lenet_study.workflows.train import TrainingJob, TrainingResult, variant_tags
-from lenet_study.workflows.waiting import wait_for_store
 
 AVERAGED = ["val_accuracy", "val_accuracy_augmented", "val_loss", "train_accuracy", "train_loss"]
 
@@ -39,7 +38,6 @@ def kfold(
     """
     job = replace(job, stage="fold", fold=1)
     job.images()  # refuses too many folds before there is a run
-    wait_for_store(executor.reporter)
     end_abandoned(executor.reporter)  # the one to go on with may still count as open
     identity = reuse.fingerprint({"stage": "kfold", "fold": job.fingerprint(), "study": job.study})
     name = f"{job.recipe.name} {job.folds}-fold"

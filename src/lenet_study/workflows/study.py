@@ -151,6 +151,7 @@ def run_jobs(
     evaluated = {f"{selected} on test": executor.submit(EvaluationJob.of(former, job))}
     retrained = {f"{selected} retrained": executor.submit(RetrainingJob(training=job, former=former))}
     folds_trained: Mapping[str, TrainingResult] = {}
+    wait_for_store(reporter)
     try:
         folds_trained = kfold(replace(job, folds=folds), executor, params)
     except JobError as error:
