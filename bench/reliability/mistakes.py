@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tests.cli.bad_inputs import Case, cases, write_broken_things
-from tests.toys import Command
 
 from bench.reliability.row import Row
 from bench.reliability.stores import Ended, ToyStore, ToyStores, end_of
@@ -22,33 +21,22 @@ def mistakes(stores: ToyStores, tries: int) -> list[Row]:
         case for case in cases() if _can_be_typed(case) and ENVIRONMENT_VARIABLE not in case.environment
     ]
     for case in stores.random.sample(possible, tries):
-        ended = end_of(_start(store, stores, case), limit=2 * SECONDS)
-        deviations = _deviations(case, ended, store)
+        filled = case.filled(store.folder)
+        ended = end_of(store.start(*filled.arguments, **filled.environment), limit=2 * SECONDS)
+        deviations = _deviations(filled, ended, store)
         row.count([f"{deviation}: `{case}`" for deviation in deviations], ended.seconds, ended.output)
     return [row]
 
 
 def _can_be_typed(case: Case) -> bool:
-    """Return whether a process can be given the case: its words hold no zero byte and are text."""
-    words = [*case.arguments, *case.environment.values()]
-    return all("\0" not in word and word.isprintable() for word in words)
-
-
-def _start(store: ToyStore, stores: ToyStores, case: Case) -> Command:
-    arguments = [_filled(word, store) for word in case.arguments]
-    variables = {name: _filled(value, store) for name, value in case.environment.items()}
-    log = stores.folder / f"mistake-{len(list(stores.folder.glob('mistake-*')))}.log"
-    return Command(arguments, stores.files, log, store.folder, store.environment | variables)
+    """Return whether a process can be given the case: its words are text, without a zero byte."""
+    return all(word.isprintable() for word in (*case.arguments, *case.environment.values()))
 
 
 def _deviations(case: Case, ended: Ended, store: ToyStore) -> list[str]:
     deviations = ended.deviations("the command", case.code)
     sentences = [line for line in ended.output.splitlines() if line.startswith("Error: ")]
-    if len(sentences) != 1 or not all(_filled(name, store) in sentences[0] for name in case.named):
+    if len(sentences) != 1 or not all(name in sentences[0] for name in case.named):
         deviations.append("no sentence names the mistake")
     deviations += [f"took over {SECONDS:.0f} s"] if ended.seconds > SECONDS else []
     return deviations + [f"a run is {status}" for status in store.content().statuses()]
-
-
-def _filled(text: str, store: ToyStore) -> str:
-    return text.replace("{folder}", str(store.folder))

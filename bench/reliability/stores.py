@@ -73,12 +73,12 @@ class ToyStore:
         # Absolute: the command and the processes that it starts work in the store's folder.
         return {**inherited, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "MLFLOW_TRACKING_URI": self.uri}
 
-    def start(self, *arguments: str) -> Command:
-        """Start a command."""
+    def start(self, *arguments: str, **variables: str) -> Command:
+        """Start a command; environment variables may be added or replaced."""
         # Not on a disk that is full, and new: what an earlier command has said would end a wait at once.
         descriptor, log = tempfile.mkstemp(".log", f"{self.folder.name}-", self.folder.parent)
         os.close(descriptor)
-        return Command(arguments, self._files, Path(log), self.folder, self.environment)
+        return Command(arguments, self._files, Path(log), self.folder, self.environment | variables)
 
     def run(self, *arguments: str) -> Ended:
         """Run a command to its end."""

@@ -8,8 +8,9 @@ import gzip
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import click
 import optuna
@@ -37,6 +38,19 @@ class Case:
         """Return the name of its test: the command as typed, long values cut."""
         words = [f"{name}={value}" for name, value in self.environment.items()] + [*self.arguments]
         return ascii(" ".join(word if len(word) < 60 else f"{word[:40]}…{len(word)}" for word in words))[1:-1]
+
+    def filled(self, folder: Path) -> Self:
+        """Return the case with the folder's path in its words."""
+
+        def fill(text: str) -> str:
+            return text.replace("{folder}", str(folder))
+
+        return replace(
+            self,
+            arguments=tuple(map(fill, self.arguments)),
+            named=tuple(map(fill, self.named)),
+            environment={name: fill(value) for name, value in self.environment.items()},
+        )
 
 
 # ---- values by the declared type ----

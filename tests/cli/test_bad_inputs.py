@@ -73,18 +73,14 @@ def left_behind(folder: Path):
 
 
 def assert_refused(case, folder, answer):
-    def filled(text):
-        return text.replace("{folder}", str(folder))
-
-    before = left_behind(folder)
-    environment = {name: filled(value) for name, value in case.environment.items()}
-    code, (_, errors) = answer(map(filled, case.arguments), environment)
+    case, before = case.filled(folder), left_behind(folder)
+    code, (_, errors) = answer(case.arguments, case.environment)
     assert code == case.code, errors
     assert "Traceback" not in errors
     sentence = errors.splitlines()[-1]
     assert sentence.startswith("Error: ")
     for words in case.named:
-        assert filled(words) in sentence
+        assert words in sentence
     assert len(sentence) < 2500
     assert left_behind(folder) == before
 

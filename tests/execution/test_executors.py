@@ -49,6 +49,15 @@ class ProcessId:
 
 
 @dataclass(frozen=True)
+class CtrlC:
+    """Gets the signal that a terminal sends to all processes of a command."""
+
+    def run(self, reporter, monitor):
+        os.kill(os.getpid(), signal.SIGINT)
+        return "left to the command"
+
+
+@dataclass(frozen=True)
 class Environment:
     def run(self, reporter, monitor):
         return os.environ.get("STORE"), os.environ.get("OTHER")
@@ -254,6 +263,10 @@ def test_the_run_of_a_process_that_died_is_failed(processes, failures):
     assert ("on_run_end", "die") in processes.reporter.events
     with pytest.raises(JobError, match="exit code -9"):
         futures["dead"].result()
+
+
+def test_a_worker_leaves_ctrl_c_to_its_command(processes):
+    assert processes.submit(CtrlC()).result() == "left to the command"
 
 
 def wait_for(condition):

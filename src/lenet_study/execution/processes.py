@@ -64,10 +64,10 @@ class ProcessExecutor(Executor):
         self._threads.shutdown()
 
     def _run_in_process(self, job: Job[T], monitor: Monitor) -> T:
-        ours, theirs = _CONTEXT.Pipe()
-        process = _CONTEXT.Process(target=_work, args=(theirs, job, dict(os.environ)), daemon=True)
         if self._cancelled:
             raise JobError("it was cancelled")
+        ours, theirs = _CONTEXT.Pipe()
+        process = _CONTEXT.Process(target=_work, args=(theirs, job, dict(os.environ)), daemon=True)
         try:
             process.start()  # the first waits some seconds for the fork server
         except (EOFError, ConnectionError):

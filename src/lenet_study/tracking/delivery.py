@@ -162,11 +162,11 @@ class Delivery:
                     self._wake.wait()
             except Exception as error:
                 self.outage, self.full = failure_sentence(error), full_folder(error)
-                if not ending and self._ending.wait(wait):
-                    wait = self._first_wait  # the run's end has made room, or has not long to wait
-                    continue
                 if ending:
                     time.sleep(wait)
+                elif self._ending.wait(wait):
+                    wait = self._first_wait  # the run's end has made room, or has not long to wait
+                    continue
                 wait = min(2 * wait, LONGEST_WAIT)
         self.spool.close()
 

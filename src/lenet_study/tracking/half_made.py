@@ -16,11 +16,11 @@ _LEFTOVER = "_alembic_tmp_"  # tables that a migration of MLflow makes and remov
 def is_half_made(database: Path) -> bool:
     """Return whether a migration of MLflow in a SQLite file was cut off."""
     try:
-        rows = _rows(database)
+        tables = _tables(database)
     except sqlite3.DatabaseError:  # no database, or locked by another program
         return False
-    return "alembic_version" in rows and (
-        any(table.startswith(_LEFTOVER) for table in rows) or not _held(rows)
+    return "alembic_version" in tables and (
+        any(table.startswith(_LEFTOVER) for table in tables) or not _filled(tables)
     )
 
 
@@ -30,11 +30,10 @@ def set_aside(database: Path) -> Path:
     Raises:
         UserError: It holds something, or a process may still make it.
     """
-    if held := _held(_rows(database)):
-        tables = ", ".join(sorted(held))
+    if filled := _filled(_tables(database)):
         raise UserError(
-            f"An upgrade of {database} was cut off, and it holds rows ({tables}): put the copy back that was "
-            "made before `mlflow db upgrade`, or set MLFLOW_TRACKING_URI to another store"
+            f"An upgrade of {database} was cut off, and it holds rows ({', '.join(filled)}): put the copy back "
+            "that was made before `mlflow db upgrade`, or set MLFLOW_TRACKING_URI to another store"
         )
     if time.time() - database.stat().st_mtime < QUIET_SECONDS:
         raise UserError(f"{database} was changed a moment ago: try again in {QUIET_SECONDS:.0f} s")
@@ -42,12 +41,13 @@ def set_aside(database: Path) -> Path:
     return database.rename(aside)
 
 
-def _held(rows: dict[str, int]) -> set[str]:
-    return {table for table, count in rows.items() if count and table != "alembic_version"}
+def _filled(tables: dict[str, bool]) -> list[str]:
+    return sorted(table for table, has_rows in tables.items() if has_rows and table != "alembic_version")
 
 
-def _rows(database: Path) -> dict[str, int]:
-    """Return how many rows each table has."""
+def _tables(database: Path) -> dict[str, bool]:
+    """Return the tables, and whether each has rows; not how many, which takes long in a large store."""
     with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=rw", uri=True)) as connection:
         names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-        return {name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for (name,) in names}
+        rows = {name: connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone() for (name,) in names}
+        return {name: row is not None for name, row in rows.items()}

@@ -21,7 +21,8 @@ class RetrainingJob:
 
     def run(self, reporter: Reporter, monitor: Monitor) -> tuple[TrainingResult, EvaluationResult]:
         """Train on all images, then evaluate the model beside the former one."""
-        wait_for_store(reporter)
+        if self.former:
+            wait_for_store(reporter)  # the training waits by itself
         training = replace(self.training, stage="retrain")
         before = predict_untracked(EvaluationJob.of(self.former, training)) if self.former else None
         trained = training.run(reporter, monitor)
