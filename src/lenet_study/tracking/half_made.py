@@ -32,8 +32,8 @@ def set_aside(database: Path) -> Path:
     """
     if filled := _filled(_tables(database)):
         raise UserError(
-            f"An upgrade of {database} was cut off, and it holds rows ({', '.join(filled)}): put the copy back "
-            "that was made before `mlflow db upgrade`, or set MLFLOW_TRACKING_URI to another store"
+            f"An upgrade of {database} was cut off, and it holds rows ({', '.join(filled)}): put the copy "
+            "back that was made before `mlflow db upgrade`, or set MLFLOW_TRACKING_URI to another store"
         )
     if time.time() - database.stat().st_mtime < QUIET_SECONDS:
         raise UserError(f"{database} was changed a moment ago: try again in {QUIET_SECONDS:.0f} s")
