@@ -259,7 +259,8 @@ def cases() -> list[Case]:
 
 # ---- the things on disk that they name ----
 
-_RECIPE = json.loads(recipe_file.dumps(Recipe(name="mine", variant=VARIANTS["baseline"])))
+_LOGGED = json.loads(recipe_file.dumps(Recipe(name="mine", variant=VARIANTS["baseline"])))
+_RECIPE = {name: value for name, value in _LOGGED.items() if name != "sha256"}  # a user's own file
 
 
 def _changed(section: str, **fields: object) -> str:
@@ -296,6 +297,8 @@ BROKEN_RECIPES = {  # content, what the sentence names beside the file
     "change": (_changed("variant", change="\ud800"), "change"),
     "dropout": (_changed("variant", dropout=float("inf")), "dropout"),
     "parent": (_changed("variant", parent="\0"), "parent"),
+    "damaged": (json.dumps(_LOGGED | {"name": "mime"}), "sha256"),
+    "sum-number": (json.dumps(_LOGGED | {"sha256": 7}), "sha256"),
 }
 BROKEN_DATA = tuple(
     f"images-{what}"

@@ -113,7 +113,7 @@ from lenet_study.workflows.train import TrainingJob
 
 recipe = variant_recipes(TrainingConfig(z_loss=0.25))["baseline"]
 text = recipe_file.dumps(recipe)
-content = json.loads(text)
+content = {name: value for name, value in json.loads(text).items() if name != "sha256"}
 with open("recipe.json", "w") as file:
     file.write(text)
 default = content | {"config": {k: v for k, v in content["config"].items() if k != "z_loss"}}

@@ -32,9 +32,16 @@ SEARCHED = Recipe(
 )
 
 
+def without_sum(recipe):
+    """The content of a user's own file."""
+    content = json.loads(recipe_file.dumps(recipe))
+    del content["sha256"]
+    return content
+
+
 @pytest.fixture
 def content():
-    return json.loads(recipe_file.dumps(SEARCHED))
+    return without_sum(SEARCHED)
 
 
 @pytest.fixture
@@ -57,6 +64,16 @@ def test_a_recipe_file_gives_back_its_recipe(written):
     recipe = recipe_file.read(written(), config)
     assert recipe == replace(SEARCHED, config=replace(SEARCHED.config, seed=5, precision="bfloat16"))
     assert recipe.searched
+
+
+def test_a_damaged_digit_is_no_other_recipe():
+    text = recipe_file.dumps(SEARCHED)
+    assert recipe_file.loads(text, "recipe.json") == replace(SEARCHED, config=SEARCHED.config)
+    for place, digit in enumerate(text):
+        if digit.isdigit() and text[place - 1] not in "0123456789abcdef":
+            damaged = f"{text[:place]}{(int(digit) + 1) % 10}{text[place + 1 :]}"
+            with pytest.raises(UserError, match=r"recipe.json is not what its run wrote \(sha256="):
+                recipe_file.loads(damaged, "recipe.json")
 
 
 def test_a_file_holds_name_variant_and_what_it_decides_of_the_configuration(content):
@@ -285,21 +302,21 @@ def test_every_draw_of_a_search_survives_its_file(seed):
 
 @pytest.mark.parametrize("parent", ["nonsense", "v9"])
 def test_a_parent_that_is_no_variant_is_refused(parent):
-    content = json.loads(recipe_file.dumps(SEARCHED))
+    content = without_sum(SEARCHED)
     content["variant"]["parent"] = parent
     with pytest.raises(UserError, match=rf"variant.parent={parent} is no variant: write null, or baseline"):
         recipe_file.loads(json.dumps(content), "recipe=x")
 
 
 def test_a_file_with_a_key_of_both_versions_is_refused():
-    content = json.loads(recipe_file.dumps(SEARCHED))
+    content = without_sum(SEARCHED)
     content["spec"] = content["variant"]
     with pytest.raises(UserError, match=r"spec.* is refused"):
         recipe_file.loads(json.dumps(content), "recipe=x")
 
 
 def test_a_long_value_is_cut_in_the_sentence():
-    content = json.loads(recipe_file.dumps(SEARCHED))
+    content = without_sum(SEARCHED)
     content["variant"]["dropout"] = "x" * 1000
     with pytest.raises(UserError) as error:
         recipe_file.loads(json.dumps(content), "recipe=x")

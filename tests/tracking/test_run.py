@@ -317,6 +317,7 @@ def test_artifacts(store, tmp_path):
         "curves.png",
         "environment.txt",
         "history.csv",
+        "manifest.json",
         "model_summary.txt",
     }
     assert "mlflow==" in (folder / "environment.txt").read_text()

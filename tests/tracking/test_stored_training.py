@@ -104,7 +104,7 @@ def test_what_a_run_lacks_is_named_with_the_cure(store):
         training.recipe  # noqa: B018
     with pytest.raises(StoreError, match="no logged model: train it again"):
         training.model_uri  # noqa: B018
-    with pytest.raises(StoreError, match=r"history\.csv"):
+    with pytest.raises(UserError, match=r"history\.csv of run .* is missing .*: train again"):
         training.history  # noqa: B018
 
 

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,9 @@ def save_program(exported: ExportedLeNet, path: Path) -> None:
 
 
 def load_torchscript(path: Path) -> torch.jit.ScriptModule:
-    """Read an exported file back; refuse what is no TorchScript file of this project."""
+    """Read an exported file back; refuse what is damaged, or is no TorchScript file of this project."""
+    if zipfile.is_zipfile(path) and _is_damaged(path):
+        raise UserError(f"{path} is damaged (a checksum within it does not hold): bring the original back")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=DEPRECATION)
@@ -91,6 +94,15 @@ def load_torchscript(path: Path) -> torch.jit.ScriptModule:
     if missing := [name for name in ("features", "auxiliary", "description") if not hasattr(loaded, name)]:
         raise UserError(f"{path} lacks {', '.join(missing)}: name a TorchScript file that `train` exported")
     return loaded
+
+
+def _is_damaged(archive: Path) -> bool:
+    """Whether a zip archive's checksums do not hold: torch reads one without looking at them."""
+    try:
+        with zipfile.ZipFile(archive) as content:
+            return content.testzip() is not None
+    except Exception:  # of many kinds: whatever the damaged bytes make of the format
+        return True
 
 
 def load_program(path: Path) -> nn.Module:

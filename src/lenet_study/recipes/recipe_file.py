@@ -1,9 +1,14 @@
-"""Recipe files: a recipe as JSON, from which the same model can be trained again."""
+"""Recipe files: a recipe as JSON, from which the same model can be trained again.
+
+A file that a run wrote ends with the SHA-256 sum of its content, so that a damaged digit is no other recipe.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +37,11 @@ class RecipeChoice:
 def dumps(recipe: Recipe) -> str:
     """Return the content of a recipe's file."""
     content = {"name": recipe.name, "variant": asdict(recipe.variant), "config": recipe.config.of_recipe}
-    return json.dumps(content, indent=2) + "\n"
+    return json.dumps({**content, "sha256": _sha256(content)}, indent=2) + "\n"
+
+
+def _sha256(content: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read(path: str, config: TrainingConfig) -> Recipe:
@@ -65,6 +74,9 @@ def loads(text: str, where: str) -> Recipe:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is no JSON ({error}): name the recipe.json of a run") from error
     if isinstance(content, dict):
+        if (logged := content.pop("sha256", None)) not in (None, _sha256(content)):
+            cure = "bring the original back, or remove `sha256` from a file that you have changed yourself"
+            raise UserError(f"{where} is not what its run wrote (sha256={logged!r:.70}): {cure}")
         for former, key in _OLD_KEYS.items():
             if former in content and key not in content:
                 content[key] = content.pop(former)

@@ -194,9 +194,10 @@ def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
             files = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
             stored = files / _TORCHSCRIPT
             _check(reference, run_id, export.file_digest(stored), tags.get(Tag.TORCHSCRIPT_SHA256))
+            if keep or Tag.MODEL_SHA256 in tags:  # version 0.1 did not write it
+                _check(reference, run_id, model_digest(files), tags.get(Tag.MODEL_SHA256))
             model = _read(stored, reference, run_id)
             if keep:
-                _check(reference, run_id, model_digest(files), tags.get(Tag.MODEL_SHA256))
                 shutil.copytree(files, keep)
             return model
     except (MlflowException, OSError) as error:

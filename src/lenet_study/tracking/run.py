@@ -18,9 +18,11 @@ from mlflow import entities
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.time import get_current_time_millis
 
-from lenet_study.errors import DiskError, one_line
+from lenet_study.errors import DiskError, StoreError, StudyError, one_line
+from lenet_study.evidence.export import file_digest
 from lenet_study.tracking.delivery import Delivery
 from lenet_study.tracking.liveness import HEARTBEAT_SECONDS, heartbeat, process_tags
+from lenet_study.tracking.manifest import Manifest, load_manifest, sha256_of
 from lenet_study.tracking.operations import DeliveredModel
 from lenet_study.tracking.provenance import freeze, provenance_tags
 from lenet_study.tracking.schema import File, Metric, Tag
@@ -76,18 +78,22 @@ class Run:
         self.delivery = delivery
         self._message: Message = message
         self._told = False  # that the store is away
-        self._params: dict[str, str] = run.data.params
+        self.manifest = Manifest(params={**run.data.params})
+        self.manifest.add_tags(run.data.tags)
         self._summary: list[list[object]] = []  # rows of step 0
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log params that the run does not have yet: `mlflow run` has stored the user's spelling."""
-        new = {str(name): str(value) for name, value in params.items() if name not in self._params}
+        present = self.manifest.params
+        new = {str(name): str(value) for name, value in params.items() if name not in present}
         self._write(kind="batch", params=new)
-        self._params |= new
+        self.manifest.add_params(new)
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
         """Set tags; values become text."""
-        self._write(kind="batch", tags={str(name): str(value) for name, value in tags.items()})
+        texts = {str(name): str(value) for name, value in tags.items()}
+        self._write(kind="batch", tags=texts)
+        self.manifest.add_tags(texts)
 
     def log_metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None:
         """Log all metrics of one step at once; None is left out, and what a resumed run has of that step."""
@@ -99,6 +105,7 @@ class Run:
         ]
         self._summary += [] if step else rows
         self._write(kind="batch", metrics=rows)
+        self.manifest.add_metrics(rows)
 
     def log_epoch(self, epoch: Epoch) -> None:
         """Log an epoch's metrics; the step is the epoch."""
@@ -164,7 +171,7 @@ class Run:
         """
         content = {
             "experiment_id": self.experiment_id,
-            "params": self._params,
+            "params": self.manifest.params,
             "metrics": self._summary,
             "tags": tags,
             "register": register,
@@ -189,12 +196,12 @@ class Run:
             silence: Seconds without a delivered operation after which not to wait any longer.
             total: Seconds to wait at most.
         """
-        content = {"kind": "end", "status": status, "end_time": get_current_time_millis(), "tags": failure}
+        content = {"kind": "end", "status": status, "end_time": get_current_time_millis()}
         spool = self.delivery.spool
         spool.free_reserve()
         try:
             with signals_held():  # or the run would have no end
-                self._add_end(content)
+                self._add_end({**content, "tags": {**failure, **self._add_manifest()}})
             self.delivery.finish(silence, total)
         except (KeyboardInterrupt, SystemExit):  # a signal that came later than the work
             self.delivery.finish(silence, SIGNAL_PATIENCE)
@@ -205,6 +212,18 @@ class Run:
                     f"{count} operations of run {self.id} wait in {spool.folder}, because the store took none"
                     f" ({self.delivery.outage or 'it is slow'}): `sync` delivers them"
                 )
+
+    def _add_manifest(self) -> dict[str, str]:
+        """Add the manifest's file; return the tag that holds its sum, or nothing where there is no room."""
+        if self.delivery.model:
+            self.manifest.tags[Tag.MODEL_SHA256] = self.delivery.model.sha256
+        text = self.manifest.dumps()
+        try:
+            with self.delivery.spool.add({"kind": "artifact", "name": File.MANIFEST}) as folder:
+                (folder / File.MANIFEST).write_text(text, encoding="utf-8")
+        except (OSError, StoreError):
+            return {}
+        return {Tag.MANIFEST_SHA256: sha256_of(text)}
 
     def _add_end(self, content: Mapping[str, object]) -> None:
         try:
@@ -221,8 +240,13 @@ class Run:
     @contextmanager
     def _adding(self, **content: object) -> Iterator[Path]:
         """Add an operation to the spool; the files written into the folder yielded belong to it."""
+        sums: dict[str, str] = {}
         with self.delivery.spool.add(content) as folder:
             yield folder
+            if content["kind"] == "artifact":
+                name = str(content["name"])
+                sums[name] = file_digest(folder / name)
+        self.manifest.files |= sums
         self.delivery.notify()
         in_main_thread = threading.current_thread() is threading.main_thread()  # reporters belong to it
         if in_main_thread and self.delivery.outage and not self._told:
@@ -320,12 +344,17 @@ def _start(name: str, tags: Mapping[str, object], surrounding: str, resume: str,
         run = _reopen(client, run_id, name, texts, resumed=bool(resume))
     opened = Run(run, delivery, message, resumed=bool(resume))
     if resume:
+        with suppress(StudyError):  # a damaged one is replaced
+            if former := load_manifest(run):
+                opened.manifest.files |= former.files
         names = [name for name in run.data.metrics if not name.startswith("system/")]
         for name in names:
             points = client.get_metric_history(run_id, name)
             opened.steps[name] = {point.step for point in points}
             # With their times: the model's rows are the run's own then, not further ones.
-            opened._summary += [[name, point.value, point.timestamp, 0] for point in points if not point.step]
+            rows = [[name, point.value, point.timestamp, point.step] for point in points]
+            opened._summary += [row for row in rows if not row[-1]]
+            opened.manifest.add_metrics(rows)
     delivery.start()
     return opened
 

@@ -73,6 +73,7 @@ class Tag:
     WEIGHTS_SHA256 = Name("weights.sha256", "Sum over names and bytes of all weights")
     TORCHSCRIPT_SHA256 = Name("torchscript.sha256", "Sum of the TorchScript file")
     MODEL_SHA256 = Name("model.sha256", "Sum over all files of the logged model")
+    MANIFEST_SHA256 = Name("manifest.sha256", "Sum of the run's manifest")
     PARITY = Name("parity", "`passed` if every exported file computes what the trained model does")
     MODEL_RUN_ID = Name("model.run_id", "Run that trained the evaluated model")
     COMPARED_RUN_ID = Name("compared.run_id", "Run of the model set beside it")
@@ -149,6 +150,7 @@ class Metric:
 class File:
     """Artifacts of runs."""
 
+    MANIFEST = Name("manifest.json", "Sums of all files, and params, metrics and tags as they were logged")
     RECIPE = Name("recipe.json", "The recipe, to train the model again", formerly=("spec.json",))
     MODEL_SUMMARY = Name("model_summary.txt", "Layers, shapes and parameter counts")
     ENVIRONMENT = Name("environment.txt", "Installed packages, as `pip freeze` lists them")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from lenet_study.errors import StoreError, UserError
 from lenet_study.recipes import recipe_file
 from lenet_study.recipes.recipe import Recipe
+from lenet_study.tracking.manifest import Manifest, fetch_file, load_manifest
 from lenet_study.tracking.schema import FORMER_STAGES, File, Metric, Name, Tag
 from lenet_study.tracking.store import NO_SUCH_THING, StoredRun, connect, find_runs, store_call
 from lenet_study.training.history import Epoch
@@ -85,13 +87,13 @@ class StoredTraining:
     @cached_property
     def recipe(self) -> Recipe:
         """The recipe, with the run's seed and precision."""
-        with store_call(), tempfile.TemporaryDirectory() as folder:
-            client = mlflow.MlflowClient()
-            files = {file.path for file in client.list_artifacts(self.run_id)}
-            name = next((name for name in (File.RECIPE, *File.RECIPE.formerly) if name in files), None)
-            if name is None:
-                raise StoreError(f"Run {self.run_id} has no {File.RECIPE}: train it again")
-            text = Path(client.download_artifacts(self.run_id, name, folder)).read_text(encoding="utf-8")
+        with store_call():
+            files = {file.path for file in mlflow.MlflowClient().list_artifacts(self.run_id)}
+        name = next((name for name in (File.RECIPE, *File.RECIPE.formerly) if name in files), None)
+        if name is None:
+            raise StoreError(f"Run {self.run_id} has no {File.RECIPE}: train it again")
+        with self._fetched(name) as path:
+            text = path.read_text(encoding="utf-8", errors="replace")
         recipe = recipe_file.loads(text, f"{name} of run {self.run_id}")
         precision: Any = self.params.get("precision", "float32")
         config = replace(recipe.config, seed=int(self.params["seed"]), precision=precision)
@@ -100,11 +102,22 @@ class StoredTraining:
     @cached_property
     def history(self) -> tuple[Epoch, ...]:
         """All epochs, their numbers exactly as they were."""
-        with store_call(), tempfile.TemporaryDirectory() as folder:
-            path = mlflow.MlflowClient().download_artifacts(self.run_id, File.HISTORY, folder)
+        with self._fetched(File.HISTORY) as path:
             table = pd.read_csv(path).astype(object)
         records = table.where(table.notna(), None).to_dict("records")
         return tuple(Epoch(**{str(name): value for name, value in record.items()}) for record in records)
+
+    @cached_property
+    def manifest(self) -> Manifest | None:
+        """What it has logged; None if it was killed, or was made before there were manifests."""
+        return load_manifest(self._run)
+
+    @contextmanager
+    def _fetched(self, name: str) -> Iterator[Path]:
+        """Yield a copy of one of its files, checked against its manifest, if it has one."""
+        sums = self.manifest.files if self.manifest and self.status == "FINISHED" else {}
+        with tempfile.TemporaryDirectory() as folder:
+            yield fetch_file(self.run_id, name, Path(folder), sums.get(name))
 
     @property
     def best(self) -> Epoch:
