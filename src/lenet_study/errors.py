@@ -26,5 +26,9 @@ class DiskError(StudyError):
     """Failure to write to a disk, which the message names; `resume` goes on once there is room."""
 
 
+class IntegrityError(StudyError):
+    """Content that is not what was logged; the lines before the message name it."""
+
+
 class DivergenceError(StudyError):
     """A loss that is not finite; the message names the epoch and the step."""

@@ -50,7 +50,9 @@ DEFAULTS = {
     "sync": {},
     "evaluate": {"model": CHAMPION, "seed": 0, **PLACE},
     "retrain": {"variant": "v4", "recipe": "", **CONFIG, **PLACE, **KEPT},
-    "promote": {"rollback": False},
+    "promote": {"version": 0, "rollback": False},
+    "history": {},
+    "verify": {"run_id": "all", "data_dir": ""},
     "search": {
         "trials": 50,
         "timeout": 0,
@@ -239,7 +241,7 @@ def test_a_command_is_called_with_the_options_values(recorder):
 @pytest.mark.parametrize("value", ["true", "True", "1"])
 def test_a_switch_takes_a_value_as_mlflow_projects_pass_it(value, recorder):
     assert recorder.main(["promote", "--rollback", value]) == 0
-    assert recorder.calls == [("promote", {"rollback": True})]
+    assert recorder.calls == [("promote", {"version": 0, "rollback": True})]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -336,7 +338,14 @@ CALLED = {  # options, workflow, its arguments by position and by name
         ["--rollback", "true"],
         "workflows.promote.promote",
         [],
-        {"rollback": True, "reporter": TERMINAL},
+        {"version": 0, "rollback": True, "reporter": TERMINAL},
+    ),
+    "history": ([], "workflows.champion_history.history", [TERMINAL], {}),
+    "verify": (
+        ["--run-id", "abc", "--data-dir", "images"],
+        "workflows.verify.verify",
+        ["abc", IMAGES, TERMINAL],
+        {},
     ),
     "search": (
         ["--trials", "7", "--workers", "3", *ON],

@@ -11,6 +11,7 @@ from servers import free_port, serving
 
 from lenet_study.recipes.variants import VARIANTS
 from lenet_study.tracking import registry
+from lenet_study.tracking.champions import Champions
 from lenet_study.tracking.run import open_run
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.dataset import Normalisation
@@ -27,7 +28,7 @@ def test_the_champion_is_served_with_the_eager_models_logits(store, tmp_path):
     with open_run("v4", stage="train", params={}) as run:
         registry.log_model(run, model, normalise, images, {"name": "v4"}, register=True)
     version = registry.version_of(run.id)
-    registry.set_champion(version, "for the test", run.id)
+    Champions().change(Champions().history(), "promoted", str(version.version), "for the test", run)
 
     address = f"http://127.0.0.1:{(port := free_port())}"
     command = ["mlflow", "models", "serve", "-m", "models:/fashion-mnist-lenet@champion"]

@@ -139,11 +139,30 @@ def evaluate(
 
 
 @entry_point
-def promote(rollback: Annotated[bool, "Give the alias back to the former champion."] = False) -> None:
-    """Make the best training's model the champion."""
+def promote(
+    version: Annotated[int, Interval(ge=0, le=10**9), "The version to promote; 0 takes the best."] = 0,
+    rollback: Annotated[bool, "Go back to the champion before."] = False,
+) -> None:
+    """Make the best training's model, or one that is named, the champion."""
     from lenet_study.workflows.promote import promote as run_promotion
 
-    run_promotion(rollback=rollback, reporter=_terminal())
+    run_promotion(version=version, rollback=rollback, reporter=_terminal())
+
+
+@entry_point
+def history() -> None:
+    """List all changes of the champion."""
+    from lenet_study.workflows.champion_history import history as print_history
+
+    print_history(_terminal())
+
+
+@entry_point
+def verify(run_id: Annotated[str, "A run, or all of the store."] = "all", data_dir: DataDir = "") -> None:
+    """Compare runs, models, data, checkpoints and databases with their SHA-256 sums."""
+    from lenet_study.workflows.verify import verify as run_verification
+
+    run_verification(run_id, DataFiles.at(data_dir), _terminal())
 
 
 @entry_point

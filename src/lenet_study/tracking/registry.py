@@ -18,23 +18,22 @@ import torch
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.types import Schema, TensorSpec
 
 from lenet_study.errors import StoreError, UserError, one_line
 from lenet_study.evidence import export
+from lenet_study.tracking.champions import CHALLENGER, CHAMPION
 from lenet_study.tracking.disk import require_room
 from lenet_study.tracking.operations import model_digest, register_version
 from lenet_study.tracking.run import Run
 from lenet_study.tracking.schema import File, Metric, Tag
-from lenet_study.tracking.store import NAME, connect, store_call, uninterrupted
+from lenet_study.tracking.store import NAME, NO_SUCH_THING, connect, store_call, uninterrupted
 from lenet_study.tracking.stored_training import StoredTraining
 from lenet_study.training.dataset import Normalisation
 from lenet_study.training.model import SIDE, LeNet
 
 Version: TypeAlias = ModelVersion
-CHAMPION = "champion"
-PREVIOUS = "previous"
-CHALLENGER = "challenger"
 CHAMPION_URI = f"models:/{NAME}@{CHAMPION}"
 _TORCHSCRIPT = "data/model.pth"  # where mlflow.pytorch keeps it within a logged model
 _SUMS = (Tag.WEIGHTS_SHA256, Tag.TORCHSCRIPT_SHA256, Tag.MODEL_SHA256, Tag.PARITY)
@@ -188,7 +187,7 @@ def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
     connect()
     try:
         uri = reference if is_address else f"runs:/{reference}/{File.MODEL}"
-        run_id = str(mlflow.models.get_model_info(uri).run_id) if is_address else reference
+        run_id = _run_of(uri)
         tags = mlflow.MlflowClient().get_run(run_id).data.tags
         with tempfile.TemporaryDirectory() as folder:
             files = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
@@ -203,6 +202,17 @@ def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
     except (MlflowException, OSError) as error:
         reason = one_line(error, 200)
         raise UserError(f"model={reference} cannot be read ({reason}): name {_CURE}") from error
+
+
+def _run_of(uri: str) -> str:
+    """Return the id of the run that logged a model; its files, which may be damaged, are not asked."""
+    client = mlflow.MlflowClient()
+    if uri.startswith("runs:/"):
+        return uri.removeprefix("runs:/").partition("/")[0]
+    model = get_model_name_and_version(client, uri)
+    if len(model) == 1:
+        return str(client.get_logged_model(*model).source_run_id)
+    return str(client.get_model_version(*model).run_id)
 
 
 def _read(path: Path, reference: str, run_id: str) -> LoadedModel:
@@ -240,27 +250,47 @@ def version_of(run_id: str) -> Version | None:
     return versions[0] if versions else None
 
 
+def version_numbered(number: str) -> Version | None:
+    """Return a version by its number; None if there is none, or it was deleted."""
+    try:
+        with uninterrupted():
+            return mlflow.MlflowClient().get_model_version(NAME, number)
+    except MlflowException as error:
+        if error.error_code in NO_SUCH_THING:
+            return None
+        raise
+
+
+def check_version(version: Version) -> None:
+    """Refuse a version whose model, or whose run, is not as it was logged.
+
+    Raises:
+        UserError: A file, figure or tag was changed, or is missing; the message names it and the cure.
+        StoreError: The store failed.
+    """
+    if changes := list(StoredTraining.load(version.run_id).changes()):
+        raise UserError(f"Run {version.run_id} is not as it was logged: {changes[0]}")
+    check_model(version)
+
+
+def check_model(version: Version) -> None:
+    """Refuse a version whose files are not those that its run logged; raise as ``check_version``."""
+    load_model(f"models:/{NAME}/{version.version}")
+    run = StoredTraining.load(version.run_id)
+    for tag in (Tag.MODEL_SHA256, Tag.TORCHSCRIPT_SHA256):
+        if run.tag(tag) != version.tags.get(tag, run.tag(tag)):
+            raise UserError(f"Version {version.version} names another model than run {run.run_id}: delete it")
+
+
 def version_with_alias(alias: str) -> Version | None:
     """Return the version that has an alias, if one has it."""
     try:
         with uninterrupted():
             return mlflow.MlflowClient().get_model_version_by_alias(NAME, alias)
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code in NO_SUCH_THING:
             return None
         raise
-
-
-def set_champion(version: Version, reason: str, by_run: str) -> None:
-    """Make a version the champion, its predecessor ``previous``, and write down why."""
-    client = mlflow.MlflowClient()
-    with store_call():
-        former = version_with_alias(CHAMPION)
-        client.set_model_version_tag(NAME, version.version, Tag.PROMOTED_REASON, reason)
-        client.set_model_version_tag(NAME, version.version, Tag.PROMOTED_BY_RUN, by_run)
-        if former:
-            client.set_registered_model_alias(NAME, PREVIOUS, former.version)
-        client.set_registered_model_alias(NAME, CHAMPION, version.version)
 
 
 def set_challenger(model: LoggedModel, evidence: Mapping[str, object]) -> Version:
@@ -279,9 +309,3 @@ def confirmation_of(version: Version) -> dict[str, str]:
     prefix = Tag.CONFIRMED.format(figure="")
     tags: Mapping[str, str] = version.tags
     return {name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)}
-
-
-def drop_challenger() -> None:
-    """Take the challenger's alias away: it has become the champion."""
-    with store_call():
-        mlflow.MlflowClient().delete_registered_model_alias(NAME, CHALLENGER)

@@ -94,8 +94,10 @@ class Tag:
     PROMOTED_KEPT = Name("promoted.kept", "`true` if it was the champion before")
     PROMOTED_BY_RUN = Name("promoted.by_run", "Tag of a version: the run that promoted it")
     FORMER_VERSION = Name("former.version", "Version that was the champion before")
+    HISTORY_RUN_ID = Name("history.run_id", "Tag of an experiment: the run that holds the champion's history")
     CONFIRMED = Name("confirm.{figure}", "Tag of a version: a figure of its confirmation by a search")
     DESCRIPTION = Name("mlflow.note.content", "Description of the run or experiment, in Markdown")
+    USER = Name("mlflow.user", "Who started the run")
     PARENT_RUN = Name("mlflow.parentRunId", "Id of the run that this one is nested under")
     COLOUR = Name("mlflow.runColor", "Colour of the variant in MLflow's charts and in the study's pictures")
     EXPERIMENT_KIND = Name("mlflow.experimentKind", "Tag of an experiment: which pages MLflow opens it with")
@@ -190,6 +192,7 @@ STAGES = {
     "trial": "one training of a search",
     "confirm": "one training of a search's confirmation",
     "promote": "a promotion or rollback",
+    "history": "the run whose params are the history of the champion",
 }
 FORMER_STAGES = {"recipe": "spec"}
 

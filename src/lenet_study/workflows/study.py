@@ -26,7 +26,7 @@ from lenet_study.workflows.evaluate import EvaluationJob, EvaluationResult
 from lenet_study.workflows.kfold import AVERAGED, best_epochs, curves, kfold
 from lenet_study.workflows.local_executor import local_executor
 from lenet_study.workflows.orphans import end_abandoned
-from lenet_study.workflows.promote import promote_best
+from lenet_study.workflows.promote import Promotion
 from lenet_study.workflows.retrain import RetrainingJob
 from lenet_study.workflows.train import TrainingJob, TrainingResult
 from lenet_study.workflows.waiting import wait_for_store
@@ -109,7 +109,7 @@ def study(
             result = run_jobs(executor, recipes, partial(make_job, study=run.id), folds, params)
         _log(run, result, perf_counter() - start, executor)
         wait_for_store(reporter)
-        promote_best(run, reporter)
+        Promotion(run, reporter).promote_best()
         if failed := executor.failed:  # said above, each with its reason
             raise JobError(f"Parts of the study failed ({', '.join(failed)}): the same command does them")
     return result
