@@ -11,17 +11,20 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeAlias
+from zipfile import ZipFile
 
 import mlflow
 import numpy as np
 import torch
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.models import Model, ModelSignature
+from mlflow.models.model import MLMODEL_FILE_NAME
+from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 from lenet_study.errors import StoreError, UserError, one_line
 from lenet_study.evidence import export
+from lenet_study.tracking import served_model
 from lenet_study.tracking.disk import require_room
 from lenet_study.tracking.operations import model_digest, register_version
 from lenet_study.tracking.run import Run
@@ -29,14 +32,14 @@ from lenet_study.tracking.schema import File, Metric, Tag
 from lenet_study.tracking.store import NAME, connect, store_call, uninterrupted
 from lenet_study.tracking.stored_training import StoredTraining
 from lenet_study.training.dataset import Normalisation
-from lenet_study.training.model import SIDE, LeNet
+from lenet_study.training.model import CLASSES, SIDE, LeNet
 
 Version: TypeAlias = ModelVersion
 CHAMPION = "champion"
 PREVIOUS = "previous"
 CHALLENGER = "challenger"
 CHAMPION_URI = f"models:/{NAME}@{CHAMPION}"
-_TORCHSCRIPT = "data/model.pth"  # where mlflow.pytorch keeps it within a logged model
+_SERVED_CODE = "code.zip"
 _SUMS = (Tag.WEIGHTS_SHA256, Tag.TORCHSCRIPT_SHA256, Tag.MODEL_SHA256, Tag.PARITY)
 _CURE = (
     "the id of a finished training's run, an address such as "
@@ -44,7 +47,8 @@ _CURE = (
 )
 _SIGNATURE = ModelSignature(
     inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 1, SIDE, SIDE))]),
-    outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 10))]),
+    outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(CLASSES)))]),
+    params=ParamSchema([ParamSpec(served_model.ANSWER, DataType.string, served_model.LOGITS)]),
 )
 
 
@@ -114,11 +118,13 @@ def log_model(
         twin = export.parity(model, normalisation, export.load_program(program), images)
         proof.write_text(json.dumps({"torchscript": asdict(parity), "pt2": asdict(twin)}, indent=2))
         _save(scripted, images, [str(program), str(proof)], files)
-        served = export.parity(model, normalisation, export.load_torchscript(files / _TORCHSCRIPT), images)
+        served = export.parity(
+            model, normalisation, export.load_torchscript(files / served_model.TORCHSCRIPT), images
+        )
         parities = (parity, twin, served)
         sums: dict[str, str] = {
             Tag.WEIGHTS_SHA256: export.weights_digest(model),
-            Tag.TORCHSCRIPT_SHA256: export.file_digest(files / _TORCHSCRIPT),
+            Tag.TORCHSCRIPT_SHA256: export.file_digest(files / served_model.TORCHSCRIPT),
             Tag.PARITY: "passed" if all(parity.passed for parity in parities) else "failed",
         }
         run.log_metrics(
@@ -137,7 +143,8 @@ def log_model(
 
 
 def _save(scripted: torch.jit.ScriptModule, images: torch.Tensor, others: list[str], files: Path) -> None:
-    """Save a model and other files to a new folder, as MLflow lays them out."""
+    """Save a model and other files to a new folder, as MLflow lays them out, with our own way to serve it."""
+    model = Model()
     packages = {package: version(package).partition("+")[0] for package in ("torch", "mlflow", "numpy")}
     with warnings.catch_warnings():
         for message in (export.DEPRECATION, "'torch.load' received a zip file"):
@@ -145,12 +152,22 @@ def _save(scripted: torch.jit.ScriptModule, images: torch.Tensor, others: list[s
         mlflow.pytorch.save_model(
             scripted,
             str(files),
+            mlflow_model=model,
             serialization_format="pickle",
             signature=_SIGNATURE,
             input_example=export.as_input(images[:2]).numpy(),
             pip_requirements=[f"{package}=={number}" for package, number in packages.items()],
             extra_files=others,
+            metadata={served_model.CLASS_NAMES: list(CLASSES)},
         )
+    # In place of mlflow.pytorch's own, which checks nothing and takes a pickle for a model. In an archive:
+    # Python writes bytecode beside a plain file, in the store itself, and `model.sha256` would change.
+    module = Path(served_model.__file__)
+    with ZipFile(files / _SERVED_CODE, "w") as archive:
+        archive.write(module, module.name)
+    environments = {"conda_env": "conda.yaml", "python_env": "python_env.yaml"}
+    mlflow.pyfunc.add_to_model(model, module.stem, code=_SERVED_CODE, **environments)
+    model.save(str(files / MLMODEL_FILE_NAME))
 
 
 def _registered(model: LoggedModel, register: bool = True) -> LoggedModel:
@@ -192,7 +209,7 @@ def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
         tags = mlflow.MlflowClient().get_run(run_id).data.tags
         with tempfile.TemporaryDirectory() as folder:
             files = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
-            stored = files / _TORCHSCRIPT
+            stored = files / served_model.TORCHSCRIPT
             _check(reference, run_id, export.file_digest(stored), tags.get(Tag.TORCHSCRIPT_SHA256))
             model = _read(stored, reference, run_id)
             if keep:
