@@ -186,7 +186,7 @@ def _digest_in_store(model: LoggedModel, paths: Sequence[str]) -> str:
 
 
 def _name(files: Path, run_id: str, model: LoggedModel) -> None:
-    """Write into a saved model which one it is, as MLflow does: its id, and so its manifest, is known only now."""
+    """Write into a saved model its id, as MLflow does, and then its manifest: the id is known only now."""
     metadata = Model.load(str(files))
     metadata.run_id, metadata.artifact_path = run_id, model.artifact_location
     metadata.model_id = metadata.model_uuid = model.model_id

@@ -118,13 +118,12 @@ def log_model(
         twin = export.parity(model, normalisation, export.load_program(program), images)
         proof.write_text(json.dumps({"torchscript": asdict(parity), "pt2": asdict(twin)}, indent=2))
         _save(scripted, images, [str(program), str(proof)], files)
-        served = export.parity(
-            model, normalisation, export.load_torchscript(files / served_model.TORCHSCRIPT), images
-        )
+        saved = files / served_model.TORCHSCRIPT
+        served = export.parity(model, normalisation, export.load_torchscript(saved), images)
         parities = (parity, twin, served)
         sums: dict[str, str] = {
             Tag.WEIGHTS_SHA256: export.weights_digest(model),
-            Tag.TORCHSCRIPT_SHA256: export.file_digest(files / served_model.TORCHSCRIPT),
+            Tag.TORCHSCRIPT_SHA256: export.file_digest(saved),
             Tag.PARITY: "passed" if all(parity.passed for parity in parities) else "failed",
         }
         run.log_metrics(
