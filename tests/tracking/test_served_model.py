@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import validate_serving_input
 from toys import toy_split
 
+from lenet_study.errors import UserError
 from lenet_study.evidence import export
 from lenet_study.recipes.variants import Variant
 from lenet_study.tracking import registry, served_model
@@ -124,6 +125,14 @@ def test_mlflow_does_not_load_a_damaged_model(name, folder):
     (folder / name).write_bytes((folder / name).read_bytes()[:-1])
     with pytest.raises(MlflowException, match=f"{name} was damaged since the model was logged"):
         mlflow.pyfunc.load_model(str(folder))
+
+
+def test_a_damaged_model_is_refused_by_its_path_too(folder):
+    path = folder / "data" / "model.pth"
+    assert registry.load_model(str(path)).name == "toy"
+    (folder / "code.zip").write_bytes(b"")
+    with pytest.raises(UserError, match=r"code.zip was damaged since .*: fetch the model again"):
+        registry.load_model(str(path))
 
 
 def changed(value):

@@ -197,6 +197,7 @@ def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
     except OSError as error:
         raise UserError(f"model={reference} cannot be read ({error.strerror}): name {_CURE}") from error
     if is_file:
+        _check_manifest(path.resolve().parent.parent)
         return _read(path, reference, run_id="")
     is_address = reference.startswith(("models:/", "runs:/"))
     if exists or ("/" in reference and not is_address):
@@ -224,6 +225,15 @@ def _read(path: Path, reference: str, run_id: str) -> LoadedModel:
     module = export.load_torchscript(path)
     weights, sum_of_file = export.weights_digest(module.model), export.file_digest(path)
     return LoadedModel(module, export.description_of(module), reference, run_id, sum_of_file, weights)
+
+
+def _check_manifest(folder: Path) -> None:
+    """Refuse a damaged file of a logged model that was named by its path; other folders have no manifest."""
+    if (folder / served_model.MANIFEST).is_file() and (folder / MLMODEL_FILE_NAME).is_file():
+        try:
+            served_model.check_files(folder)
+        except MlflowException as error:
+            raise UserError(str(error)) from error
 
 
 def _check(reference: str, run_id: str, actual: str, logged: str | None) -> None:
