@@ -8,8 +8,9 @@ from mlflow.pyfunc import load_model
 from mlflow.pyfunc.scoring_server import init
 
 model = load_model(os.environ.get("SERVED_MODEL", "/model"))
-# The model's own check tells in a sentence what MLflow's tells in ten lines with an excerpt of the images.
-model.metadata.signature.inputs = None
+if model.loader_module == "served_model":  # models logged by version 0.1 check nothing themselves
+    # The model's check tells in a sentence what MLflow's tells in ten lines with an excerpt of the images.
+    model.metadata.signature.inputs = None
 app = init(model)
 
 

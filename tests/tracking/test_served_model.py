@@ -160,6 +160,7 @@ NOT_FINITE = r"^Image 3 holds a value that is not finite \(null, NaN, inf\); sen
         (INPUTS[..., :27], r"^The input's shape is \[20, 1, 28, 27\]: send"),
         (np.float32(1), r"^The input's shape is \[\]: send"),
         (np.array([["a"]]), "^The input is no array of numbers: send"),
+        ([[10**400]], "^The input is no array of numbers: send"),
         ({"a": 1}, "^The input is no array of numbers: send"),
     ],
 )

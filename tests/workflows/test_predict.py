@@ -2,16 +2,19 @@
 
 import json
 import os
+from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
+import torch
 from conftest import Recorder, open_store
 from PIL import Image
 from toys import toy_split
 
 from lenet_study.__main__ import main
 from lenet_study.errors import UserError
+from lenet_study.evidence import export
 from lenet_study.evidence.export import as_input
 from lenet_study.recipes.variants import Variant
 from lenet_study.tracking import registry
@@ -97,3 +100,12 @@ def test_the_run_of_a_project_holds_the_answer_and_a_plain_command_makes_none(ru
 def test_one_bad_image_among_good_ones_is_named_before_the_model_is_read(run_id):
     with pytest.raises(UserError, match=r"image=nosuch\.png cannot be read \(there is no such file\)"):
         predict("no model", "a.png nosuch.png", "table")
+
+
+def test_a_diverged_model_is_named(run_id):
+    model = LeNet(TOY, seed=3)
+    torch.nn.init.constant_(model.classifier[-1].bias, float("nan"))
+    normalisation = Normalisation.of(IMAGES)
+    export.save_torchscript(export.exportable(model, normalisation, {"name": "diverged"}), Path("nan.pth"))
+    with pytest.raises(UserError, match=r"model=nan.pth: The model has diverged"):
+        predict("nan.pth", "a.png", "table")

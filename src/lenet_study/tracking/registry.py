@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from zipfile import ZipFile
 
 import mlflow
@@ -82,6 +82,18 @@ class LoadedModel:
     def variant(self) -> str:
         """Name of the variant or searched model; empty if the file does not tell."""
         return str(self.description.get("variant", ""))
+
+    def classify(self, images: np.ndarray) -> list[dict[str, Any]]:
+        """Return class, probability and the probabilities of all classes of float32 images [N, 1, 28, 28].
+
+        Raises:
+            UserError: The model has diverged.
+        """
+        served = served_model.ServedModel(self.module, list(CLASSES))
+        try:
+            return list(served.predict(images, {served_model.ANSWER: served_model.CLASSES}))
+        except MlflowException as error:
+            raise UserError(f"model={self.reference}: {error}") from error
 
 
 def log_model(

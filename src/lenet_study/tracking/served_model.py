@@ -66,7 +66,7 @@ class ServedModel:
             starts = range(0, len(checked), BLOCK)
             logits = torch.cat([self._module(torch.tensor(checked[at : at + BLOCK])) for at in starts])
         if not logits.isfinite().all():
-            sentence = "The model has diverged, its logits are not finite: serve another version"
+            sentence = "The model has diverged, its logits are not finite: use another version"
             raise MlflowException(sentence, error_code=INTERNAL_ERROR)
         return logits.numpy() if answer == LOGITS else [self._named(row) for row in logits.softmax(1)]
 
@@ -81,7 +81,7 @@ def check_images(images: object) -> np.ndarray:
     wanted = f"send numbers [N, {', '.join(map(str, SHAPE))}] from 0 (black) to 1 (white)"
     try:
         batch = np.asarray(images, np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise RefusedRequest(f"The input is no array of numbers: {wanted}") from error
     if not len(np.atleast_1d(batch)):
         raise RefusedRequest("The batch holds no image: send at least one")

@@ -15,9 +15,8 @@ from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking.registry import LoadedModel, load_model
 from lenet_study.tracking.run import open_run, to_stderr
 from lenet_study.tracking.schema import File, Tag
-from lenet_study.tracking.served_model import ANSWER, CLASSES, ServedModel
-from lenet_study.training.image_files import PreparedImage, read_image_files
-from lenet_study.training.model import CLASSES as CLASS_NAMES
+from lenet_study.tracking.served_model import ANSWER, CLASSES
+from lenet_study.training.image_files import read_image_files
 
 Output = Literal["table", "json", "request"]
 Answer = dict[str, Any]
@@ -48,8 +47,10 @@ def predict(model: str, image: str, output: Output, reporter: Reporter = Reporte
         reporter.message(json.dumps({"inputs": inputs.tolist(), "params": {ANSWER: CLASSES}}))
         return []
     loaded = load_model(model)
-    named = ServedModel(loaded.module, list(CLASS_NAMES)).predict(inputs.numpy(), {ANSWER: CLASSES})
-    answers = [_answer(prepared, dict(row)) for prepared, row in zip(images, named, strict=True)]
+    answers = [
+        {"file": prepared.name, **classified, "assumptions": prepared.assumptions}
+        for prepared, classified in zip(images, loaded.classify(inputs.numpy()), strict=True)
+    ]
     text = json.dumps(answers, indent=2, ensure_ascii=False)
     _log(loaded, image, text, reporter)
     reporter.message(text if output == "json" else _table(answers))
@@ -65,10 +66,6 @@ def _file_names(image: str) -> list[str]:
     if not names:
         raise UserError("image= names no file: name PNG, JPEG or IDX files, divided by spaces")
     return names
-
-
-def _answer(image: PreparedImage, named: Answer) -> Answer:
-    return {"file": image.name, **named, "assumptions": image.assumptions}
 
 
 def _table(answers: list[Answer]) -> str:
