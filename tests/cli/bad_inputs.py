@@ -121,7 +121,7 @@ NO_FILES = [
     "x" * 300,
 ]
 NO_IMAGES = ["", " ", "'", "nosuch.png", "{folder}", "{folder}/fifo", "{folder}/dangling", "/dev/zero"]
-NO_IMAGES += ["{folder}/text", "{folder}/text:3", "x" * 300, "~nosuch/x", "{folder}/images-cut/train-images"]
+NO_IMAGES += ["{folder}/text", "'{folder}/text:3'", "x" * 300, "~nosuch/x", "{folder}/recipe.json"]
 NO_RUNS = ["nonsense", "x" * 32, "' or 1=1", "../..", "x" * 5000, "\uff11\uff12", " "]
 
 
@@ -140,7 +140,8 @@ def path_cases() -> Iterator[Case]:
         yield Case(("fetch", "--to", value), ("to=", value[:40]))
     for value in NO_IMAGES:
         for output in ("table", "request"):
-            yield Case(("predict", "--image", value, "--output", output), (f"image={value[:40]}",))
+            named = f"image={value[:40]}".replace("'", "")
+            yield Case(("predict", "--image", value, "--output", output), (named,))
     for value in ("{folder}/text", "{folder}/recipe.json"):
         yield Case(("evaluate", "--model", value), (value, "TorchScript"))
     for value in NO_RUNS:
