@@ -120,6 +120,8 @@ NO_FILES = [
     "/dev/zero",
     "x" * 300,
 ]
+NO_IMAGES = ["", " ", "'", "nosuch.png", "{folder}", "{folder}/fifo", "{folder}/dangling", "/dev/zero"]
+NO_IMAGES += ["{folder}/text", "'{folder}/text:3'", "x" * 300, "~nosuch/x", "{folder}/recipe.json"]
 NO_RUNS = ["nonsense", "x" * 32, "' or 1=1", "../..", "x" * 5000, "\uff11\uff12", " "]
 
 
@@ -136,6 +138,10 @@ def path_cases() -> Iterator[Case]:
         yield Case(("fetch", "--to", "copy", "--model", value), ("model=", value[:40]))
     for value in ("{folder}/text", "{folder}", "{folder}/fifo", "", ".", "/", "x" * 300, "{folder}/text/x"):
         yield Case(("fetch", "--to", value), ("to=", value[:40]))
+    for value in NO_IMAGES:
+        for output in ("table", "request"):
+            named = f"image={value[:40]}".replace("'", "")
+            yield Case(("predict", "--image", value, "--output", output), (named,))
     for value in ("{folder}/text", "{folder}/recipe.json"):
         yield Case(("evaluate", "--model", value), (value, "TorchScript"))
     for value in NO_RUNS:

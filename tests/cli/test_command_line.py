@@ -50,6 +50,7 @@ DEFAULTS = {
     "sync": {},
     "evaluate": {"model": CHAMPION, "seed": 0, **PLACE},
     "retrain": {"variant": "v4", "recipe": "", **CONFIG, **PLACE, **KEPT},
+    "predict": {"model": CHAMPION, "image": "", "output": "table"},
     "promote": {"version": 0, "rollback": False},
     "history": {},
     "verify": {"run_id": "all", "data_dir": ""},
@@ -102,6 +103,7 @@ REJECTED = [
     (["train", "--device", "tpu"], ["--device", "tpu", "cuda"]),
     (["study", "--workers", "-1"], ["--workers", "-1", "0"]),
     (["kfold", "--folds", "1"], ["--folds", "1", "2<=x<="]),
+    (["predict", "--output", "xml"], ["--output", "xml", "request"]),
     (["promote", "--rollback", "maybe"], ["--rollback", "maybe", "true"]),
     (["train", "--unknown", "1"], ["--unknown", "train --help"]),
     (["promote", "--epochs", "1"], ["--epochs", "promote --help"]),
@@ -332,6 +334,12 @@ CALLED = {  # options, workflow, its arguments by position and by name
         ["--model", "model.pt", "--seed", "4", *ON],
         "workflows.evaluate.evaluate",
         [EvaluationJob(model="model.pt", seed=4, hardware=HARDWARE, data=IMAGES), TERMINAL],
+        {},
+    ),
+    "predict": (
+        ["--image", "a.png 'b c.jpg'", "--output", "json"],
+        "workflows.predict.predict",
+        [CHAMPION, "a.png 'b c.jpg'", "json", TERMINAL],
         {},
     ),
     "promote": (

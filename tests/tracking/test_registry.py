@@ -63,6 +63,8 @@ def test_a_logged_model_has_all_its_parts(toy):
         "extra_files/parity.json",
         "input_example.json",
         "requirements.txt",
+        "code.zip",
+        "manifest.json",
         "MLmodel",
     } <= files
     pins = set((toy.folder / "requirements.txt").read_text().split())
@@ -213,7 +215,7 @@ def test_all_files_of_a_model_are_kept_as_they_were_logged(toy, kind, tmp_path):
 def test_no_file_of_a_changed_model_is_kept(toy, tmp_path):
     stored = toy.folder / "MLmodel"
     content = stored.read_text()
-    stored.write_text(content.replace("mlflow.pytorch", "somebody.elses"))
+    stored.write_text(content.replace("served_model", "somebody_elses"))
     try:
         with pytest.raises(UserError, match="changed since"):
             registry.load_model(toy.run_id, keep=tmp_path / "model")

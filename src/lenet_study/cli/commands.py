@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import click
 from annotated_types import Interval
@@ -136,6 +136,18 @@ def evaluate(
 
     job = EvaluationJob(model=model, seed=seed, hardware=hardware, data=DataFiles.at(data_dir))
     run_evaluation(job, _terminal())
+
+
+@entry_point
+def predict(
+    model: Model = DEFAULT_MODEL,
+    image: Annotated[str, "PNG, JPEG or IDX files, divided by spaces; FILE:3 is image 3 of IDX."] = "",
+    output: Annotated[Literal["table", "json", "request"], "request: the body for a server."] = "table",
+) -> None:
+    """Say what image files show."""
+    from lenet_study.workflows.predict import predict as run_prediction
+
+    run_prediction(model, image, output, _terminal())
 
 
 @entry_point

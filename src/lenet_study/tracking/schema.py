@@ -177,6 +177,7 @@ class File:
     TRIALS = Name("trials.csv", "All trials of a search")
     SEARCH_PICTURE = Name("{name}.png", "A picture of a search")
     SEARCH_PAGE = Name("search.html", "Optuna's interactive pictures of a search")
+    ANSWERS = Name("answers.json", "Classes and probabilities of image files, and what was assumed of them")
     CONFIRM = Name("confirm.csv", "Accuracies of both sides of a confirmation, seed by seed")
 
 
@@ -193,6 +194,7 @@ STAGES = {
     "confirm": "one training of a search's confirmation",
     "promote": "a promotion or rollback",
     "history": "the run whose params are the history of the champion",
+    "predict": "the classes of image files",
 }
 FORMER_STAGES = {"recipe": "spec"}
 
