@@ -28,3 +28,7 @@ class DiskError(StudyError):
 
 class DivergenceError(StudyError):
     """A loss that is not finite; the message names the epoch and the step."""
+
+
+class ReproductionError(StudyError):
+    """A finished training that came out otherwise when it was done again."""

@@ -66,7 +66,7 @@ def test_the_facts_that_decide_bits_name_threads_libraries_and_instruction_set(m
     deciding = facts["deciding"]
     assert deciding["threads"] == str(torch.get_num_threads())
     assert "MKL-DNN" in deciding["torch's libraries"]
-    assert torch.backends.cpu.get_cpu_capability() in deciding["torch's libraries"]
+    assert torch.backends.cpu.get_cpu_capability() in deciding["processor"]
     assert deciding["torch"] == torch.__version__
     assert deciding["variable MKL_CBWR"] == "COMPATIBLE"
     assert not any("GOMP_SPINCOUNT" in name for name in deciding)

@@ -17,6 +17,7 @@ import torch
 from threadpoolctl import threadpool_info
 
 from lenet_study.tracking.store import redact
+from lenet_study.training.hardware import processor
 
 # Of values and of changes; what only looks like a secret is left out, too: a leak costs more.
 SECRET = re.compile(
@@ -44,6 +45,7 @@ _NO_BITS = (
 _PACKAGES = ("torch", "numpy", "scipy", "scikit-learn")  # that images, splits and weights go through
 _INSTRUCTIONS = re.compile(r"sse4_\d|avx\w*|fma\w*|amx\w*|f16c|asimd\w*|sve\w*|i8mm|bf16")
 _LEFT_OUT = "left out: it looks like a secret"
+_NO_LIBRARY = ("Build settings", "CPU capability")  # beginnings of lines about torch
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -63,7 +65,12 @@ def deciding() -> dict[str, str]:
     settings = {f"variable {name}": value for name, value in variables(environ).items()}
     for name in _NO_BITS:
         settings.pop(f"variable {name}", None)
-    return {**_constants(), "threads": str(torch.get_num_threads()), **settings}
+    return {
+        "processor": processor(torch.device("cpu")),
+        **_constants(),
+        "threads": str(torch.get_num_threads()),
+        **settings,
+    }
 
 
 def command_line(arguments: list[str]) -> str:

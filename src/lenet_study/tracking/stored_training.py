@@ -106,6 +106,14 @@ class StoredTraining:
         records = table.where(table.notna(), None).to_dict("records")
         return tuple(Epoch(**{str(name): value for name, value in record.items()}) for record in records)
 
+    def text(self, name: Name) -> str:
+        """Return the content of a file in UTF-8; empty if the run has none of this name."""
+        with store_call(), tempfile.TemporaryDirectory() as folder:
+            client = mlflow.MlflowClient()
+            if name not in {file.path for file in client.list_artifacts(self.run_id)}:
+                return ""
+            return Path(client.download_artifacts(self.run_id, name, folder)).read_text(encoding="utf-8")
+
     @property
     def best(self) -> Epoch:
         """The epoch whose weights were kept."""
