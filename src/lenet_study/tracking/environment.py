@@ -102,18 +102,15 @@ def variables_to_repeat(recorded: Mapping[str, str]) -> dict[str, str]:
 @functools.cache
 def _constants() -> dict[str, str]:
     """Return what cannot change while a process lives."""
-    build = [
-        line.strip(" -") for line in torch.__config__.show().splitlines() if "Build settings" not in line
-    ]
+    build = [line.strip(" -") for line in torch.__config__.show().splitlines()[1:]]
     lines = _CPUINFO.read_text().splitlines() if _CPUINFO.is_file() else []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "").split()
     return {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
         "libc": " ".join(platform.libc_ver()),
-        "torch's libraries": "; ".join(
-            build[1:]
-        ),  # MKL, oneDNN, OpenMP, LAPACK, CUDA and the instruction set
+        # MKL, oneDNN, OpenMP, LAPACK and CUDA; the instruction set in use is the processor's.
+        "torch's libraries": "; ".join(line for line in build if not line.startswith(_NO_LIBRARY)),
         "instructions": " ".join(sorted(filter(_INSTRUCTIONS.fullmatch, flags))),
     }
 
