@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from lenet_study.training.history import Epoch
 
 DELTA = 0.005  # of accuracy; half of one accuracy's 95 % interval on 10,000 images, fixed before looking
 _FINAL = b" : Final["  # marks a constant in TorchScript's code
+_NUMBER = re.compile(rb"[./]___torch_mangle_\d+")  # of a class that is not the first of its name in a process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,18 +147,19 @@ def compare(recorded: Tensor, repeated: Tensor, labels: Tensor) -> dict[str, flo
 def torchscript_digest(path: Path) -> str:
     """Return a SHA-256 sum over what a TorchScript file says, the same in all processes.
 
-    torch keeps a module's constants in a set, so that their order in the file depends on Python's random
-    hashes, and with it the sum of the file and its ``serialization_id``.
+    The file's own sum is not: torch keeps a module's constants in a set, so that Python's random hashes
+    decide their order in the file, and it numbers the classes of all models that a process has exported.
+    From both follow ``serialization_id`` and the pickles that map the code to its source.
     """
     digest = hashlib.sha256()
     with zipfile.ZipFile(path) as file:
-        for name in sorted(file.namelist()):
-            if name.endswith("/.data/serialization_id"):
+        for name in file.namelist():
+            if name.endswith(("/.data/serialization_id", ".debug_pkl")):
                 continue
-            lines = file.read(name).split(b"\n")
+            lines = _NUMBER.sub(b"", file.read(name)).split(b"\n")
             if name.endswith(".py"):
                 lines = sorted(lines, key=lambda line: (_FINAL in line, line if _FINAL in line else b""))
-            digest.update(name.encode() + b"\n".join(lines))
+            digest.update(_NUMBER.sub(b"", name.encode()) + b"\n".join(lines))
     return digest.hexdigest()
 
 

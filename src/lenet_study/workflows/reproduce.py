@@ -70,6 +70,7 @@ def reproduce(
         raise UserError(f"run_id={run_id} is of stage {stored.stage!r}: name one of {', '.join(STAGES)}")
     if stored.status != "FINISHED":
         raise UserError(f"run_id={run_id} is {stored.status}: name a training that has FINISHED")
+    data = data or _data_of(stored, data_dir)
     with open_run(
         f"{stored.name} reproduced",
         stage="reproduce",
@@ -79,7 +80,7 @@ def reproduce(
         message=reporter.message,
     ) as run:
         try:
-            verdict = _repeat(stored, threads, data or _data_of(stored, data_dir), root, run, reporter)
+            verdict = _repeat(stored, threads, data, root, run, reporter)
         except UserError as error:
             run.set_tags({Tag.VERDICT: "cannot", Tag.VERDICT_REASON: error})
             raise UserError(f"run_id={run_id} cannot be reproduced: {error}") from error
