@@ -16,7 +16,8 @@ from toys import toy_split, write_data_files
 from lenet_study.errors import ReproductionError, UserError
 from lenet_study.recipes.recipe import TrainingConfig
 from lenet_study.tracking.provenance import ROOT
-from lenet_study.workflows.reproduce import reproduce
+from lenet_study.tracking.stored_training import StoredTraining
+from lenet_study.workflows.reproduce import fact_changes, reproduce
 from lenet_study.workflows.train import train
 
 
@@ -139,6 +140,22 @@ def test_what_is_missing_is_named_and_the_run_fails(trained, toy_files, tags, na
     assert named in run.data.tags["verdict.reason"]
 
 
+def test_a_run_of_before_says_what_was_not_recorded_and_whether_packages_changed(trained, toy_files):
+    store, run_id = trained
+    training, now = StoredTraining.load(run_id), {"device": "cpu", "threads": "1", "libc": "glibc 2.36"}
+    with tampered(store, run_id, environment_sha256="0" * 64):
+        changes, unknown = fact_changes(StoredTraining.load(run_id), {}, now)
+    assert unknown == ["libc"]
+    assert "packages" in {change.fact for change in changes}
+    recorded = {"deciding": {"variable OMP_DYNAMIC": "true", "torch": "1"}}
+    changes, unknown = fact_changes(training, recorded, {**now, "torch": "2", "variable MKL_CBWR": "AVX2"})
+    named = [str(change) for change in changes]
+    assert "torch: 1, now 2" in named
+    assert "variable OMP_DYNAMIC: true, now not set" in named
+    assert "variable MKL_CBWR: not set, now AVX2" in named
+    assert not any("packages" in change for change in named)
+
+
 def test_what_is_no_finished_training_is_refused_without_a_run(store, toy_files):
     evaluation = add_training(store, "v1 on test", 0.9, stage="evaluate")
     running = add_training(store, "v1", 0.9, status="RUNNING")
@@ -192,7 +209,7 @@ def test_a_dirty_tree_is_reproduced_from_its_commit_and_its_patch(store, tmp_pat
     recorder = Recorder()
     verdict = reproduce(run.info.run_id, data=files, root=root, reporter=recorder)
     assert verdict.kind == "identical", f"{verdict.sentence} {recorder.text}"
-    assert f"trains with the code of commit {git(root, 'rev-parse', 'HEAD')[:12]}" in recorder.text
+    assert f"with the code of commit {git(root, 'rev-parse', 'HEAD')[:12]} and the changes" in recorder.text
     assert git(root, "status", "--porcelain") == ""
     assert git(root, "worktree", "list").count("\n") == 0
     (root / "src/lenet_study/workflows/repetition.py").unlink()

@@ -21,7 +21,6 @@ from lenet_study.errors import StudyError
 from lenet_study.evidence import export
 from lenet_study.recipes import recipe_file
 from lenet_study.tracking.environment import deciding
-from lenet_study.tracking.provenance import code_digest, environment_tags
 from lenet_study.tracking.schema import Tag
 from lenet_study.training import loop
 from lenet_study.training.data_files import DataFiles
@@ -97,13 +96,7 @@ def repeat(folder: Path, announce: Callable[[str, object], None]) -> None:
 def facts(device: torch.device) -> dict[str, str]:
     """Return all that decides the bits of a training on a device in this process, by names for people."""
     hardware = {str(name): str(value) for name, value in hardware_tags(device).items()}
-    return {
-        "code": code_digest()[:12],
-        "packages": environment_tags()[Tag.PACKAGES_SHA256][:12],
-        "device": hardware[Tag.DEVICE],
-        "processor": hardware[Tag.PROCESSOR],
-        **deciding(),
-    }
+    return {**deciding(), "device": hardware[Tag.DEVICE], "processor": hardware[Tag.PROCESSOR]}
 
 
 def _export(exported: export.ExportedLeNet, folder: Path) -> None:

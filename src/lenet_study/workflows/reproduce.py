@@ -22,7 +22,7 @@ from lenet_study.evidence.verdicts import FactChange, Outcome, Verdict
 from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking import links, registry
 from lenet_study.tracking.environment import variables_to_repeat
-from lenet_study.tracking.provenance import ROOT, code_digest, git_tags
+from lenet_study.tracking.provenance import ROOT, code_digest, environment_tags, git_tags
 from lenet_study.tracking.run import Run, open_run
 from lenet_study.tracking.schema import File, Metric, Name, Tag
 from lenet_study.tracking.store import connect
@@ -37,6 +37,13 @@ from lenet_study.workflows.train import PROOF_IMAGES, TrainingJob, variant_tags
 
 STAGES = ("train", "recipe", "fold", "retrain", "confirm")
 _SOURCE = Path(lenet_study.__file__).parents[1]
+_TAGS = {  # of a run, that go before the facts of its process: a graphics card computes
+    "device": Tag.DEVICE,
+    "processor": Tag.PROCESSOR,
+    "threads": Tag.THREADS,
+    "python": Tag.PYTHON,
+}
+_ABSENT = "not set"  # a variable
 _MODULE = Path("lenet_study", "workflows", "repetition.py")
 
 
@@ -109,7 +116,7 @@ def _repeat(
                 result = _train(folder, _environment(source, provenance), stored.name, reporter)
             finally:
                 reporter.on_run_end(stored.name)
-        changes, unknown = _changes(stored, provenance, result["facts"])
+        changes, unknown = fact_changes(stored, provenance, result["facts"])
         _report(changes, unknown, stored, reporter)
         device = training.hardware.prepare()
 
@@ -185,7 +192,8 @@ def _code_of(stored: StoredTraining, root: Path, reporter: Reporter) -> Iterator
         raise UserError("its code is not the present one, and no commit of it was recorded")
     if left_out := stored.tag(Tag.GIT_CHANGES):
         raise UserError(f"its uncommitted changes were not recorded, because {left_out}")
-    with checked_out(root, commit, stored.text(File.CHANGES)) as tree:
+    patch = stored.text(File.CHANGES)
+    with checked_out(root, commit, patch) as tree:
         source = tree / "src"
         if not (source / _MODULE).is_file():
             raise UserError(f"commit {commit[:12]} of its code is older than `reproduce`")
@@ -193,7 +201,8 @@ def _code_of(stored: StoredTraining, root: Path, reporter: Reporter) -> Iterator
             raise UserError(
                 f"commit {commit[:12]} and the recorded changes do not give its code {digest[:12]}"
             )
-        reporter.message(f"{stored.name}: trains with the code of commit {commit[:12]}")
+        with_changes = " and the changes that its run recorded" if patch else ""
+        reporter.message(f"{stored.name}: trains with the code of commit {commit[:12]}{with_changes}")
         yield source
 
 
@@ -221,6 +230,8 @@ def _train(folder: Path, environment: Mapping[str, str], name: str, reporter: Re
             process.wait()
         errors.seek(0)
         last = (errors.read().strip().splitlines() or [f"exit code {code}"])[-1]
+    if code < 0:
+        last = f"signal {-code}"
     if code:
         raise UserError(f"its training failed ({one_line(RuntimeError(last))})")
     return dict(json.loads((folder / repetition.RESULT).read_text(encoding="utf-8")))
@@ -243,34 +254,25 @@ def _announce(line: str, name: str, reporter: Reporter) -> None:
 # ---- what is compared ----
 
 
-def _changes(
+def fact_changes(
     stored: StoredTraining, provenance: Mapping[str, Any], now: Mapping[str, str]
 ) -> tuple[list[FactChange], list[str]]:
     """Return the facts that decide bits and have changed, and the names of those that were not recorded."""
-    tags = {
-        "device": Tag.DEVICE,
-        "processor": Tag.PROCESSOR,
-        "threads": Tag.THREADS,
-        "python": Tag.PYTHON,
-        "code": Tag.CODE_SHA256,
-    }
-    tags |= {} if provenance else {"packages": Tag.PACKAGES_SHA256}  # of which few decide bits
-    recorded = {**provenance.get("deciding", {}), **{fact: stored.tag(tag) for fact, tag in tags.items()}}
-    recorded = {
-        fact: value[:12] if fact in ("code", "packages") else value for fact, value in recorded.items()
-    }
+    recorded = {**provenance.get("deciding", {}), **{fact: stored.tag(tag) for fact, tag in _TAGS.items()}}
+    if not provenance:  # of a version before 0.3: which packages have changed is not known, only whether
+        recorded["packages"] = stored.tag(Tag.PACKAGES_SHA256)
+        now = {**now, "packages": environment_tags()[Tag.PACKAGES_SHA256]}
     if stored.tag(Tag.FORCED):
-        recorded["environment"] = "more than one, as it was resumed with force=true"
-        now = {**now, "environment": "one"}
-    changes, unknown = [], []
-    for fact in dict.fromkeys([*recorded, *now]):
-        if fact == "packages" and fact not in recorded:
-            continue
-        was, value = recorded.get(fact, ""), now.get(fact, "")
-        if not was and not (fact.startswith("variable ") and provenance):
-            unknown.append(fact)
-        elif was != value:
-            changes.append(FactChange(fact=fact, recorded=was or "not set", now=value or "not set"))
+        recorded["environment"], now = "several, by resume with force=true", {**now, "environment": "one"}
+    unknown = [
+        fact for fact in now if not recorded.get(fact) and not (provenance and fact.startswith("variable "))
+    ]
+    values = {fact: (recorded.get(fact, _ABSENT), now.get(fact, _ABSENT)) for fact in {**recorded, **now}}
+    changes = [
+        FactChange(fact=fact, recorded=was, now=is_now)
+        for fact, (was, is_now) in values.items()
+        if was != is_now and fact not in unknown
+    ]
     return changes, unknown
 
 
@@ -287,7 +289,9 @@ def _report(
 
 
 def _commit_change(stored: StoredTraining, root: Path) -> list[str]:
-    """Return in words that other code exports the file, though the same code trains."""
+    """Return in words that other code may export the file, though the present code trains the same."""
+    if stored.tag(Tag.CODE_SHA256) != code_digest():  # the run's own commit has exported it
+        return []
     present = git_tags(root)
     was, now = stored.tag(Tag.GIT_COMMIT)[:12], present.get(Tag.GIT_COMMIT, "")[:12]
     dirty = "true" in (stored.tag(Tag.GIT_DIRTY), present.get(Tag.GIT_DIRTY))
