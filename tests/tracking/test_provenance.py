@@ -77,7 +77,9 @@ def test_git_tags_tell_the_commit_and_whether_files_differ_from_it(tmp_path, mon
 def test_an_image_tells_the_commit_that_it_was_built_from(monkeypatch, tmp_path, commit, tags):
     monkeypatch.setenv(provenance.COMMIT, commit)
     assert provenance.git_tags(tmp_path) == tags
-    assert tags.items() <= provenance.provenance_tags(tmp_path).items()
+    recorded = provenance.provenance_tags(tmp_path)
+    assert tags.items() <= recorded.items()
+    assert ("git.changes" in recorded) == (tags.get("git.dirty") == "true")
 
 
 def test_changes_go_into_a_file_of_the_run_or_their_absence_into_a_tag(tmp_path, monkeypatch):

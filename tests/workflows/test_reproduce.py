@@ -184,15 +184,16 @@ run_command(sys.argv[3:], json.loads(sys.argv[1]), Path(sys.argv[2]))
 
 
 def train_with(root, files, log):
-    """Train with the code of a checkout, in a process of its own; returns the run's id."""
+    """Train with the code of a checkout and old instructions, in a process of its own."""
     path = os.pathsep.join([str(root / "src"), str(Path(__file__).parents[1])])
     arguments = ["train", "--variant", "baseline", "--epochs", "2", "--device", "cpu"]
     arguments += ["--data-dir", str(files.folder)]
     command = [sys.executable, "-c", TRAIN, json.dumps(dict(files.sha256)), str(log), *arguments]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path})
+    variables = {"PYTHONPATH": path, "ATEN_CPU_CAPABILITY": "default"}
+    subprocess.run(command, check=True, env={**os.environ, **variables})
 
 
-def test_a_dirty_tree_is_reproduced_from_its_commit_and_its_patch(store, tmp_path):
+def test_a_dirty_tree_is_reproduced_from_its_commit_its_patch_and_its_variables(store, tmp_path):
     files = write_data_files(tmp_path / "images", toy_split(200, seed=1), toy_split(60, seed=2))
     root = tmp_path / "checkout"
     shutil.copytree(ROOT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))

@@ -16,7 +16,7 @@ from pathlib import Path
 from lenet_study.errors import UserError
 from lenet_study.tracking.environment import environment
 from lenet_study.tracking.schema import File, Tag
-from lenet_study.tracking.working_tree import changes
+from lenet_study.tracking.working_tree import Changes, changes
 
 ROOT = Path(__file__).resolve().parents[3]  # of the project's checkout
 _PACKAGE = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ code_digest()  # of the code that this process has loaded: files may change whil
 def provenance_tags(root: Path = ROOT) -> dict[str, str]:
     """Return the tags that tell a run's commit and environment; ``root`` is that of the checkout."""
     tags = {**git_tags(root), **environment_tags(root)}
-    if _has_changes(tags) and (left_out := changes(root).left_out):
+    if left_out := _changes(tags, root).left_out:
         tags[Tag.GIT_CHANGES] = left_out
     return tags
 
@@ -63,14 +63,16 @@ def provenance_files(tags: Mapping[str, str], root: Path = ROOT) -> dict[str, st
         File.ENVIRONMENT: freeze(),
         File.PROVENANCE: json.dumps(environment(), indent=2) + "\n",
     }
-    if _has_changes(tags) and (patch := changes(root).patch):
+    if patch := _changes(tags, root).patch:
         files[File.CHANGES] = patch
     return files
 
 
-def _has_changes(tags: Mapping[str, str]) -> bool:
-    """Whether the tree has changes that git could tell; an image has none."""
-    return tags.get(Tag.GIT_DIRTY) == "true" and COMMIT not in os.environ
+def _changes(tags: Mapping[str, str], root: Path) -> Changes:
+    """Return the uncommitted changes of a run with these tags."""
+    if tags.get(Tag.GIT_DIRTY) != "true":
+        return Changes()
+    return Changes(left_out="they are in its image alone") if COMMIT in os.environ else changes(root)
 
 
 def environment_tags(root: Path = ROOT) -> dict[str, str]:
