@@ -140,6 +140,19 @@ def test_what_is_missing_is_named_and_the_run_fails(trained, toy_files, tags, na
     assert named in run.data.tags["verdict.reason"]
 
 
+@pytest.mark.parametrize("name", ["recipe.json", "history.csv"])
+def test_a_file_that_is_missing_is_named(trained, toy_files, name):
+    store, run_id = trained
+    path = Path(store.get_run(run_id).info.artifact_uri.removeprefix("file://"), name)
+    content = path.read_bytes()
+    path.unlink()
+    try:
+        with pytest.raises(UserError, match=f"cannot be reproduced: the store has no {name}"):
+            reproduce(run_id, data=toy_files)
+    finally:
+        path.write_bytes(content)
+
+
 def test_a_run_of_before_says_what_was_not_recorded_and_whether_packages_changed(trained, toy_files):
     store, run_id = trained
     training, now = StoredTraining.load(run_id), {"device": "cpu", "threads": "1", "libc": "glibc 2.36"}

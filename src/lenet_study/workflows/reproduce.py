@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,16 +119,7 @@ def _repeat(
                 reporter.on_run_end(stored.name)
         changes, unknown = fact_changes(stored, provenance, result["facts"])
         _report(changes, unknown, stored, reporter)
-        device = training.hardware.prepare()
-
-        def outcome(path: Path, history: Sequence[Epoch], weights: str) -> Outcome:
-            return Outcome(
-                history=tuple(history),
-                weights_sha256=weights,
-                torchscript_digest=verdicts.torchscript_digest(path),
-                logits=_logits(path, images, device),
-            )
-
+        outcome = partial(_outcome, images=images, device=training.hardware.prepare())
         (path,) = (folder / "recorded").rglob(repetition.MODEL)
         recorded = outcome(path, stored.history, stored.tag(Tag.WEIGHTS_SHA256))
         history = [Epoch(**epoch) for epoch in result["history"]]
@@ -152,8 +144,8 @@ def _job(
 ) -> RepetitionJob:
     """Return the training as the store recorded it; a graphics card is used if there is one here, too."""
     recipe = stored.text(File.RECIPE) or stored.text(Name(File.RECIPE.formerly[0], ""))
-    if not recipe:
-        raise UserError(f"the store has no {File.RECIPE} of it")
+    if not (recipe and stored.text(File.HISTORY)):
+        raise UserError(f"the store has no {File.HISTORY if recipe else File.RECIPE} of it")
     return RepetitionJob(
         recipe=recipe,
         seed=int(stored.params["seed"]),
@@ -300,9 +292,17 @@ def _commit_change(stored: StoredTraining, root: Path) -> list[str]:
     return [f"commit: {was or 'unknown'}, now {now or 'unknown'}{', with uncommitted changes' * dirty}"]
 
 
-def _logits(path: Path, images: Split, device: torch.device) -> torch.Tensor:
+def _outcome(
+    path: Path, history: Sequence[Epoch], weights_sha256: str, images: Split, device: torch.device
+) -> Outcome:
+    """Return a training's result as it is compared: on images, and with its TorchScript file."""
     module = export.load_torchscript(path).to(device)
-    return predictions.predict(module, images, device).logits
+    return Outcome(
+        history=tuple(history),
+        weights_sha256=weights_sha256,
+        torchscript_digest=verdicts.torchscript_digest(path),
+        logits=predictions.predict(module, images, device).logits,
+    )
 
 
 def _log(
