@@ -32,3 +32,7 @@ class IntegrityError(StudyError):
 
 class DivergenceError(StudyError):
     """A loss that is not finite; the message names the epoch and the step."""
+
+
+class ReproductionError(StudyError):
+    """A finished training that came out otherwise when it was done again."""

@@ -146,6 +146,8 @@ def path_cases() -> Iterator[Case]:
         yield Case(("evaluate", "--model", value), (value, "TorchScript"))
     for value in NO_RUNS:
         yield Case(("resume", "--run-id", value), ("run_id=", value[:40]))
+    for value in ["", *NO_RUNS]:
+        yield Case(("reproduce", "--run-id", value), ("run_id=", value[:40]))
 
 
 def recipe_cases() -> Iterator[Case]:

@@ -198,6 +198,18 @@ def resume(
 
 
 @entry_point
+def reproduce(
+    run_id: Annotated[str, "The finished training to do again."] = "",
+    threads: Annotated[int, Interval(ge=0, le=1024), "Processor threads; 0: as recorded."] = 0,
+    data_dir: DataDir = "",
+) -> None:
+    """Train a finished training again, and compare everything with what the store recorded."""
+    from lenet_study.workflows.reproduce import reproduce as run_reproduction
+
+    run_reproduction(run_id, threads=threads, data_dir=data_dir, reporter=_terminal())
+
+
+@entry_point
 def reap() -> None:
     """End the runs whose process is gone."""
     from lenet_study.workflows.orphans import reap as run_reap

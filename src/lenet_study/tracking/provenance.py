@@ -5,14 +5,18 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from lenet_study.errors import UserError
-from lenet_study.tracking.schema import Tag
+from lenet_study.tracking.environment import environment
+from lenet_study.tracking.schema import File, Tag
+from lenet_study.tracking.working_tree import Changes, changes
 
 ROOT = Path(__file__).resolve().parents[3]  # of the project's checkout
 _PACKAGE = Path(__file__).parents[1]
@@ -47,7 +51,28 @@ code_digest()  # of the code that this process has loaded: files may change whil
 
 def provenance_tags(root: Path = ROOT) -> dict[str, str]:
     """Return the tags that tell a run's commit and environment; ``root`` is that of the checkout."""
-    return {**git_tags(root), **environment_tags(root)}
+    tags = {**git_tags(root), **environment_tags(root)}
+    if left_out := _changes(tags, root).left_out:
+        tags[Tag.GIT_CHANGES] = left_out
+    return tags
+
+
+def provenance_files(tags: Mapping[str, str], root: Path = ROOT) -> dict[str, str]:
+    """Return the content of the files that tell a run's origin, by their names; ``tags`` are its own."""
+    files: dict[str, str] = {
+        File.ENVIRONMENT: freeze(),
+        File.PROVENANCE: json.dumps(environment(), indent=2) + "\n",
+    }
+    if patch := _changes(tags, root).patch:
+        files[File.CHANGES] = patch
+    return files
+
+
+def _changes(tags: Mapping[str, str], root: Path) -> Changes:
+    """Return the uncommitted changes of a run with these tags."""
+    if tags.get(Tag.GIT_DIRTY) != "true":
+        return Changes()
+    return Changes(left_out="they are in its image alone") if COMMIT in os.environ else changes(root)
 
 
 def environment_tags(root: Path = ROOT) -> dict[str, str]:

@@ -221,6 +221,7 @@ def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
         with tempfile.TemporaryDirectory() as folder:
             files = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
             stored = files / served_model.TORCHSCRIPT
+            _check_manifest(files, f" of run {run_id}")
             _check(reference, run_id, export.file_digest(stored), tags.get(Tag.TORCHSCRIPT_SHA256))
             if keep or Tag.MODEL_SHA256 in tags:  # version 0.1 did not write it
                 _check(reference, run_id, model_digest(files), tags.get(Tag.MODEL_SHA256))
@@ -250,13 +251,15 @@ def _read(path: Path, reference: str, run_id: str) -> LoadedModel:
     return LoadedModel(module, export.description_of(module), reference, run_id, sum_of_file, weights)
 
 
-def _check_manifest(folder: Path) -> None:
-    """Refuse a damaged file of a logged model that was named by its path; other folders have no manifest."""
+def _check_manifest(folder: Path, of_run: str = "") -> None:
+    """Refuse a damaged file of a logged model; a plain file's folder, and an old model, have no manifest."""
     if (folder / served_model.MANIFEST).is_file() and (folder / MLMODEL_FILE_NAME).is_file():
         try:
             served_model.check_files(folder)
         except MlflowException as error:
-            raise UserError(str(error)) from error
+            raise UserError(
+                str(error).replace(f"{folder}/", "").replace(" was", f"{of_run} was", 1)
+            ) from error
 
 
 def _check(reference: str, run_id: str, actual: str, logged: str | None) -> None:

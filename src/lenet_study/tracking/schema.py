@@ -79,6 +79,10 @@ class Tag:
     COMPARED_RUN_ID = Name("compared.run_id", "Run of the model set beside it")
     GIT_COMMIT = Name("git.commit", "Commit of the code")
     GIT_DIRTY = Name("git.dirty", "`true` if the tree had uncommitted changes")
+    GIT_CHANGES = Name("git.changes", "Why `changes.patch` does not hold the uncommitted changes")
+    VERDICT = Name("verdict", "Of a repetition: `identical`, `equivalent`, `differs` or `cannot`")
+    VERDICT_REASON = Name("verdict.reason", "The verdict in one sentence")
+    REPRODUCED_RUN_ID = Name("reproduced.run_id", "Run that was trained again")
     PYTHON = Name("environment.python", "Version of Python")
     PACKAGES_SHA256 = Name("environment.sha256", "Sum of the list of installed packages")
     CODE_SHA256 = Name("environment.code.sha256", "Sum of the code that decides a training's weights")
@@ -147,6 +151,12 @@ class Metric:
     )
     CONFIRM_TEST_MEAN = Name("confirm/{side}_test_mean", "Mean test accuracy of a side", "0..1")
     CONFIRM_TEST_STD = Name("confirm/{side}_test_std", "Its sample standard deviation", "0..1")
+    REPRODUCE_FIGURE = Name(
+        "reproduce/{figure}",
+        "On the validation images: `recorded_accuracy`, `repeated_accuracy`, their `difference`, its 95 % "
+        "interval `difference_low` and `difference_high` (Newcombe), exact `p_value` and `mid_p_value` "
+        "(McNemar), `class_agreement`, `max_abs_difference` of a logit",
+    )
 
 
 class File:
@@ -156,6 +166,10 @@ class File:
     RECIPE = Name("recipe.json", "The recipe, to train the model again", formerly=("spec.json",))
     MODEL_SUMMARY = Name("model_summary.txt", "Layers, shapes and parameter counts")
     ENVIRONMENT = Name("environment.txt", "Installed packages, as `pip freeze` lists them")
+    PROVENANCE = Name("provenance.json", "Command, processor, libraries, threads and variables that matter")
+    CHANGES = Name("changes.patch", "Uncommitted changes of the files that decide a result")
+    VERDICT = Name("verdict.json", "What a repetition compared, what differs first, and the verdict")
+    HISTORIES = Name("histories.csv", "Every epoch's metrics as recorded and as repeated")
     ARCHITECTURE = Name("architecture.png", "The model and what its variant changed")
     AUGMENTATION = Name("augmentation.png", "Training images, augmented")
     CURVES = Name("curves.png", "Loss and accuracy of every epoch")
@@ -195,6 +209,7 @@ STAGES = {
     "promote": "a promotion or rollback",
     "history": "the run whose params are the history of the champion",
     "predict": "the classes of image files",
+    "reproduce": "a training done again, and compared with what the store holds",
 }
 FORMER_STAGES = {"recipe": "spec"}
 

@@ -116,6 +116,14 @@ class StoredTraining:
         """Yield in words what the store holds otherwise than it was logged; raise as ``changes_of``."""
         return changes_of(self._run)
 
+    def text(self, name: Name) -> str:
+        """Return the content of a file in UTF-8; empty if the run has none of this name."""
+        with store_call():
+            if name not in {file.path for file in mlflow.MlflowClient().list_artifacts(self.run_id)}:
+                return ""
+        with self._fetched(name) as path:
+            return path.read_text(encoding="utf-8")
+
     @contextmanager
     def _fetched(self, name: str) -> Iterator[Path]:
         """Yield a copy of one of its files, checked against its manifest, if it has one."""
