@@ -28,3 +28,7 @@ class DiskError(StudyError):
 
 class DivergenceError(StudyError):
     """A loss that is not finite; the message names the epoch and the step."""
+
+
+class HealthError(StudyError):
+    """Problems that `doctor` has found and not mended."""
