@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from bench.reliability import page
+from bench.reliability.examined import examinations
 from bench.reliability.fresh_store import fresh_stores, fresh_stores_of_mlflow
 from bench.reliability.full_disk import full_disks
 from bench.reliability.interruptions import interruptions
@@ -48,6 +49,7 @@ PARTS: Mapping[str, Part] = {
     "slow": Part("The store is slow", slow_stores, 3),
     "disk": Part("The disk is full", full_disks, 10),
     "reproduce": Part("A finished training is done again", repetitions, 5),
+    "doctor": Part("Something is wrong, and `doctor` examines it", examinations, 3),
     "mistakes": Part("A user is mistaken", mistakes, 300),
 }
 

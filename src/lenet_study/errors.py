@@ -36,3 +36,7 @@ class DivergenceError(StudyError):
 
 class ReproductionError(StudyError):
     """A finished training that came out otherwise when it was done again."""
+
+
+class HealthError(StudyError):
+    """Problems that `doctor` has found and not mended."""

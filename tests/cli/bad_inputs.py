@@ -245,7 +245,7 @@ def environment_cases() -> Iterator[Case]:
     for value, named in STORAGES.items():
         yield Case(("search", "--data-dir", "{folder}/data", "--storage", value), ("storage", named))
     for value, (code, named) in STORES.items():
-        for arguments in (("reap",), ("doctor",), QUICK) if code == USER else (("reap",), ("doctor",)):
+        for arguments in (("reap",), QUICK) if code == USER else (("reap",),):
             environment = {"MLFLOW_TRACKING_URI": value}
             yield Case(arguments, ("MLFLOW_TRACKING_URI", named), code, environment)
     for variable, values in VARIABLES.items():

@@ -71,7 +71,7 @@ DEFAULTS = {
         **PLACES,
     },
     "study": {"folds": 5, "force": False, **CONFIG, **PLACES, **KEPT},
-    "doctor": {},
+    "doctor": {"json": False, "data_dir": ""},
     "fetch": {"to": None, "model": CHAMPION},
 }
 # arguments, what the sentence names
@@ -376,7 +376,12 @@ CALLED = {  # options, workflow, its arguments by position and by name
     ),
     "reap": ([], "workflows.orphans.reap", [TERMINAL], {}),
     "sync": ([], "workflows.sync.sync", [TERMINAL], {}),
-    "doctor": ([], "workflows.doctor.doctor", [TERMINAL], {}),
+    "doctor": (
+        ["--json", "true", "--data-dir", "images"],
+        "workflows.doctor.doctor",
+        ["images"],
+        {"as_json": True, "reporter": TERMINAL},
+    ),
     "data": (["--data-dir", "images"], "workflows.data.verify_data", [IMAGES, TERMINAL], {}),
     "fetch": (["--to", "a/b"], "workflows.fetch.fetch_model", [CHAMPION, Path("a/b"), TERMINAL], {}),
 }

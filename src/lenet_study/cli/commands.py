@@ -234,11 +234,13 @@ def data(data_dir: DataDir = "") -> None:
 
 
 @command  # no entry point: `mlflow run` opens the store itself before it calls one
-def doctor() -> None:
-    """Mend a store whose making was cut off."""
+def doctor(
+    json: Annotated[bool, "Print one JSON document instead of lines."] = False, data_dir: DataDir = ""
+) -> None:
+    """Examine installation, data, store and computer, and name the cure of each problem."""
     from lenet_study.workflows.doctor import doctor as run_doctor
 
-    run_doctor(_terminal())
+    run_doctor(data_dir, as_json=json, reporter=_terminal())
 
 
 @command  # called by `make image-serve`

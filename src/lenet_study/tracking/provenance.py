@@ -29,10 +29,9 @@ _OWN = "lenet-study"  # its version tells less than the commit
 @functools.cache
 def freeze() -> str:
     """List the installed packages as ``pip freeze`` does, one ``name==version`` a line."""
-    installed = {
-        package.name.lower().replace("_", "-"): package.version
-        for package in importlib.metadata.distributions()
-    }
+    installed: dict[str, str] = {}
+    for package in importlib.metadata.distributions():  # of two, the first on the path is imported
+        installed.setdefault(package.name.lower().replace("_", "-"), package.version)
     return "".join(f"{name}=={version}\n" for name, version in sorted(installed.items()) if name != _OWN)
 
 
@@ -108,13 +107,24 @@ def git_tags(root: Path = ROOT) -> dict[str, str]:
 
 
 def check_packages(requirements: Path) -> None:
-    """Compare the installed packages with lines ``name==version``; a build tag (``+cpu``) does not count."""
+    """Refuse packages that differ from the pins."""
+    for line, present in differing_packages(requirements).items():
+        raise UserError(f"{requirements.name} wants {line}, but {present} is installed: install it again")
+
+
+def differing_packages(requirements: Path) -> dict[str, str]:
+    """Return the lines ``name==version`` that the installed packages differ from, and what is installed.
+
+    A build tag (``+cpu``) does not count.
+    """
     installed = dict(line.split("==") for line in freeze().splitlines())
+    differing = {}
     for line in requirements.read_text(encoding="utf-8").split():
         name, _, version = line.partition("==")
         present = installed.get(name, "nothing").partition("+")[0]
         if present != version:
-            raise UserError(f"{requirements.name} wants {line}, but {present} is installed: install it again")
+            differing[line] = present
+    return differing
 
 
 def _sha256(content: bytes) -> str:

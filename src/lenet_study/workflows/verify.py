@@ -89,7 +89,7 @@ def _look_beside(report: _Report, data: DataFiles) -> None:
     folder = database.parent if database else Path()
     for path in sorted(folder.glob("*.db")):
         report.look("databases", str(path), _database_problems(path))
-    if data.found:
+    if not data.missing():
         report.look("data sets", str(data.folder), _data_problems(data))
     for path in sorted(checkpoint_folder("").glob("*/")):
         report.look("folders of checkpoints", str(path), _checkpoint_problems(path))
