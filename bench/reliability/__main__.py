@@ -17,6 +17,7 @@ from bench.reliability.interruptions import interruptions
 from bench.reliability.kills import study_kills, training_kills
 from bench.reliability.mistakes import mistakes
 from bench.reliability.power_cut import power_cuts
+from bench.reliability.races import races
 from bench.reliability.repetitions import repetitions
 from bench.reliability.row import Row
 from bench.reliability.store_away import outages, slow_stores
@@ -48,6 +49,7 @@ PARTS: Mapping[str, Part] = {
     "away": Part("The store is away or locked", outages, 3),
     "slow": Part("The store is slow", slow_stores, 3),
     "disk": Part("The disk is full", full_disks, 10),
+    "races": Part("Several change the champion at once", races, 200),
     "reproduce": Part("A finished training is done again", repetitions, 5),
     "doctor": Part("Something is wrong, and `doctor` examines it", examinations, 3),
     "mistakes": Part("A user is mistaken", mistakes, 300),

@@ -217,7 +217,7 @@ def test_no_file_of_a_changed_model_is_kept(toy, tmp_path):
     content = stored.read_text()
     stored.write_text(content.replace("served_model", "somebody_elses"))
     try:
-        with pytest.raises(UserError, match="MLmodel of run .* was damaged since"):
+        with pytest.raises(UserError, match=r"MLmodel of run .* was damaged since"):
             registry.load_model(toy.run_id, keep=tmp_path / "model")
     finally:
         stored.write_text(content)

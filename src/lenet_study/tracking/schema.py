@@ -95,6 +95,7 @@ class Tag:
     )
     PROMOTED_VERSION = Name("promoted.version", "Version that is the champion now")
     PROMOTED_REASON = Name("promoted.reason", "Why; also a tag of the version")
+    PROMOTION_REFUSED = Name("promoted.refused", "Why a study promoted nothing")
     PROMOTED_KEPT = Name("promoted.kept", "`true` if it was the champion before")
     PROMOTED_BY_RUN = Name("promoted.by_run", "Tag of a version: the run that promoted it")
     FORMER_VERSION = Name("former.version", "Version that was the champion before")
