@@ -11,6 +11,7 @@ import click
 
 from bench.reliability import page
 from bench.reliability.examined import examinations
+from bench.reliability.flips import flips
 from bench.reliability.fresh_store import fresh_stores, fresh_stores_of_mlflow
 from bench.reliability.full_disk import full_disks
 from bench.reliability.interruptions import interruptions
@@ -49,6 +50,7 @@ PARTS: Mapping[str, Part] = {
     "away": Part("The store is away or locked", outages, 3),
     "slow": Part("The store is slow", slow_stores, 3),
     "disk": Part("The disk is full", full_disks, 10),
+    "flips": Part("A file is damaged", flips, 300),
     "races": Part("Several change the champion at once", races, 200),
     "reproduce": Part("A finished training is done again", repetitions, 5),
     "doctor": Part("Something is wrong, and `doctor` examines it", examinations, 3),

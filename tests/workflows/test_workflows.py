@@ -66,7 +66,7 @@ def finished(initialised_database, tmp_path_factory, toy_files):
         runs = client.search_runs(experiments, order_by=["attributes.start_time ASC"])
         yield SimpleNamespace(
             client=client,
-            runs={run.info.run_name: run for run in runs},
+            runs={run.info.run_name: run for run in runs if run.data.tags["stage"] != "history"},
             test_reads=CountingFiles.reads,
             result=result,
             text=recorder.text,

@@ -18,7 +18,7 @@ from mlflow import entities
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.time import get_current_time_millis
 
-from lenet_study.errors import DiskError, StoreError, StudyError, one_line
+from lenet_study.errors import DiskError, StoreError, UserError, one_line
 from lenet_study.evidence.export import file_digest
 from lenet_study.tracking.delivery import Delivery
 from lenet_study.tracking.liveness import HEARTBEAT_SECONDS, heartbeat, process_tags
@@ -334,6 +334,7 @@ def _start(name: str, tags: Mapping[str, object], surrounding: str, resume: str,
     if adopted and Tag.STAGE in adopted.data.tags:
         resume = adopted.info.run_id
     run_id = adopted.info.run_id if adopted else resume
+    former: Manifest | None = None
     experiment_id = prepare_experiment(surrounding, adopted=run_id)
     os.environ.pop("MLFLOW_RUN_ID", None)
     if not run_id:
@@ -343,12 +344,11 @@ def _start(name: str, tags: Mapping[str, object], surrounding: str, resume: str,
         delivery = _delivery(run_id, name)
         while delivery.deliver_next():  # what an interrupted process has left
             pass
+        former = _former_manifest(client, run_id) if resume else None  # before the tag of its sum goes
         run = _reopen(client, run_id, name, texts, resumed=bool(resume))
     opened = Run(run, delivery, message, resumed=bool(resume))
     if resume:
-        with suppress(StudyError):  # a damaged one is replaced
-            if former := load_manifest(run):
-                opened.manifest.files |= former.files
+        opened.manifest.files |= former.files if former else {}
         names = [name for name in run.data.metrics if not name.startswith("system/")]
         for name in names:
             points = client.get_metric_history(run_id, name)
@@ -359,6 +359,13 @@ def _start(name: str, tags: Mapping[str, object], surrounding: str, resume: str,
             opened.manifest.add_metrics(rows)
     delivery.start()
     return opened
+
+
+def _former_manifest(client: mlflow.MlflowClient, run_id: str) -> Manifest | None:
+    """Return the manifest that a run wrote when it was stopped; a damaged one is made anew."""
+    with suppress(UserError):
+        return load_manifest(client.get_run(run_id))
+    return None
 
 
 def _delivery(run_id: str, name: str) -> Delivery:
@@ -380,7 +387,7 @@ def _reopen(
     if resumed:
         tags = {**tags, Tag.RESUMED: str(int(former.get(Tag.RESUMED, "0")) + 1)}
     client.log_batch(run_id, tags=[entities.RunTag(*row) for row in tags.items()])
-    for tag in (Tag.FAILURE_KIND, Tag.FAILURE_REASON):
+    for tag in (Tag.FAILURE_KIND, Tag.FAILURE_REASON, Tag.MANIFEST_SHA256):
         if resumed and tag in former:
             client.delete_tag(run_id, tag)
     client.update_run(run_id, "RUNNING", name)

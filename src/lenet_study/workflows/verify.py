@@ -19,6 +19,7 @@ from lenet_study.training.checkpoint import Checkpoints
 from lenet_study.training.data_files import DataFiles
 
 ALL = "all"
+_CHECKED = ("FINISHED", "KILLED")  # what was to be logged of a run that FAILED may have been refused
 
 
 @dataclass
@@ -43,11 +44,11 @@ class _Report:
 
 
 def verify(run_id: str = ALL, data: DataFiles | None = None, reporter: Reporter = Reporter()) -> None:
-    """Compare a run, or all finished runs and what lies beside them, with what was logged.
+    """Compare a run, or all of a store and what lies beside it, with what was logged.
 
     Args:
-        run_id: Id of a run; ``all`` for those that have finished, their models and registered versions, the
-            data, checkpoints and databases.
+        run_id: Id of a run; ``all`` for those that have finished or were stopped, their models and registered
+            versions, the data, checkpoints and databases.
         data: The images; None takes those that a command would.
         reporter: Receives a line for whatever is damaged, and a summary.
 
@@ -60,7 +61,11 @@ def verify(run_id: str = ALL, data: DataFiles | None = None, reporter: Reporter 
     report = _Report(reporter)
     if run_id == ALL:
         _look_beside(report, data or DataFiles.at())
-        runs = [StoredTraining(run) for run in find_runs(["attributes.status = 'FINISHED'"])]
+        runs = [
+            StoredTraining(run)
+            for status in _CHECKED
+            for run in find_runs([f"attributes.status = '{status}'"])
+        ]
     else:
         runs = [StoredTraining.load(run_id)]
     for stored in runs:
@@ -72,11 +77,11 @@ def verify(run_id: str = ALL, data: DataFiles | None = None, reporter: Reporter 
 
 
 def _run_problems(stored: StoredTraining) -> Iterator[str]:
-    if stored.status != "FINISHED":
+    if stored.status not in _CHECKED:
         yield f"it is {stored.status}, and has not logged all of its sums"
         return
     yield from stored.changes()
-    if stored.tag(Tag.MODEL_SHA256):
+    if stored.status == "FINISHED" and stored.tag(Tag.MODEL_SHA256):
         if version := registry.version_of(stored.run_id):
             registry.check_model(version)
         else:

@@ -1,0 +1,132 @@
+"""Single bits of a store's files flipped, or files cut off: refused, or survived without any change."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+
+import mlflow
+
+from bench.reliability.row import Row
+from bench.reliability.stores import ToyStore, ToyStores, end_of
+from lenet_study.tracking.champions import CHAMPION
+from lenet_study.tracking.store import NAME
+from lenet_study.training.data_files import ENVIRONMENT_VARIABLE
+
+TRAIN = ("train", "--variant", "baseline", "--epochs", "2", "--device", "cpu")
+BETTER = (*TRAIN, "--epochs", "3", "--seed", "1")
+VERIFY = ("verify", "--run-id", "all")
+DATABASE = "the database"
+PROMOTED = (
+    "a model",
+    "a recipe",
+    "a manifest",
+    "another file of a run",
+    DATABASE,
+)  # kinds that a promotion reads
+Files = Mapping[str, list[Path]]  # by kind
+
+
+def flips(stores: ToyStores, tries: int) -> list[Row]:
+    """Damage so many files, of each kind in turn, and look what `verify` and `promote` make of each."""
+    store = stores.new()
+    (store.folder / "data").mkdir()
+    for path in stores.files.folder.iterdir():
+        shutil.copy(path, store.folder / "data")
+    for command in (TRAIN, ("promote",), BETTER):
+        ended = store.run(*command)
+        assert ended.code == 0, ended.output
+    _interrupt(stores, store)
+    files = _files(store)
+    rows = {kind: Row(f"a bit of {kind} flipped, or its end cut off: `verify`, `promote`") for kind in files}
+    before = _rows(store.database)
+    copy = store.folder.with_name(f"{store.folder.name}-copy")
+    shutil.copytree(store.folder, copy)
+    for number in range(tries):
+        kind = list(files)[number % len(files)]
+        path = stores.random.choice(files[kind])
+        how = _damage(stores, path)
+        deviations = _deviations(store, kind, path, before)
+        rows[kind].count([f"{deviation} ({path.name}, {how})" for deviation in deviations])
+        shutil.rmtree(store.folder)
+        shutil.copytree(copy, store.folder)
+    return list(rows.values())
+
+
+def _interrupt(stores: ToyStores, store: ToyStore) -> None:
+    """Leave a training with checkpoints behind."""
+    command = store.start(*TRAIN, "--epochs", "500", "--seed", "2")
+    while not list(store.folder.glob("checkpoints/*/*.checkpoint")):
+        command.wait(0.1)
+    command.process.terminate()
+    command.wait()
+
+
+def _files(store: ToyStore) -> Files:
+    artifacts = [path for path in store.folder.glob("mlruns/**/artifacts/**/*") if path.is_file()]
+    models = [path for path in artifacts if "models" in path.parts]
+    logged = [path for path in artifacts if "models" not in path.parts]
+    return {
+        "a file of the data": [path for path in (store.folder / "data").iterdir() if path.is_file()],
+        "a checkpoint": list(store.folder.glob("checkpoints/*/*.checkpoint")),
+        "a model": models,
+        "a recipe": [path for path in logged if path.name == "recipe.json"],
+        "a manifest": [path for path in logged if path.name == "manifest.json"],
+        "another file of a run": [
+            path for path in logged if path.name not in ("recipe.json", "manifest.json")
+        ],
+        DATABASE: [store.database],
+    }
+
+
+def _damage(stores: ToyStores, path: Path) -> str:
+    """Flip a random bit of a file, or, once in four times, cut it off at a random byte; return which."""
+    content = bytearray(path.read_bytes())
+    place = stores.random.randrange(len(content))
+    if stores.random.random() < 0.25:
+        path.write_bytes(content[:place])
+        return f"cut off at byte {place}"
+    content[place] ^= 1 << stores.random.randrange(8)
+    path.write_bytes(content)
+    return f"a bit of byte {place}"
+
+
+def _deviations(store: ToyStore, kind: str, path: Path, rows: list[str]) -> list[str]:
+    """Return what `verify` and `promote` did otherwise than promised; ``rows`` are the database's before."""
+    data = store.folder / "data"
+    variables = {ENVIRONMENT_VARIABLE: str(data)}
+    harmless = path == store.database and _rows(path) == rows
+    verified = end_of(store.start(*VERIFY, "--data-dir", str(data), **variables))
+    deviations = verified.deviations("`verify`", code=0 if harmless else verified.code or 1)
+    if not harmless and path.name not in verified.output:
+        deviations.append("`verify` did not name it")
+    if kind in PROMOTED:
+        promoted = end_of(store.start("promote", **variables))
+        deviations += promoted.deviations("`promote`", code=promoted.code or 0)
+        if not promoted.code and f"(run {_champion_run(store)})" in verified.output:
+            deviations.append("a damaged model is champion")
+    return deviations
+
+
+def _champion_run(store: ToyStore) -> str:
+    client = mlflow.MlflowClient(store.uri, store.uri)
+    return str(client.get_model_version_by_alias(NAME, CHAMPION).run_id)
+
+
+def _rows(database: Path) -> list[str]:
+    """Return all that a SQLite file holds as text; what cannot be read, as the reason."""
+    try:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            connection.text_factory = bytes
+            return [repr(line) for line in _content(connection)]
+    except sqlite3.DatabaseError as error:
+        return [str(error)]
+
+
+def _content(connection: sqlite3.Connection) -> Iterator[object]:
+    yield from connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master")
+    for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+        yield from connection.execute(f'SELECT * FROM "{name.decode()}"')
