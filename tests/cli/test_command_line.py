@@ -68,6 +68,7 @@ DEFAULTS = {
     },
     "study": {"folds": 5, "force": False, **CONFIG, **PLACES, **KEPT},
     "doctor": {},
+    "relocate": {},
     "fetch": {"to": None, "model": CHAMPION},
 }
 # arguments, what the sentence names

@@ -198,6 +198,14 @@ def doctor() -> None:
     run_doctor(_terminal())
 
 
+@command  # no entry point, for the same reason
+def relocate() -> None:
+    """Repair a local store whose folder was moved."""
+    from lenet_study.workflows.relocate import relocate as run_relocation
+
+    run_relocation(_terminal())
+
+
 @command  # called by `make image-serve`
 def fetch(to: Annotated[str, "Folder to make."], model: Model = DEFAULT_MODEL) -> None:
     """Copy a logged model's files, checked against the sum that its run logged."""
