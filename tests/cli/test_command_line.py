@@ -69,6 +69,8 @@ DEFAULTS = {
     "study": {"folds": 5, "force": False, **CONFIG, **PLACES, **KEPT},
     "doctor": {},
     "relocate": {},
+    "backup": {"to": ""},
+    "restore": {"source": None, "to": None},
     "fetch": {"to": None, "model": CHAMPION},
 }
 # arguments, what the sentence names
@@ -221,7 +223,7 @@ def test_the_commands_and_their_parameters_are_frozen():
         for name, command in COMMANDS.items()
     }
     assert declared == DEFAULTS
-    assert ENTRY_POINTS.keys() == DEFAULTS.keys() - {"doctor", "fetch"}
+    assert ENTRY_POINTS.keys() == DEFAULTS.keys() - {"doctor", "fetch", "relocate", "restore"}
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)

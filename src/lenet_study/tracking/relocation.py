@@ -70,8 +70,9 @@ def relocate(database: Path) -> Relocation:
         copy = database.with_name(f"{database.name}.before-relocate-{time.strftime('%Y%m%d-%H%M%S')}")
         copy_database(database, copy)
         moves = dict.fromkeys(roots, folder)
-        rewrite_spools(database, moves)  # first: once no address leads nowhere, nothing is done any more
-        count = rewrite(connection, moves, keep_existing=True)
+        # First: once no address leads nowhere, nothing is done any more.
+        rewrite_spools(folder / "spool", {root / database.name: database.resolve() for root in roots})
+        count = _rewrite(connection, moves, keep_existing=True)
     return Relocation(roots=roots, addresses=count, copy=copy)
 
 
@@ -102,7 +103,39 @@ def artifact_folders(database: Path) -> list[Path]:
     return sorted(path for path in paths if path.is_dir() and not paths & set(path.parents))
 
 
-def rewrite(connection: sqlite3.Connection, moves: Mapping[Path, Path], *, keep_existing: bool) -> int:
+def search_databases(database: Path) -> list[Path]:
+    """Return the databases of searches that lie beside a store."""
+    return [path for path in sorted(database.parent.glob("*.db")) if _is_searches(path)]
+
+
+def counts(database: Path) -> dict[str, int]:
+    """Return how many runs and registered versions a store holds."""
+    tables = {"runs": "runs", "versions": "model_versions"}
+    with _readable(database), _opened(database) as connection:
+        return {
+            name: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            for name, table in tables.items()
+        }
+
+
+def move(database: Path, moves: Mapping[Path, Path]) -> None:
+    """Change all addresses below former folders, given with the new ones, in a store that nobody uses yet."""
+    with _readable(database), _opened(database) as connection:
+        _rewrite(connection, moves, keep_existing=False)
+
+
+def rewrite_spools(spools: Path, databases: Mapping[Path, Path]) -> None:
+    """Make what runs have left undelivered belong to a store's present file, given by its former one."""
+    new = {f"sqlite:///{former}": f"sqlite:///{database}" for former, database in databases.items()}
+    for path in spools.glob("*/about.json"):
+        about = json.loads(path.read_text())
+        if about.get("store") in new:
+            partial = path.with_name(".about.partial")
+            partial.write_text(json.dumps({**about, "store": new[about["store"]]}))
+            partial.replace(path)
+
+
+def _rewrite(connection: sqlite3.Connection, moves: Mapping[Path, Path], *, keep_existing: bool) -> int:
     """Change all addresses below the former folders in one transaction, and return how many were.
 
     Args:
@@ -122,15 +155,11 @@ def rewrite(connection: sqlite3.Connection, moves: Mapping[Path, Path], *, keep_
     return len(changes)
 
 
-def rewrite_spools(database: Path, moves: Mapping[Path, Path]) -> None:
-    """Make what runs have left undelivered belong to a store at its present address."""
-    former = {f"sqlite:///{root / database.name}" for root in moves}
-    for path in database.parent.glob("spool/*/about.json"):
-        about = json.loads(path.read_text())
-        if about.get("store") in former:
-            partial = path.with_name(".about.partial")
-            partial.write_text(json.dumps({**about, "store": f"sqlite:///{database.resolve()}"}))
-            partial.replace(path)
+def _is_searches(path: Path) -> bool:
+    with suppress(sqlite3.Error), _opened(path) as connection:
+        rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        return {"studies", "trials"} <= {name for (name,) in rows}
+    return False
 
 
 def _addresses(connection: sqlite3.Connection) -> Iterator[tuple[str, str, int, str]]:
