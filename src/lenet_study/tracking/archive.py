@@ -14,10 +14,11 @@ import os
 import shutil
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from lenet_study.errors import DiskError, UserError
 
@@ -34,7 +35,7 @@ class Writer:
         self._tar, self._folder = tar, folder
         self.sums: dict[str, str] = {}
 
-    def add(self, name: str, source: BinaryIO) -> None:
+    def add(self, name: str, source: IO[bytes]) -> None:
         """Add what a file holds, from its present position to its end.
 
         Raises:
@@ -49,7 +50,7 @@ class Writer:
                 digest.update(block)
                 copy.write(block)
             member = tarfile.TarInfo(name)
-            member.size = copy.tell()
+            member.size, member.mtime = copy.tell(), int(time.time())
             copy.seek(0)
             self._tar.addfile(member, copy)
         self.sums[name] = digest.hexdigest()
