@@ -15,6 +15,7 @@ from bench.reliability.full_disk import full_disks
 from bench.reliability.interruptions import interruptions
 from bench.reliability.kills import study_kills, training_kills
 from bench.reliability.mistakes import mistakes
+from bench.reliability.moves import moves
 from bench.reliability.power_cut import power_cuts
 from bench.reliability.row import Row
 from bench.reliability.store_away import outages, slow_stores
@@ -46,6 +47,7 @@ PARTS: Mapping[str, Part] = {
     "away": Part("The store is away or locked", outages, 3),
     "slow": Part("The store is slow", slow_stores, 3),
     "disk": Part("The disk is full", full_disks, 10),
+    "backup": Part("A store is moved, or lost and restored", moves, 5),
     "mistakes": Part("A user is mistaken", mistakes, 300),
 }
 

@@ -356,6 +356,14 @@ CALLED = {  # options, workflow, its arguments by position and by name
     "reap": ([], "workflows.orphans.reap", [TERMINAL], {}),
     "sync": ([], "workflows.sync.sync", [TERMINAL], {}),
     "doctor": ([], "workflows.doctor.doctor", [TERMINAL], {}),
+    "relocate": ([], "workflows.relocate.relocate", [TERMINAL], {}),
+    "backup": (["--to", "a.tar"], "workflows.backup.backup", [Path("a.tar"), TERMINAL], {}),
+    "restore": (
+        ["--source", "a.tar", "--to", "b"],
+        "workflows.backup.restore",
+        [Path("a.tar"), Path("b"), TERMINAL],
+        {},
+    ),
     "data": (["--data-dir", "images"], "workflows.data.verify_data", [IMAGES, TERMINAL], {}),
     "fetch": (["--to", "a/b"], "workflows.fetch.fetch_model", [CHAMPION, Path("a/b"), TERMINAL], {}),
 }

@@ -45,6 +45,7 @@ def saved(initialised_database, tmp_path_factory, toy_files):
         outside = client.create_experiment("outside", str(other / "artifacts"))
         run = client.create_run(outside)
         client.log_text(run.info.run_id, "here", "note.txt")
+        client.create_experiment("bucket", "s3://bucket/path")
         optuna.create_study(storage=f"sqlite:///{folder}/optuna.db", study_name="lenet")
         (folder / "checkpoints" / "a-run").mkdir(parents=True)
         (folder / "checkpoints" / "a-run" / "3.pt").write_bytes(b"state")
@@ -95,6 +96,7 @@ def test_models_aliases_and_runs_are_those_of_the_original(saved, restored):
     client = mlflow.MlflowClient()
     versions = client.search_model_versions()
     assert f"{len(versions)} versions" in saved.text
+    assert "Artifacts at s3: are not in it" in saved.text
     for version in versions:
         loaded = load_model(f"models:/{version.name}/{version.version}")
         assert loaded.weights_sha256 == client.get_run(version.run_id).data.tags["weights.sha256"]

@@ -15,8 +15,8 @@ import shutil
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO
 
@@ -68,13 +68,13 @@ def writing(path: Path, about: Mapping[str, Any]) -> Iterator[Writer]:
         UserError: The archive is there already, or its folder is not.
         DiskError: The disk is full, or what was written cannot be read again.
     """
-    if not path.parent.is_dir():
+    if not _answers(path.parent.is_dir):
         raise UserError(f"to={path} is in no existing folder: make it first")
     if os.path.lexists(path):
         raise UserError(f"to={path} is there already: name another file")
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with _room(path.parent), _private(partial) as file:
+        with _room(path.parent), _private(partial, path) as file:
             with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
                 writer = Writer(tar, path.parent)
                 yield writer
@@ -90,7 +90,8 @@ def writing(path: Path, about: Mapping[str, Any]) -> Iterator[Writer]:
         partial.rename(path)
         _force(path.parent)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a name that is too long
+            partial.unlink()
 
 
 def read(path: Path, folder: Path | None = None) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def read(path: Path, folder: Path | None = None) -> dict[str, Any]:
         UserError: It is no archive, was damaged or cut off, or holds what no backup does.
         DiskError: The folder's disk is full.
     """
-    if not path.is_file():
+    if not _answers(path.is_file):
         raise UserError(f"source={path} is no file: name a backup")
     cure = "use another backup"
     sums: dict[str, str] = {}
@@ -142,7 +143,7 @@ def filling(folder: Path) -> Iterator[Path]:
     Raises:
         UserError: The folder holds something, or cannot be made.
     """
-    if not folder.parent.is_dir():
+    if not _answers(folder.parent.is_dir):
         raise UserError(f"to={folder} is in no existing folder: make it first")
     if os.path.lexists(folder) and not (folder.is_dir() and not folder.is_symlink()):
         raise UserError(f"to={folder} is no folder: name another")
@@ -200,13 +201,13 @@ def _extract(source: Any, path: Path | None) -> str:
 
 
 @contextmanager
-def _private(path: Path) -> Iterator[BinaryIO]:
+def _private(partial: Path, path: Path) -> Iterator[BinaryIO]:
     """Open a file anew that only its owner reads: a store tells who works on what, a server's has users."""
     try:
-        path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        partial.unlink(missing_ok=True)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
-        raise UserError(f"to={path.parent} cannot be written to ({error.strerror}): name another") from error
+        raise UserError(f"to={path} cannot be made ({error.strerror}): name another file") from error
     with os.fdopen(descriptor, "wb") as file:
         yield file
 
@@ -220,6 +221,14 @@ def _room(folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskError(f"The disk of {folder} is full: make room there") from error
         raise
+
+
+def _answers(look: Callable[[], bool]) -> bool:
+    """Return what is found at a path; False if its name alone is impossible, such as one that is too long."""
+    try:
+        return look()
+    except OSError:
+        return False
 
 
 def _force(folder: Path) -> None:

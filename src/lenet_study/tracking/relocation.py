@@ -124,6 +124,13 @@ def move(database: Path, moves: Mapping[Path, Path]) -> None:
         _rewrite(connection, moves, keep_existing=False)
 
 
+def foreign_addresses(database: Path) -> set[str]:
+    """Return the beginnings of addresses that lead to no folder of this computer, such as ``s3:``."""
+    with _readable(database), _opened(database) as connection:
+        found = {value.partition(":")[0] for *_, value in _addresses(connection) if not _local_path(value)}
+    return {f"{scheme}:" for scheme in found - {"runs", "models"}}
+
+
 def rewrite_spools(spools: Path, databases: Mapping[Path, Path]) -> None:
     """Make what runs have left undelivered belong to a store's present file, given by its former one."""
     new = {f"sqlite:///{former}": f"sqlite:///{database}" for former, database in databases.items()}

@@ -46,6 +46,7 @@ def backup(to: Path | None = None, reporter: Reporter = Reporter()) -> None:
                 relocation.copy_database(path, copy)
                 _add(writer, path.name, copy)
             about |= relocation.counts(Path(copies, database.name))
+            foreign = sorted(relocation.foreign_addresses(Path(copies, database.name)))
             artifacts = relocation.artifact_folders(Path(copies, database.name))
         for number, path in enumerate([*artifacts, folder / "checkpoints", *_idle_spools(folder, stack)]):
             name = f"elsewhere/{number}"
@@ -56,6 +57,8 @@ def backup(to: Path | None = None, reporter: Reporter = Reporter()) -> None:
             for file in _files(path):
                 _add(writer, f"{name}/{file.relative_to(path)}", file)
     size = to.stat().st_size / 2**20
+    if foreign:
+        reporter.message(f"Artifacts at {', '.join(foreign)} are not in it: they need a backup of their own.")
     reporter.message(
         f"{to}: {about['runs']} runs and {about['versions']} versions in {len(writer.sums) - 2} files, "
         f"{size:.1f} MiB; `lenet-study restore` brings them back"
