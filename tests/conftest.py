@@ -96,6 +96,7 @@ TRAINING_ARTIFACTS = {
     "model_summary.txt",
     "recipe.json",
     "environment.txt",
+    "provenance.json",
     "architecture.png",
     "augmentation.png",
     "curves.png",

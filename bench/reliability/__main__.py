@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from bench.reliability import page
+from bench.reliability.examined import examinations
 from bench.reliability.fresh_store import fresh_stores, fresh_stores_of_mlflow
 from bench.reliability.full_disk import full_disks
 from bench.reliability.interruptions import interruptions
@@ -17,6 +18,8 @@ from bench.reliability.kills import study_kills, training_kills
 from bench.reliability.mistakes import mistakes
 from bench.reliability.moves import moves
 from bench.reliability.power_cut import power_cuts
+from bench.reliability.races import races
+from bench.reliability.repetitions import repetitions
 from bench.reliability.row import Row
 from bench.reliability.store_away import outages, slow_stores
 from bench.reliability.stores import ToyStores
@@ -48,6 +51,9 @@ PARTS: Mapping[str, Part] = {
     "slow": Part("The store is slow", slow_stores, 3),
     "disk": Part("The disk is full", full_disks, 10),
     "backup": Part("A store is moved, or lost and restored", moves, 5),
+    "races": Part("Several change the champion at once", races, 200),
+    "reproduce": Part("A finished training is done again", repetitions, 5),
+    "doctor": Part("Something is wrong, and `doctor` examines it", examinations, 3),
     "mistakes": Part("A user is mistaken", mistakes, 300),
 }
 

@@ -64,7 +64,7 @@ class ToyStore:
         self.folder = folder
         self.database = folder / "mlflow.db"
         self.uri = uri or f"sqlite:///{self.database}"
-        self._files = files
+        self.files = files
 
     @property
     def environment(self) -> dict[str, str]:
@@ -78,7 +78,7 @@ class ToyStore:
         # Not on a disk that is full, and new: what an earlier command has said would end a wait at once.
         descriptor, log = tempfile.mkstemp(".log", f"{self.folder.name}-", self.folder.parent)
         os.close(descriptor)
-        return Command(arguments, self._files, Path(log), self.folder, self.environment | variables)
+        return Command(arguments, self.files, Path(log), self.folder, self.environment | variables)
 
     def run(self, *arguments: str) -> Ended:
         """Run a command to its end."""

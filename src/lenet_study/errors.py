@@ -26,5 +26,17 @@ class DiskError(StudyError):
     """Failure to write to a disk, which the message names; `resume` goes on once there is room."""
 
 
+class IntegrityError(StudyError):
+    """Content that is not what was logged; the lines before the message name it."""
+
+
 class DivergenceError(StudyError):
     """A loss that is not finite; the message names the epoch and the step."""
+
+
+class ReproductionError(StudyError):
+    """A finished training that came out otherwise when it was done again."""
+
+
+class HealthError(StudyError):
+    """Problems that `doctor` has found and not mended."""

@@ -120,6 +120,8 @@ NO_FILES = [
     "/dev/zero",
     "x" * 300,
 ]
+NO_IMAGES = ["", " ", "'", "nosuch.png", "{folder}", "{folder}/fifo", "{folder}/dangling", "/dev/zero"]
+NO_IMAGES += ["{folder}/text", "'{folder}/text:3'", "x" * 300, "~nosuch/x", "{folder}/recipe.json"]
 NO_RUNS = ["nonsense", "x" * 32, "' or 1=1", "../..", "x" * 5000, "\uff11\uff12", " "]
 
 
@@ -152,10 +154,16 @@ def path_cases() -> Iterator[Case]:
         yield Case(("restore", "--source", "{folder}/text", "--to", value), ("to", value[:40]))
     for value in ("{folder}", ".", "/", "nosuch/x", "{folder}/a%20b"):
         yield Case(("restore", "--source", "{folder}/text", "--to", value), ("to=", value[:40]))
+    for value in NO_IMAGES:
+        for output in ("table", "request"):
+            named = f"image={value[:40]}".replace("'", "")
+            yield Case(("predict", "--image", value, "--output", output), (named,))
     for value in ("{folder}/text", "{folder}/recipe.json"):
         yield Case(("evaluate", "--model", value), (value, "TorchScript"))
     for value in NO_RUNS:
         yield Case(("resume", "--run-id", value), ("run_id=", value[:40]))
+    for value in ["", *NO_RUNS]:
+        yield Case(("reproduce", "--run-id", value), ("run_id=", value[:40]))
 
 
 def recipe_cases() -> Iterator[Case]:
@@ -253,7 +261,7 @@ def environment_cases() -> Iterator[Case]:
     for value, named in STORAGES.items():
         yield Case(("search", "--data-dir", "{folder}/data", "--storage", value), ("storage", named))
     for value, (code, named) in STORES.items():
-        for arguments in (("reap",), ("doctor",), QUICK) if code == USER else (("reap",), ("doctor",)):
+        for arguments in (("reap",), QUICK) if code == USER else (("reap",),):
             environment = {"MLFLOW_TRACKING_URI": value}
             yield Case(arguments, ("MLFLOW_TRACKING_URI", named), code, environment)
     for value in (

@@ -46,11 +46,15 @@ DEFAULTS = {
     "train": {"variant": "v4", "recipe": "", **CONFIG, **PLACE, **KEPT},
     "kfold": {"variant": "v4", "recipe": "", "folds": 5, "force": False, **CONFIG, **PLACES, **KEPT},
     "resume": {"run_id": "", "force": False, **KEPT},
+    "reproduce": {"run_id": "", "threads": 0, "data_dir": ""},
     "reap": {},
     "sync": {},
     "evaluate": {"model": CHAMPION, "seed": 0, **PLACE},
     "retrain": {"variant": "v4", "recipe": "", **CONFIG, **PLACE, **KEPT},
-    "promote": {"rollback": False},
+    "predict": {"model": CHAMPION, "image": "", "output": "table"},
+    "promote": {"version": 0, "rollback": False},
+    "history": {},
+    "verify": {"run_id": "all", "data_dir": ""},
     "search": {
         "trials": 50,
         "timeout": 0,
@@ -67,10 +71,10 @@ DEFAULTS = {
         **PLACES,
     },
     "study": {"folds": 5, "force": False, **CONFIG, **PLACES, **KEPT},
-    "doctor": {},
     "relocate": {},
     "backup": {"to": ""},
     "restore": {"source": None, "to": None},
+    "doctor": {"json": False, "data_dir": ""},
     "fetch": {"to": None, "model": CHAMPION},
 }
 # arguments, what the sentence names
@@ -103,6 +107,7 @@ REJECTED = [
     (["train", "--device", "tpu"], ["--device", "tpu", "cuda"]),
     (["study", "--workers", "-1"], ["--workers", "-1", "0"]),
     (["kfold", "--folds", "1"], ["--folds", "1", "2<=x<="]),
+    (["predict", "--output", "xml"], ["--output", "xml", "request"]),
     (["promote", "--rollback", "maybe"], ["--rollback", "maybe", "true"]),
     (["train", "--unknown", "1"], ["--unknown", "train --help"]),
     (["promote", "--epochs", "1"], ["--epochs", "promote --help"]),
@@ -242,7 +247,7 @@ def test_a_command_is_called_with_the_options_values(recorder):
 @pytest.mark.parametrize("value", ["true", "True", "1"])
 def test_a_switch_takes_a_value_as_mlflow_projects_pass_it(value, recorder):
     assert recorder.main(["promote", "--rollback", value]) == 0
-    assert recorder.calls == [("promote", {"rollback": True})]
+    assert recorder.calls == [("promote", {"version": 0, "rollback": True})]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -335,11 +340,24 @@ CALLED = {  # options, workflow, its arguments by position and by name
         [EvaluationJob(model="model.pt", seed=4, hardware=HARDWARE, data=IMAGES), TERMINAL],
         {},
     ),
+    "predict": (
+        ["--image", "a.png 'b c.jpg'", "--output", "json"],
+        "workflows.predict.predict",
+        [CHAMPION, "a.png 'b c.jpg'", "json", TERMINAL],
+        {},
+    ),
     "promote": (
         ["--rollback", "true"],
         "workflows.promote.promote",
         [],
-        {"rollback": True, "reporter": TERMINAL},
+        {"version": 0, "rollback": True, "reporter": TERMINAL},
+    ),
+    "history": ([], "workflows.champion_history.history", [TERMINAL], {}),
+    "verify": (
+        ["--run-id", "abc", "--data-dir", "images"],
+        "workflows.verify.verify",
+        ["abc", IMAGES, TERMINAL],
+        {},
     ),
     "search": (
         ["--trials", "7", "--workers", "3", *ON],
@@ -353,9 +371,14 @@ CALLED = {  # options, workflow, its arguments by position and by name
         ["abc"],
         {"force": True, "checkpoint_dir": "", "reporter": TERMINAL},
     ),
+    "reproduce": (
+        ["--run-id", "abc", "--threads", "2", "--data-dir", "images"],
+        "workflows.reproduce.reproduce",
+        ["abc"],
+        {"threads": 2, "data_dir": "images", "reporter": TERMINAL},
+    ),
     "reap": ([], "workflows.orphans.reap", [TERMINAL], {}),
     "sync": ([], "workflows.sync.sync", [TERMINAL], {}),
-    "doctor": ([], "workflows.doctor.doctor", [TERMINAL], {}),
     "relocate": ([], "workflows.relocate.relocate", [TERMINAL], {}),
     "backup": (["--to", "a.tar"], "workflows.backup.backup", [Path("a.tar"), TERMINAL], {}),
     "restore": (
@@ -363,6 +386,12 @@ CALLED = {  # options, workflow, its arguments by position and by name
         "workflows.backup.restore",
         [Path("a.tar"), Path("b"), TERMINAL],
         {},
+    ),
+    "doctor": (
+        ["--json", "true", "--data-dir", "images"],
+        "workflows.doctor.doctor",
+        ["images"],
+        {"as_json": True, "reporter": TERMINAL},
     ),
     "data": (["--data-dir", "images"], "workflows.data.verify_data", [IMAGES, TERMINAL], {}),
     "fetch": (["--to", "a/b"], "workflows.fetch.fetch_model", [CHAMPION, Path("a/b"), TERMINAL], {}),

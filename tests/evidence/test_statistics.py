@@ -1,10 +1,12 @@
 """Statistical tests against published results."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from lenet_study.evidence.statistics import corrected_paired_t_test
+from lenet_study.evidence.statistics import corrected_paired_t_test, mcnemar, paired_difference
 
 # R's data set `sleep` (Student 1908): extra hours of sleep of ten patients under two drugs.
 FIRST = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
@@ -63,3 +65,52 @@ def test_plain_tests_agree_with_scipy(size):
         expected = stats.ttest_1samp(differences, 0, alternative=alternative)
         test = corrected_paired_t_test(differences, 0, alternative)
         assert (test.statistic, test.p_value) == pytest.approx((expected.statistic, expected.pvalue))
+
+
+# ---- two models on the same images ----
+
+
+def test_mcnemar_s_exact_test_has_the_published_values():
+    """The first is of mlxtend's own tests of its exact McNemar test."""
+    assert mcnemar(121, 59).p_value == pytest.approx(4.434449e-06, abs=1e-12)
+    assert mcnemar(25, 15).p_value == pytest.approx(0.15386, abs=1e-5)
+    test = mcnemar(11, 1)
+    assert (test.p_value, test.mid_p_value) == pytest.approx((0.00634766, 0.00341797), abs=1e-8)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (0, 1), (3, 3), (2, 7), (9, 1)])
+def test_mcnemar_agrees_with_enumeration(first, second):
+    count = first + second
+    tail = sum(math.comb(count, k) for k in range(min(first, second) + 1)) / 2**count
+    at = math.comb(count, first) / 2**count
+    test, swapped = mcnemar(first, second), mcnemar(second, first)
+    assert test.p_value == pytest.approx(min(1, 2 * tail))
+    assert test.mid_p_value == pytest.approx(min(1, 2 * tail - at) if count else 1)
+    assert (swapped.p_value, swapped.mid_p_value) == (test.p_value, test.mid_p_value)
+
+
+def test_newcombe_s_interval_has_the_published_value():
+    """Table II of his article, method 10."""
+    result = paired_difference(14, 5, 0, 22)
+    assert result.difference == pytest.approx(0.1220, abs=1e-4)
+    assert (result.low, result.high) == pytest.approx((0.0115, 0.2265), abs=1e-4)
+
+
+def test_swapping_the_models_mirrors_the_interval():
+    result, swapped = paired_difference(40, 7, 3, 10), paired_difference(40, 3, 7, 10)
+    assert (swapped.difference, swapped.low, swapped.high) == pytest.approx(
+        (-result.difference, -result.high, -result.low)
+    )
+
+
+@pytest.mark.parametrize("counts", [(40, 0, 0, 0), (0, 0, 0, 40), (0, 40, 0, 0)])
+def test_models_that_are_always_right_or_never_have_an_interval(counts):
+    result = paired_difference(*counts)
+    assert -1 <= result.low <= result.difference <= result.high <= 1
+
+
+def test_the_interval_covers_the_true_difference_often_enough():
+    chances = np.array([0.85, 0.04, 0.06, 0.05])  # both, first only, second only, neither
+    draws = np.random.default_rng(0).multinomial(500, chances, size=1000)
+    intervals = [paired_difference(*map(int, row)) for row in draws]
+    assert np.mean([result.low <= -0.02 <= result.high for result in intervals]) >= 0.93

@@ -357,11 +357,13 @@ def served(ran, project):
     images = DataFiles.at(DATA).test().images[:16]
     pixels = (images.float() / 255).unsqueeze(1)
     answer = requests.post(f"{project.champion}/invocations", json={"inputs": pixels.tolist()}, timeout=60)
+    headers = {"Content-Type": "application/json"}
+    nested = requests.post(f"{project.champion}/invocations", data="[" * 100_000, headers=headers, timeout=60)
     details = json.loads(sh(f"docker inspect {CHAMPION}"))[0]
     user = int(inside(CHAMPION, "id -u"))
     project.run(last)
     assert sh(f"docker ps --all --quiet --filter name={CHAMPION}") == ""
-    return SimpleNamespace(images=images, answer=answer, details=details, user=user)
+    return SimpleNamespace(images=images, answer=answer, nested=nested, details=details, user=user)
 
 
 def test_the_champion_is_served_with_the_eager_model_s_logits(served):
@@ -376,6 +378,25 @@ def test_the_champion_is_served_with_the_eager_model_s_logits(served):
     with torch.no_grad():
         expected = eager.eval()(normalise(served.images)).numpy()
     np.testing.assert_allclose(served.answer.json()["predictions"], expected, atol=1e-5)
+
+
+def test_the_champion_s_image_refuses_deep_nesting_and_a_damaged_model(served):
+    assert served.nested.status_code == 400
+    damage = "cp -r /model /tmp && printf x >>/tmp/model/data/model.pth"
+    start = "SERVED_MODEL=/tmp/model exec uvicorn serving_app:app"
+    command = [
+        "docker",
+        "run",
+        "--rm",
+        "--entrypoint",
+        "sh",
+        "lenet-study-serve",
+        "-c",
+        f"{damage} && {start}",
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode != 0
+    assert "/tmp/model/data/model.pth was damaged since the model was logged" in ended.stderr
 
 
 def test_nothing_is_lost_when_the_stack_stops_and_starts(ran, project, stack):

@@ -6,7 +6,7 @@ from importlib import metadata
 import pytest
 
 from lenet_study.errors import UserError
-from lenet_study.tracking import provenance
+from lenet_study.tracking import provenance, working_tree
 
 
 def test_the_list_names_every_package_with_its_version():
@@ -77,4 +77,28 @@ def test_git_tags_tell_the_commit_and_whether_files_differ_from_it(tmp_path, mon
 def test_an_image_tells_the_commit_that_it_was_built_from(monkeypatch, tmp_path, commit, tags):
     monkeypatch.setenv(provenance.COMMIT, commit)
     assert provenance.git_tags(tmp_path) == tags
-    assert tags.items() <= provenance.provenance_tags(tmp_path).items()
+    recorded = provenance.provenance_tags(tmp_path)
+    assert tags.items() <= recorded.items()
+    assert ("git.changes" in recorded) == (tags.get("git.dirty") == "true")
+
+
+def test_changes_go_into_a_file_of_the_run_or_their_absence_into_a_tag(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ("-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    monkeypatch.delenv(provenance.COMMIT, raising=False)
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "first")
+    (tmp_path / "src").mkdir()
+    clean = provenance.provenance_tags(tmp_path)
+    assert provenance.provenance_files(clean, tmp_path).keys() == {"environment.txt", "provenance.json"}
+    (tmp_path / "src" / "a.py").write_text("one = 1\n")
+    dirty = provenance.provenance_tags(tmp_path)
+    assert "git.changes" not in dirty
+    assert "+one = 1" in provenance.provenance_files(dirty, tmp_path)["changes.patch"]
+    (tmp_path / "src" / "a.py").write_text("password = 'correct-horse'\n")
+    working_tree.changes.cache_clear()
+    dirty = provenance.provenance_tags(tmp_path)
+    assert "secret" in dirty["git.changes"]
+    assert "changes.patch" not in provenance.provenance_files(dirty, tmp_path)

@@ -63,6 +63,8 @@ def test_a_logged_model_has_all_its_parts(toy):
         "extra_files/parity.json",
         "input_example.json",
         "requirements.txt",
+        "code.zip",
+        "manifest.json",
         "MLmodel",
     } <= files
     pins = set((toy.folder / "requirements.txt").read_text().split())
@@ -196,7 +198,7 @@ def test_a_file_that_was_changed_in_the_store_is_refused(toy):
     export.save_torchscript(export.exportable(LeNet(TOY, 4), NORMALISATION, DESCRIPTION), stored)
     try:
         for reference in (toy.run_id, "models:/fashion-mnist-lenet/1"):
-            with pytest.raises(UserError, match=f"changed since run {toy.run_id} .*SHA-256 .*train it again"):
+            with pytest.raises(UserError, match=f"data/model.pth of run {toy.run_id} was damaged .*SHA-256 "):
                 registry.load_model(reference)
     finally:
         stored.write_bytes(content)
@@ -213,9 +215,9 @@ def test_all_files_of_a_model_are_kept_as_they_were_logged(toy, kind, tmp_path):
 def test_no_file_of_a_changed_model_is_kept(toy, tmp_path):
     stored = toy.folder / "MLmodel"
     content = stored.read_text()
-    stored.write_text(content.replace("mlflow.pytorch", "somebody.elses"))
+    stored.write_text(content.replace("served_model", "somebody_elses"))
     try:
-        with pytest.raises(UserError, match="changed since"):
+        with pytest.raises(UserError, match=r"MLmodel of run .* was damaged since"):
             registry.load_model(toy.run_id, keep=tmp_path / "model")
     finally:
         stored.write_text(content)
@@ -282,15 +284,27 @@ def registered(store, name, **options):
     return registry.version_of(run_id)
 
 
-def test_a_champion_says_why_and_its_predecessor_is_kept(store):
-    first, second = registered(store, "v1"), registered(store, "v4")
-    registry.set_champion(first, "the only one", "run 1")
-    assert registry.version_with_alias("previous") is None
-    registry.set_champion(second, "better", "run 2")
-    champion = registry.version_with_alias("champion")
-    assert champion.version == second.version
-    assert champion.tags == {"promoted.reason": "better", "promoted.by_run": "run 2"}
-    assert registry.version_with_alias("previous").version == first.version
+def test_a_version_that_is_as_it_was_logged_passes(toy):
+    registry.check_version(registry.version_of(toy.run_id))
+
+
+@pytest.mark.parametrize("name", ["data/model.pth", "MLmodel", "extra_files/model.pt2", "input_example.json"])
+def test_a_version_with_a_flipped_byte_is_refused(toy, name):
+    folder = Path(mlflow.get_logged_model(toy.logged.uri.removeprefix("models:/")).artifact_location)
+    path = folder / name
+    content = path.read_bytes()
+    try:
+        path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        with pytest.raises(UserError, match=f"{name} of run {toy.run_id} was damaged since"):
+            registry.check_version(registry.version_of(toy.run_id))
+    finally:
+        path.write_bytes(content)
+
+
+def test_a_version_whose_run_has_another_metric_now_is_refused(toy):
+    mlflow.MlflowClient().log_metric(toy.run_id, "parity/class_agreement", 0.5, step=7)
+    with pytest.raises(UserError, match=f"Run {toy.run_id} is not as it was logged: metric parity/class_agr"):
+        registry.check_version(registry.version_of(toy.run_id))
 
 
 def test_a_challenger_has_its_evidence_in_its_tags(store):
@@ -302,8 +316,6 @@ def test_a_challenger_has_its_evidence_in_its_tags(store):
     assert challenger.tags == {"confirm.p_value": "0.01", "confirm.champion": "v4"}
     assert registry.confirmation_of(challenger) == {"p_value": "0.01", "champion": "v4"}
     assert registry.version_with_alias("challenger").version == version.version
-    registry.drop_challenger()
-    assert registry.version_with_alias("challenger") is None
 
 
 def test_a_challenger_that_is_not_registered_is_registered(toy):

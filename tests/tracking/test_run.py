@@ -1,6 +1,7 @@
 """An open run: how it ends, what it is tagged with, and all ways to write to it."""
 
 import csv
+import json
 import os
 import signal
 import sys
@@ -313,13 +314,15 @@ def test_artifacts(store, tmp_path):
         run.log_table(pd.DataFrame({"epoch": [1, 2], "loss": [0.5, 0.25]}), "history.csv")
         run.log_text("LeNet ×5", "model_summary.txt")
     folder = Path(mlflow.artifacts.download_artifacts(run_id=run.id, dst_path=str(tmp_path / "got")))
-    assert {path.name for path in folder.iterdir()} == {
+    assert {path.name for path in folder.iterdir()} - {"changes.patch"} == {
         "curves.png",
         "environment.txt",
         "history.csv",
         "manifest.json",
         "model_summary.txt",
+        "provenance.json",
     }
+    assert "threads" in json.loads((folder / "provenance.json").read_text())["deciding"]
     assert "mlflow==" in (folder / "environment.txt").read_text()
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     with (folder / "history.csv").open() as file:

@@ -77,7 +77,8 @@ def literals(path):
 def test_no_other_module_writes_a_name_out():
     paths = sorted(SOURCE.rglob("*.py"))
     assert len(paths) > 40
-    assert [sentence for path in paths if path.name != "schema.py" for sentence in literals(path)] == []
+    alone = ("schema.py", "served_model.py")  # the latter is copied into models, where there is no schema
+    assert [line for path in paths if path.name not in alone for line in literals(path)] == []
 
 
 @pytest.mark.parametrize(

@@ -103,10 +103,10 @@ def test_a_challenger_with_evidence_is_promoted(old):
     assert "Version 5 stays fashion-mnist-lenet@champion: it was confirmed over 2 seeds" in told(promote)
 
 
-def test_its_promotion_is_rolled_back_and_that_undone(old):
+def test_its_promotion_is_rolled_back_and_promoted_again_if_named(old):
     assert "Version 1 is now fashion-mnist-lenet@champion in place of" in told(promote, rollback=True)
-    assert aliases(old) == {"challenger": 5, "champion": 1, "previous": 3}
-    told(promote, rollback=True)
+    assert aliases(old) == {"challenger": 5, "champion": 1}
+    told(promote, version=3)
     assert aliases(old) == {"challenger": 5, "champion": 3, "previous": 1}
 
 

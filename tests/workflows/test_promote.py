@@ -1,3 +1,4 @@
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -5,9 +6,12 @@ import pandas as pd
 import pytest
 from conftest import Recorder, add_training
 
-from lenet_study.errors import UserError
+from lenet_study.errors import StoreError, UserError
+from lenet_study.tracking.champions import Champions
+from lenet_study.tracking.run import open_run
 from lenet_study.tracking.store import NAME
-from lenet_study.workflows.promote import promote
+from lenet_study.workflows.champion_history import history as print_history
+from lenet_study.workflows.promote import Promotion, promote
 
 
 def aliases(store):
@@ -15,11 +19,20 @@ def aliases(store):
     return {name: int(version) for name, version in store.get_registered_model(NAME).aliases.items()}
 
 
-def promoted(**options):
+def as_logged(version):
+    """Trainings here have no files."""
+
+
+def promoted(check=as_logged, **options):
     """Promote; return what the user is told."""
     reporter = Recorder()
-    promote(**options, reporter=reporter)
+    promote(**options, reporter=reporter, check=check)
     return reporter.text
+
+
+def changes():
+    """The history of the champion: what happened, from which version, to which."""
+    return [(change.action, change.former, change.version) for change in Champions().history().changes]
 
 
 def last_run(store):
@@ -34,11 +47,11 @@ def last_run(store):
 
 
 def test_nothing_is_promoted_from_an_empty_store(store):
-    with pytest.raises(UserError, match=r"no finished training .*: run `train` first"):
+    with pytest.raises(UserError, match=r"no finished training .*: run `train`"):
         promoted()
     run = last_run(store)
     assert run.info.status == "FAILED"
-    assert "run `train` first" in run.data.tags["failure.reason"]
+    assert "run `train`" in run.data.tags["failure.reason"]
 
 
 @pytest.mark.parametrize("stage", ["fold", "retrain", "evaluate"])
@@ -127,21 +140,264 @@ def test_a_worse_training_changes_nothing(store):
     assert f"Version 2 stays {NAME}@champion" in text
 
 
-def test_rolling_back_swaps_and_a_second_time_undoes_it(store):
+def three_champions(store):
+    for name, accuracy in (("v1", 0.88), ("v2", 0.9), ("v4", 0.92)):
+        add_training(store, name, accuracy)
+        promoted()
+
+
+def test_rolling_back_follows_the_history(store):
+    three_champions(store)
+    text = promoted(rollback=True)
+    assert aliases(store) == {"champion": 2, "previous": 1}
+    run = last_run(store)
+    version = store.get_model_version(NAME, "2")
+    reason = "rolled back by hand from version 3"
+    assert version.tags["promoted.reason"] == run.data.tags["promoted.reason"] == reason
+    assert version.tags["promoted.by_run"] == run.info.run_id
+    assert run.data.params == {"rollback": "True", "version": "0"}
+    assert f"Version 2 is now {NAME}@champion in place of version 3" in text
+    promoted(rollback=True)
+    assert aliases(store) == {"champion": 1}
+    with pytest.raises(UserError, match="no former champion"):
+        promoted(rollback=True)
+    assert changes() == [
+        ("promoted", "", "1"),
+        ("promoted", "1", "2"),
+        ("promoted", "2", "3"),
+        ("rolled back", "3", "2"),
+        ("rolled back", "2", "1"),
+    ]
+
+
+def test_what_was_rolled_back_is_not_promoted_again_unless_named(store):
+    three_champions(store)
+    promoted(rollback=True)
+    text = promoted()
+    assert aliases(store) == {"champion": 2, "previous": 1}
+    assert "Version 3 (v4) is passed over, because it was displaced by hand" in text
+    assert f"Version 2 stays {NAME}@champion" in text
+    add_training(store, "v5", 0.91)
+    promoted()
+    assert aliases(store) == {
+        "champion": 4,
+        "previous": 2,
+    }  # though 3 is better
+    promoted(version=3)
+    assert aliases(store) == {"champion": 3, "previous": 4}
+    assert changes()[-1] == ("named", "4", "3")
+    promoted()
+    assert aliases(store) == {"champion": 3, "previous": 4}
+
+
+def test_a_champion_that_is_named_stays_until_a_better_one_is_trained(store):
+    three_champions(store)
+    promoted(version=1)
+    assert aliases(store) == {"champion": 1, "previous": 3}
+    promoted()
+    assert aliases(store) == {"champion": 2, "previous": 1}  # never displaced by hand, and better
+
+
+def test_a_model_without_validation_is_champion_if_named_and_stays(store):
+    three_champions(store)
+    run_id = add_training(store, "v4 retrained", None, stage="retrain")
+    store.log_metric(run_id, "best/train_accuracy", 0.93)
+    promoted(version=4)
+    assert aliases(store) == {"champion": 4, "previous": 3}
+    assert "has no validation accuracy to be compared by" in promoted()
+    assert aliases(store) == {"champion": 4, "previous": 3}
+
+
+def test_an_unknown_version_is_refused(store):
+    three_champions(store)
+    with pytest.raises(UserError, match="version=9 is no version of fashion-mnist-lenet"):
+        promoted(version=9)
+    with pytest.raises(UserError, match="version=1 and rollback=true exclude each other"):
+        promoted(version=1, rollback=True)
+
+
+def test_a_deleted_version_is_not_gone_back_to(store):
+    three_champions(store)
+    store.delete_model_version(NAME, "2")
+    with pytest.raises(UserError, match=r"Version 2, the champion before, was deleted: name another"):
+        promoted(rollback=True)
+    assert aliases(store) == {"champion": 3}
+
+
+def test_a_damaged_version_is_neither_promoted_nor_gone_back_to(store):
+    def check(version):
+        if version.version == "2":
+            raise UserError("a file was changed")
+
+    add_training(store, "v1", 0.88)
+    add_training(store, "v4", 0.92)
+    with pytest.raises(UserError, match=r"Version 2 \(v4\) is not promoted: a file was changed"):
+        promoted(check)
+    assert changes() == []
+    add_training(store, "v5", 0.93)
+    promoted(version=2)
+    promoted(check)
+    with pytest.raises(UserError, match=r"Version 2 \(v4\) is not promoted: a file was changed"):
+        promoted(check, rollback=True)
+    assert aliases(store) == {"champion": 3, "previous": 2}
+
+
+def test_a_damaged_champion_does_not_stay_in_silence(store):
+    def damaged(version):
+        raise UserError("its file is missing")
+
     add_training(store, "v1", 0.88)
     promoted()
-    add_training(store, "v4", 0.92)
+    with pytest.raises(UserError, match=r"Version 1 \(v1\), the champion, cannot be .*: its file is missing"):
+        promoted(damaged)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "loss"), [(0.1, 2.3), (0.11, 2.3), (0.9, float("nan")), (0.9, float("inf"))]
+)
+def test_a_diverged_model_is_never_promoted(store, accuracy, loss):
+    run_id = add_training(store, "v4", accuracy)
+    store.log_metric(run_id, "best/val_loss", loss)
+    with pytest.raises(UserError, match="no finished training to promote that has learnt anything"):
+        promoted()
+    with pytest.raises(UserError, match=r"Version 1 \(v4\) is not promoted: it has diverged"):
+        promoted(version=1)
+    add_training(store, "v1", 0.5)
     promoted()
-    text = promoted(rollback=True)
-    assert aliases(store) == {"champion": 1, "previous": 2}
-    run = last_run(store)
-    version = store.get_model_version(NAME, "1")
-    assert version.tags["promoted.reason"] == run.data.tags["promoted.reason"] == "rolled back by hand"
-    assert version.tags["promoted.by_run"] == run.info.run_id
-    assert run.data.params == {"rollback": "True"}
-    assert f"Version 1 is now {NAME}@champion in place of version 2" in text
+    assert aliases(store) == {"champion": 2}
+
+
+def test_an_alias_that_was_set_elsewhere_is_respected_and_written_down(store):
+    three_champions(store)
+    store.set_registered_model_alias(NAME, "champion", "1")
+    text = promoted()
+    assert changes()[3:] == [("set elsewhere", "3", "1"), ("promoted", "1", "2")]  # 3 was displaced by hand
+    assert "Version 3 (v4) is passed over" in text
+
+
+def test_a_store_that_is_older_than_the_history_keeps_its_champions(store):
+    for name, accuracy in (("v1", 0.88), ("v4", 0.92)):
+        add_training(store, name, accuracy)
+    store.set_registered_model_alias(NAME, "previous", "1")
+    store.set_registered_model_alias(NAME, "champion", "2")
     promoted(rollback=True)
-    assert aliases(store) == {"champion": 2, "previous": 1}
+    assert aliases(store) == {"champion": 1}
+    assert changes() == [("promoted", "1", "2"), ("rolled back", "2", "1")]
+
+
+def test_a_registered_model_that_is_made_anew_has_no_former_champions(store):
+    three_champions(store)
+    store.delete_registered_model(NAME)
+    add_training(store, "v1", 0.95)
+    promoted()
+    assert aliases(store) == {"champion": 1}
+    assert changes() == [("promoted", "", "1")]
+
+
+def test_a_history_whose_run_is_deleted_says_how_to_restore_it(store):
+    three_champions(store)
+    marker = store.get_experiment_by_name(f"{NAME}-history")
+    store.delete_run(marker.tags["history.run_id"])
+    with pytest.raises(StoreError, match=r"is deleted: `mlflow runs restore --run-id"):
+        promoted(rollback=True)
+    assert aliases(store) == {"champion": 3, "previous": 2}
+
+
+class Struck(BaseException):
+    """The process is killed."""
+
+
+class StrikingClient:
+    """MLflow's client, whose process dies before its write number ``strike``, counting from 1."""
+
+    WRITES = ("log_param", "create_experiment", "create_run", "set_terminated", "set_model_version_tag")
+    WRITES += ("set_registered_model_alias", "delete_registered_model_alias")
+
+    def __init__(self, client, strike):
+        self._client, self.left = client, strike
+
+    def __getattr__(self, name):
+        if name in self.WRITES:
+            self.left -= 1
+            if not self.left:
+                raise Struck
+        return getattr(self._client, name)
+
+
+@pytest.mark.parametrize("rollback", [False, True])
+def test_a_promotion_that_is_killed_between_two_writes_is_finished_by_the_next_command(store, rollback):
+    for strike in range(1, 20):
+        for name, accuracy in ((f"a{strike}", 0.5 + strike / 50), (f"b{strike}", 0.51 + strike / 50)):
+            run_id = add_training(store, name, accuracy)
+            promoted() if name.startswith("a") or rollback else None
+        before = aliases(store)
+        client = StrikingClient(store, strike)
+        with suppress(Struck), open_run("promote", stage="promote", params={}) as run:
+            promotion = Promotion(run, Recorder(), as_logged, Champions(client))
+            promotion.roll_back() if rollback else promotion.promote_best()
+        print_history(Recorder())
+        state = Champions().history()
+        assert state.settled
+        after = aliases(store)
+        told = {"champion": state.champion, "previous": state.previous}
+        assert after == {name: int(version) for name, version in told.items() if version}
+        whole = {"champion": before["previous"] if rollback else int(store_version(store, run_id))}
+        assert after == before or after.items() >= whole.items()
+        if client.left > 0:
+            assert strike > 4  # all writes were struck once
+            return
+    pytest.fail("a promotion has more writes than were struck")
+
+
+def store_version(store, run_id):
+    (version,) = store.search_model_versions(f"run_id = '{run_id}'")
+    return version.version
+
+
+def test_a_rollback_that_another_change_comes_before_is_refused(store):
+    """Between this command's first look and its turn, another process promotes."""
+    three_champions(store)
+    add_training(store, "v5", 0.95)
+
+    class Meanwhile(Champions):
+        looks = 0
+
+        def settle(self):
+            Meanwhile.looks += 1
+            if Meanwhile.looks == 2:
+                with open_run("promote", stage="promote", params={}) as other:
+                    assert Champions().change(Champions().history(), "promoted", "4", "better", other)
+            return super().settle()
+
+    sentence = "Nothing was rolled back, because version 4 became champion in place of 3"
+    with pytest.raises(UserError, match=sentence), open_run("promote", stage="promote", params={}) as run:
+        Promotion(run, Recorder(), as_logged, Meanwhile()).roll_back()
+    assert aliases(store) == {"champion": 4, "previous": 3}
+
+
+def test_of_two_equal_entries_one_is_written(store):
+    three_champions(store)
+    state = Champions().history()
+    with open_run("promote", stage="promote", params={}) as run:
+        assert Champions().change(state, "named", "1", "first", run)
+        assert not Champions().change(state, "named", "2", "second", run)
+    assert aliases(store) == {"champion": 1, "previous": 3}
+    assert changes()[3:] == [("named", "3", "1")]
+
+
+def test_the_history_is_printed(store):
+    reporter = Recorder()
+    print_history(reporter)
+    assert "There has been no fashion-mnist-lenet@champion yet" in reporter.text
+    three_champions(store)
+    promoted(rollback=True)
+    reporter = Recorder()
+    print_history(reporter)
+    lines = reporter.text.splitlines()
+    assert lines[0].split() == ["time", "(UTC)", "by", "change", "from", "to", "run", "why"]
+    assert len(lines) == 5
+    assert "rolled back by hand from version 3" in lines[-1]
+    assert last_run(store).info.run_id in lines[-1]
 
 
 def test_without_a_former_champion_nothing_is_rolled_back(store):
@@ -163,7 +419,7 @@ def test_a_model_whose_export_is_not_proven_is_refused(store, parity):
     add_training(store, "v1", 0.88)
     promoted()
     add_training(store, "v4", 0.92, parity=parity)
-    with pytest.raises(UserError, match=r"Version 2 \(v4\) is not promoted: .*parity"):
+    with pytest.raises(UserError, match=r"Version 2 \(v4\) is not promoted: .*parity.json"):
         promoted()
     assert aliases(store) == {"champion": 1}
     run = last_run(store)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import click
 from annotated_types import Interval
@@ -139,11 +139,42 @@ def evaluate(
 
 
 @entry_point
-def promote(rollback: Annotated[bool, "Give the alias back to the former champion."] = False) -> None:
-    """Make the best training's model the champion."""
+def predict(
+    model: Model = DEFAULT_MODEL,
+    image: Annotated[str, "PNG, JPEG or IDX files, divided by spaces; FILE:3 is image 3 of IDX."] = "",
+    output: Annotated[Literal["table", "json", "request"], "request: the body for a server."] = "table",
+) -> None:
+    """Say what image files show."""
+    from lenet_study.workflows.predict import predict as run_prediction
+
+    run_prediction(model, image, output, _terminal())
+
+
+@entry_point
+def promote(
+    version: Annotated[int, Interval(ge=0, le=10**9), "The version to promote; 0 takes the best."] = 0,
+    rollback: Annotated[bool, "Go back to the champion before."] = False,
+) -> None:
+    """Make the best training's model, or one that is named, the champion."""
     from lenet_study.workflows.promote import promote as run_promotion
 
-    run_promotion(rollback=rollback, reporter=_terminal())
+    run_promotion(version=version, rollback=rollback, reporter=_terminal())
+
+
+@entry_point
+def history() -> None:
+    """List all changes of the champion."""
+    from lenet_study.workflows.champion_history import history as print_history
+
+    print_history(_terminal())
+
+
+@entry_point
+def verify(run_id: Annotated[str, "A run, or all of the store."] = "all", data_dir: DataDir = "") -> None:
+    """Compare runs, models, data, checkpoints and databases with their SHA-256 sums."""
+    from lenet_study.workflows.verify import verify as run_verification
+
+    run_verification(run_id, DataFiles.at(data_dir), _terminal())
 
 
 @entry_point
@@ -164,6 +195,18 @@ def resume(
     from lenet_study.workflows.resume import resume as run_resume
 
     run_resume(run_id, force=force, checkpoint_dir=checkpoint_dir, reporter=_terminal())
+
+
+@entry_point
+def reproduce(
+    run_id: Annotated[str, "The finished training to do again."] = "",
+    threads: Annotated[int, Interval(ge=0, le=1024), "Processor threads; 0: as recorded."] = 0,
+    data_dir: DataDir = "",
+) -> None:
+    """Train a finished training again, and compare everything with what the store recorded."""
+    from lenet_study.workflows.reproduce import reproduce as run_reproduction
+
+    run_reproduction(run_id, threads=threads, data_dir=data_dir, reporter=_terminal())
 
 
 @entry_point
@@ -191,11 +234,13 @@ def data(data_dir: DataDir = "") -> None:
 
 
 @command  # no entry point: `mlflow run` opens the store itself before it calls one
-def doctor() -> None:
-    """Mend a store whose making was cut off."""
+def doctor(
+    json: Annotated[bool, "Print one JSON document instead of lines."] = False, data_dir: DataDir = ""
+) -> None:
+    """Examine installation, data, store and computer, and name the cure of each problem."""
     from lenet_study.workflows.doctor import doctor as run_doctor
 
-    run_doctor(_terminal())
+    run_doctor(data_dir, as_json=json, reporter=_terminal())
 
 
 @command  # no entry point, for the same reason

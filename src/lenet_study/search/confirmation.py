@@ -19,6 +19,7 @@ from lenet_study.recipes.variants import VARIANTS
 from lenet_study.search import attributes
 from lenet_study.search.trials import TrialStore
 from lenet_study.tracking import registry
+from lenet_study.tracking.champions import CHAMPION
 from lenet_study.tracking.registry import LoggedModel
 from lenet_study.tracking.run import Run
 from lenet_study.tracking.schema import File, Metric, Tag
@@ -121,7 +122,7 @@ def _challenger(store: TrialStore, best: FrozenTrial) -> Recipe:
 def _champion(store: TrialStore) -> Recipe:
     """Return the recipe of the registry's champion; without one, that of the search's best variant."""
     # From its run, not by its name: a champion may be a model that a search found.
-    version = registry.version_with_alias(registry.CHAMPION)
+    version = registry.version_with_alias(CHAMPION)
     if version:
         return StoredTraining.load(version.run_id).recipe
     best = store.best(variants=True)

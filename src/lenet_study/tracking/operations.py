@@ -28,6 +28,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from lenet_study.errors import StoreError
 from lenet_study.evidence.export import folder_digest
 from lenet_study.tracking.schema import File, Tag
+from lenet_study.tracking.served_model import write_manifest
 from lenet_study.tracking.spool import Operation
 from lenet_study.tracking.store import NAME
 
@@ -185,13 +186,14 @@ def _digest_in_store(model: LoggedModel, paths: Sequence[str]) -> str:
 
 
 def _name(files: Path, run_id: str, model: LoggedModel) -> None:
-    """Write into a saved model which one it is, as MLflow does: its id is known only now."""
+    """Write into a saved model its id, as MLflow does, and then its manifest: the id is known only now."""
     metadata = Model.load(str(files))
     metadata.run_id, metadata.artifact_path = run_id, model.artifact_location
     metadata.model_id = metadata.model_uuid = model.model_id
     renewed = files.with_name(f"{files.name}.MLmodel")
     metadata.save(str(renewed))
     renewed.replace(files / "MLmodel")  # whole, should this process be killed
+    write_manifest(files)
 
 
 def _folder_within(files: Path, path: Path) -> str | None:

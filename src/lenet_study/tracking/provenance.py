@@ -5,14 +5,18 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from lenet_study.errors import UserError
-from lenet_study.tracking.schema import Tag
+from lenet_study.tracking.environment import environment
+from lenet_study.tracking.schema import File, Tag
+from lenet_study.tracking.working_tree import Changes, changes
 
 ROOT = Path(__file__).resolve().parents[3]  # of the project's checkout
 _PACKAGE = Path(__file__).parents[1]
@@ -25,10 +29,9 @@ _OWN = "lenet-study"  # its version tells less than the commit
 @functools.cache
 def freeze() -> str:
     """List the installed packages as ``pip freeze`` does, one ``name==version`` a line."""
-    installed = {
-        package.name.lower().replace("_", "-"): package.version
-        for package in importlib.metadata.distributions()
-    }
+    installed: dict[str, str] = {}
+    for package in importlib.metadata.distributions():  # of two, the first on the path is imported
+        installed.setdefault(package.name.lower().replace("_", "-"), package.version)
     return "".join(f"{name}=={version}\n" for name, version in sorted(installed.items()) if name != _OWN)
 
 
@@ -47,7 +50,28 @@ code_digest()  # of the code that this process has loaded: files may change whil
 
 def provenance_tags(root: Path = ROOT) -> dict[str, str]:
     """Return the tags that tell a run's commit and environment; ``root`` is that of the checkout."""
-    return {**git_tags(root), **environment_tags(root)}
+    tags = {**git_tags(root), **environment_tags(root)}
+    if left_out := _changes(tags, root).left_out:
+        tags[Tag.GIT_CHANGES] = left_out
+    return tags
+
+
+def provenance_files(tags: Mapping[str, str], root: Path = ROOT) -> dict[str, str]:
+    """Return the content of the files that tell a run's origin, by their names; ``tags`` are its own."""
+    files: dict[str, str] = {
+        File.ENVIRONMENT: freeze(),
+        File.PROVENANCE: json.dumps(environment(), indent=2) + "\n",
+    }
+    if patch := _changes(tags, root).patch:
+        files[File.CHANGES] = patch
+    return files
+
+
+def _changes(tags: Mapping[str, str], root: Path) -> Changes:
+    """Return the uncommitted changes of a run with these tags."""
+    if tags.get(Tag.GIT_DIRTY) != "true":
+        return Changes()
+    return Changes(left_out="they are in its image alone") if COMMIT in os.environ else changes(root)
 
 
 def environment_tags(root: Path = ROOT) -> dict[str, str]:
@@ -83,13 +107,24 @@ def git_tags(root: Path = ROOT) -> dict[str, str]:
 
 
 def check_packages(requirements: Path) -> None:
-    """Compare the installed packages with lines ``name==version``; a build tag (``+cpu``) does not count."""
+    """Refuse packages that differ from the pins."""
+    for line, present in differing_packages(requirements).items():
+        raise UserError(f"{requirements.name} wants {line}, but {present} is installed: install it again")
+
+
+def differing_packages(requirements: Path) -> dict[str, str]:
+    """Return the lines ``name==version`` that the installed packages differ from, and what is installed.
+
+    A build tag (``+cpu``) does not count.
+    """
     installed = dict(line.split("==") for line in freeze().splitlines())
+    differing = {}
     for line in requirements.read_text(encoding="utf-8").split():
         name, _, version = line.partition("==")
         present = installed.get(name, "nothing").partition("+")[0]
         if present != version:
-            raise UserError(f"{requirements.name} wants {line}, but {present} is installed: install it again")
+            differing[line] = present
+    return differing
 
 
 def _sha256(content: bytes) -> str:

@@ -10,33 +10,35 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
+from zipfile import ZipFile
 
 import mlflow
 import numpy as np
 import torch
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.models import Model, ModelSignature
+from mlflow.models.model import MLMODEL_FILE_NAME
+from mlflow.store.artifact.utils.models import get_model_name_and_version
+from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 from lenet_study.errors import StoreError, UserError, one_line
 from lenet_study.evidence import export
+from lenet_study.tracking import served_model
+from lenet_study.tracking.champions import CHALLENGER, CHAMPION
 from lenet_study.tracking.disk import require_room
 from lenet_study.tracking.operations import model_digest, register_version
 from lenet_study.tracking.run import Run
 from lenet_study.tracking.schema import File, Metric, Tag
-from lenet_study.tracking.store import NAME, connect, store_call, uninterrupted
+from lenet_study.tracking.store import NAME, NO_SUCH_THING, connect, store_call, uninterrupted
 from lenet_study.tracking.stored_training import StoredTraining
 from lenet_study.training.dataset import Normalisation
-from lenet_study.training.model import SIDE, LeNet
+from lenet_study.training.model import CLASSES, SIDE, LeNet
 
 Version: TypeAlias = ModelVersion
-CHAMPION = "champion"
-PREVIOUS = "previous"
-CHALLENGER = "challenger"
 CHAMPION_URI = f"models:/{NAME}@{CHAMPION}"
-_TORCHSCRIPT = "data/model.pth"  # where mlflow.pytorch keeps it within a logged model
+_SERVED_CODE = "code.zip"
 _SUMS = (Tag.WEIGHTS_SHA256, Tag.TORCHSCRIPT_SHA256, Tag.MODEL_SHA256, Tag.PARITY)
 _CURE = (
     "the id of a finished training's run, an address such as "
@@ -44,7 +46,8 @@ _CURE = (
 )
 _SIGNATURE = ModelSignature(
     inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 1, SIDE, SIDE))]),
-    outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 10))]),
+    outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(CLASSES)))]),
+    params=ParamSchema([ParamSpec(served_model.ANSWER, DataType.string, served_model.LOGITS)]),
 )
 
 
@@ -78,6 +81,18 @@ class LoadedModel:
     def variant(self) -> str:
         """Name of the variant or searched model; empty if the file does not tell."""
         return str(self.description.get("variant", ""))
+
+    def classify(self, images: np.ndarray) -> list[dict[str, Any]]:
+        """Return class, probability and the probabilities of all classes of float32 images [N, 1, 28, 28].
+
+        Raises:
+            UserError: The model has diverged.
+        """
+        served = served_model.ServedModel(self.module, list(CLASSES))
+        try:
+            return list(served.predict(images, {served_model.ANSWER: served_model.CLASSES}))
+        except MlflowException as error:
+            raise UserError(f"model={self.reference}: {error}") from error
 
 
 def log_model(
@@ -114,11 +129,12 @@ def log_model(
         twin = export.parity(model, normalisation, export.load_program(program), images)
         proof.write_text(json.dumps({"torchscript": asdict(parity), "pt2": asdict(twin)}, indent=2))
         _save(scripted, images, [str(program), str(proof)], files)
-        served = export.parity(model, normalisation, export.load_torchscript(files / _TORCHSCRIPT), images)
+        saved = files / served_model.TORCHSCRIPT
+        served = export.parity(model, normalisation, export.load_torchscript(saved), images)
         parities = (parity, twin, served)
         sums: dict[str, str] = {
             Tag.WEIGHTS_SHA256: export.weights_digest(model),
-            Tag.TORCHSCRIPT_SHA256: export.file_digest(files / _TORCHSCRIPT),
+            Tag.TORCHSCRIPT_SHA256: export.file_digest(saved),
             Tag.PARITY: "passed" if all(parity.passed for parity in parities) else "failed",
         }
         run.log_metrics(
@@ -137,7 +153,8 @@ def log_model(
 
 
 def _save(scripted: torch.jit.ScriptModule, images: torch.Tensor, others: list[str], files: Path) -> None:
-    """Save a model and other files to a new folder, as MLflow lays them out."""
+    """Save a model and other files to a new folder, as MLflow lays them out, with our own way to serve it."""
+    model = Model()
     packages = {package: version(package).partition("+")[0] for package in ("torch", "mlflow", "numpy")}
     with warnings.catch_warnings():
         for message in (export.DEPRECATION, "'torch.load' received a zip file"):
@@ -145,12 +162,22 @@ def _save(scripted: torch.jit.ScriptModule, images: torch.Tensor, others: list[s
         mlflow.pytorch.save_model(
             scripted,
             str(files),
+            mlflow_model=model,
             serialization_format="pickle",
             signature=_SIGNATURE,
             input_example=export.as_input(images[:2]).numpy(),
             pip_requirements=[f"{package}=={number}" for package, number in packages.items()],
             extra_files=others,
+            metadata={served_model.CLASS_NAMES: list(CLASSES)},
         )
+    # In place of mlflow.pytorch's own, which checks nothing and takes a pickle for a model. In an archive:
+    # Python writes bytecode beside a plain file, in the store itself, and `model.sha256` would change.
+    module = Path(served_model.__file__)
+    with ZipFile(files / _SERVED_CODE, "w") as archive:
+        archive.write(module, module.name)
+    environments = {"conda_env": "conda.yaml", "python_env": "python_env.yaml"}
+    mlflow.pyfunc.add_to_model(model, module.stem, code=_SERVED_CODE, **environments)
+    model.save(str(files / MLMODEL_FILE_NAME))
 
 
 def _registered(model: LoggedModel, register: bool = True) -> LoggedModel:
@@ -181,6 +208,7 @@ def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
     except OSError as error:
         raise UserError(f"model={reference} cannot be read ({error.strerror}): name {_CURE}") from error
     if is_file:
+        _check_manifest(path.resolve().parent.parent)
         return _read(path, reference, run_id="")
     is_address = reference.startswith(("models:/", "runs:/"))
     if exists or ("/" in reference and not is_address):
@@ -188,11 +216,12 @@ def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
     connect()
     try:
         uri = reference if is_address else f"runs:/{reference}/{File.MODEL}"
-        run_id = str(mlflow.models.get_model_info(uri).run_id) if is_address else reference
+        run_id = _run_of(uri)
         tags = mlflow.MlflowClient().get_run(run_id).data.tags
         with tempfile.TemporaryDirectory() as folder:
             files = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
-            stored = files / _TORCHSCRIPT
+            stored = files / served_model.TORCHSCRIPT
+            _check_manifest(files, f" of run {run_id}")
             _check(reference, run_id, export.file_digest(stored), tags.get(Tag.TORCHSCRIPT_SHA256))
             if keep or Tag.MODEL_SHA256 in tags:  # version 0.1 did not write it
                 _check(reference, run_id, model_digest(files), tags.get(Tag.MODEL_SHA256))
@@ -205,10 +234,32 @@ def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
         raise UserError(f"model={reference} cannot be read ({reason}): name {_CURE}") from error
 
 
+def _run_of(uri: str) -> str:
+    """Return the id of the run that logged a model; its files, which may be damaged, are not asked."""
+    client = mlflow.MlflowClient()
+    if uri.startswith("runs:/"):
+        return uri.removeprefix("runs:/").partition("/")[0]
+    model = get_model_name_and_version(client, uri)
+    if len(model) == 1:
+        return str(client.get_logged_model(*model).source_run_id)
+    return str(client.get_model_version(*model).run_id)
+
+
 def _read(path: Path, reference: str, run_id: str) -> LoadedModel:
     module = export.load_torchscript(path)
     weights, sum_of_file = export.weights_digest(module.model), export.file_digest(path)
     return LoadedModel(module, export.description_of(module), reference, run_id, sum_of_file, weights)
+
+
+def _check_manifest(folder: Path, of_run: str = "") -> None:
+    """Refuse a damaged file of a logged model; a plain file's folder, and an old model, have no manifest."""
+    if (folder / served_model.MANIFEST).is_file() and (folder / MLMODEL_FILE_NAME).is_file():
+        try:
+            served_model.check_files(folder)
+        except MlflowException as error:
+            raise UserError(
+                str(error).replace(f"{folder}/", "").replace(" was", f"{of_run} was", 1)
+            ) from error
 
 
 def _check(reference: str, run_id: str, actual: str, logged: str | None) -> None:
@@ -240,27 +291,47 @@ def version_of(run_id: str) -> Version | None:
     return versions[0] if versions else None
 
 
+def version_numbered(number: str) -> Version | None:
+    """Return a version by its number; None if there is none, or it was deleted."""
+    try:
+        with uninterrupted():
+            return mlflow.MlflowClient().get_model_version(NAME, number)
+    except MlflowException as error:
+        if error.error_code in NO_SUCH_THING:
+            return None
+        raise
+
+
+def check_version(version: Version) -> None:
+    """Refuse a version whose model, or whose run, is not as it was logged.
+
+    Raises:
+        UserError: A file, figure or tag was changed, or is missing; the message names it and the cure.
+        StoreError: The store failed.
+    """
+    if changes := list(StoredTraining.load(version.run_id).changes()):
+        raise UserError(f"Run {version.run_id} is not as it was logged: {changes[0]}")
+    check_model(version)
+
+
+def check_model(version: Version) -> None:
+    """Refuse a version whose files are not those that its run logged; raise as ``check_version``."""
+    load_model(f"models:/{NAME}/{version.version}")
+    run = StoredTraining.load(version.run_id)
+    for tag in (Tag.MODEL_SHA256, Tag.TORCHSCRIPT_SHA256):
+        if run.tag(tag) != version.tags.get(tag, run.tag(tag)):
+            raise UserError(f"Version {version.version} names another model than run {run.run_id}: delete it")
+
+
 def version_with_alias(alias: str) -> Version | None:
     """Return the version that has an alias, if one has it."""
     try:
         with uninterrupted():
             return mlflow.MlflowClient().get_model_version_by_alias(NAME, alias)
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code in NO_SUCH_THING:
             return None
         raise
-
-
-def set_champion(version: Version, reason: str, by_run: str) -> None:
-    """Make a version the champion, its predecessor ``previous``, and write down why."""
-    client = mlflow.MlflowClient()
-    with store_call():
-        former = version_with_alias(CHAMPION)
-        client.set_model_version_tag(NAME, version.version, Tag.PROMOTED_REASON, reason)
-        client.set_model_version_tag(NAME, version.version, Tag.PROMOTED_BY_RUN, by_run)
-        if former:
-            client.set_registered_model_alias(NAME, PREVIOUS, former.version)
-        client.set_registered_model_alias(NAME, CHAMPION, version.version)
 
 
 def set_challenger(model: LoggedModel, evidence: Mapping[str, object]) -> Version:
@@ -279,9 +350,3 @@ def confirmation_of(version: Version) -> dict[str, str]:
     prefix = Tag.CONFIRMED.format(figure="")
     tags: Mapping[str, str] = version.tags
     return {name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)}
-
-
-def drop_challenger() -> None:
-    """Take the challenger's alias away: it has become the champion."""
-    with store_call():
-        mlflow.MlflowClient().delete_registered_model_alias(NAME, CHALLENGER)

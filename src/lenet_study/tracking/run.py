@@ -24,7 +24,7 @@ from lenet_study.tracking.delivery import Delivery
 from lenet_study.tracking.liveness import HEARTBEAT_SECONDS, heartbeat, process_tags
 from lenet_study.tracking.manifest import Manifest, load_manifest, sha256_of
 from lenet_study.tracking.operations import DeliveredModel
-from lenet_study.tracking.provenance import freeze, provenance_tags
+from lenet_study.tracking.provenance import provenance_files, provenance_tags
 from lenet_study.tracking.schema import File, Metric, Tag
 from lenet_study.tracking.spool import Spool
 from lenet_study.tracking.store import (
@@ -292,7 +292,8 @@ def open_run(
     """
     connect()
     optional = {Tag.DESCRIPTION: description, Tag.STUDY: study, Tag.PARENT_RUN: parent}
-    all_tags: dict[str, object] = {Tag.STAGE: stage, **provenance_tags(), **process_tags(), **(tags or {})}
+    origin = provenance_tags()
+    all_tags: dict[str, object] = {Tag.STAGE: stage, **origin, **process_tags(), **(tags or {})}
     all_tags |= {tag: value for tag, value in optional.items() if value}
     run, status, total = None, "FAILED", float("inf")
     failure: dict[str, str] = {}
@@ -303,7 +304,8 @@ def open_run(
                 run = _start(name, all_tags, surrounding, resume, message)
                 _open.append(run)  # before a signal that came meanwhile is raised
             run.log_params(params)
-            run.log_text(freeze(), File.ENVIRONMENT)
+            for file, text in provenance_files(origin).items():
+                run.log_text(text, file)
             sampling = sampled(run) if system_metrics else nullcontext()
             with keep_alive(run), sampling, store_errors():  # before the reason is written down
                 yield run

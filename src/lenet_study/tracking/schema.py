@@ -79,6 +79,10 @@ class Tag:
     COMPARED_RUN_ID = Name("compared.run_id", "Run of the model set beside it")
     GIT_COMMIT = Name("git.commit", "Commit of the code")
     GIT_DIRTY = Name("git.dirty", "`true` if the tree had uncommitted changes")
+    GIT_CHANGES = Name("git.changes", "Why `changes.patch` does not hold the uncommitted changes")
+    VERDICT = Name("verdict", "Of a repetition: `identical`, `equivalent`, `differs` or `cannot`")
+    VERDICT_REASON = Name("verdict.reason", "The verdict in one sentence")
+    REPRODUCED_RUN_ID = Name("reproduced.run_id", "Run that was trained again")
     PYTHON = Name("environment.python", "Version of Python")
     PACKAGES_SHA256 = Name("environment.sha256", "Sum of the list of installed packages")
     CODE_SHA256 = Name("environment.code.sha256", "Sum of the code that decides a training's weights")
@@ -91,11 +95,14 @@ class Tag:
     )
     PROMOTED_VERSION = Name("promoted.version", "Version that is the champion now")
     PROMOTED_REASON = Name("promoted.reason", "Why; also a tag of the version")
+    PROMOTION_REFUSED = Name("promoted.refused", "Why a study promoted nothing")
     PROMOTED_KEPT = Name("promoted.kept", "`true` if it was the champion before")
     PROMOTED_BY_RUN = Name("promoted.by_run", "Tag of a version: the run that promoted it")
     FORMER_VERSION = Name("former.version", "Version that was the champion before")
+    HISTORY_RUN_ID = Name("history.run_id", "Tag of an experiment: the run that holds the champion's history")
     CONFIRMED = Name("confirm.{figure}", "Tag of a version: a figure of its confirmation by a search")
     DESCRIPTION = Name("mlflow.note.content", "Description of the run or experiment, in Markdown")
+    USER = Name("mlflow.user", "Who started the run")
     PARENT_RUN = Name("mlflow.parentRunId", "Id of the run that this one is nested under")
     COLOUR = Name("mlflow.runColor", "Colour of the variant in MLflow's charts and in the study's pictures")
     EXPERIMENT_KIND = Name("mlflow.experimentKind", "Tag of an experiment: which pages MLflow opens it with")
@@ -145,6 +152,12 @@ class Metric:
     )
     CONFIRM_TEST_MEAN = Name("confirm/{side}_test_mean", "Mean test accuracy of a side", "0..1")
     CONFIRM_TEST_STD = Name("confirm/{side}_test_std", "Its sample standard deviation", "0..1")
+    REPRODUCE_FIGURE = Name(
+        "reproduce/{figure}",
+        "On the validation images: `recorded_accuracy`, `repeated_accuracy`, their `difference`, its 95 % "
+        "interval `difference_low` and `difference_high` (Newcombe), exact `p_value` and `mid_p_value` "
+        "(McNemar), `class_agreement`, `max_abs_difference` of a logit",
+    )
 
 
 class File:
@@ -154,6 +167,10 @@ class File:
     RECIPE = Name("recipe.json", "The recipe, to train the model again", formerly=("spec.json",))
     MODEL_SUMMARY = Name("model_summary.txt", "Layers, shapes and parameter counts")
     ENVIRONMENT = Name("environment.txt", "Installed packages, as `pip freeze` lists them")
+    PROVENANCE = Name("provenance.json", "Command, processor, libraries, threads and variables that matter")
+    CHANGES = Name("changes.patch", "Uncommitted changes of the files that decide a result")
+    VERDICT = Name("verdict.json", "What a repetition compared, what differs first, and the verdict")
+    HISTORIES = Name("histories.csv", "Every epoch's metrics as recorded and as repeated")
     ARCHITECTURE = Name("architecture.png", "The model and what its variant changed")
     AUGMENTATION = Name("augmentation.png", "Training images, augmented")
     CURVES = Name("curves.png", "Loss and accuracy of every epoch")
@@ -175,6 +192,7 @@ class File:
     TRIALS = Name("trials.csv", "All trials of a search")
     SEARCH_PICTURE = Name("{name}.png", "A picture of a search")
     SEARCH_PAGE = Name("search.html", "Optuna's interactive pictures of a search")
+    ANSWERS = Name("answers.json", "Classes and probabilities of image files, and what was assumed of them")
     CONFIRM = Name("confirm.csv", "Accuracies of both sides of a confirmation, seed by seed")
 
 
@@ -190,6 +208,9 @@ STAGES = {
     "trial": "one training of a search",
     "confirm": "one training of a search's confirmation",
     "promote": "a promotion or rollback",
+    "history": "the run whose params are the history of the champion",
+    "predict": "the classes of image files",
+    "reproduce": "a training done again, and compared with what the store holds",
 }
 FORMER_STAGES = {"recipe": "spec"}
 

@@ -23,7 +23,7 @@ from mlflow.entities import Experiment, LifecycleStage
 from mlflow.entities import Run as MLflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.store.db.db_types import DATABASE_ENGINES
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
@@ -38,6 +38,7 @@ NAME = "fashion-mnist-lenet"  # of the experiment and of the registered model
 StoredRun: TypeAlias = MLflowRun
 HEALTH_TIMEOUT = 10.0  # seconds
 OPENING_PATIENCE = 60.0  # seconds; making the tables takes some, and the next process waits for it
+CHAMPION_PATIENCE = 120.0  # seconds; through a slow server, a promotion takes some
 _EXPERIMENT_TAGS = {Tag.EXPERIMENT_KIND: "custom_model_development"}  # pages for models, not prompts
 _ABOUT = {Tag.DESCRIPTION: "LeNet-5 variants on Fashion-MNIST: each is its parent plus one change."}
 _LOG_LEVELS = {
@@ -372,13 +373,47 @@ def claim_lock() -> Iterator[BaseFileLock]:
 
     The lock lies beside a local store; for a server it is this host's alone.
     """
-    if database := local_database():
-        path = Path(f"{database}.claims")
-    else:
-        digest = hashlib.sha256(mlflow.get_tracking_uri().encode()).hexdigest()
-        path = Path(tempfile.gettempdir(), f"lenet-study-{os.getuid()}-{digest[:16]}.claims")
-    with FileLock(path) as lock:
+    with FileLock(_lock_file("claims")) as lock:
         yield lock
+
+
+@contextmanager
+def champion_lock(patience: float = CHAMPION_PATIENCE) -> Iterator[None]:
+    """Hold the lock under which the champion is changed.
+
+    The lock lies beside a local store, or in PostgreSQL; for a server it is this host's alone.
+
+    Raises:
+        StoreError: Another process has held it for so many seconds, or the store failed.
+    """
+    try:
+        with FileLock(_lock_file("champion"), timeout=patience), _advisory_lock(patience):
+            yield
+    except Timeout as error:
+        raise StoreError(
+            f"Another process has been changing the champion for {patience:.0f} s: wait for it, or end it"
+        ) from error
+
+
+def _lock_file(purpose: str) -> Path:
+    if database := local_database():
+        return Path(f"{database}.{purpose}")
+    digest = hashlib.sha256(mlflow.get_tracking_uri().encode()).hexdigest()
+    return Path(tempfile.gettempdir(), f"lenet-study-{os.getuid()}-{digest[:16]}.{purpose}")
+
+
+@contextmanager
+def _advisory_lock(patience: float) -> Iterator[None]:
+    """Hold a lock of PostgreSQL, which is dropped with the connection of a process that dies."""
+    uri = mlflow.get_tracking_uri()
+    if not uri.startswith("postgres"):
+        yield
+        return
+    engine = create_engine(uri, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with store_errors(), engine.connect() as database:
+        database.execute(text(f"SET lock_timeout = {round(1000 * patience)}"))
+        database.execute(text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": NAME})
+        yield
 
 
 def runs_with(tags: Mapping[str, str]) -> list[StoredRun]:

@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from lenet_study.errors import StoreError, UserError
 from lenet_study.recipes import recipe_file
 from lenet_study.recipes.recipe import Recipe
-from lenet_study.tracking.manifest import Manifest, fetch_file, load_manifest
+from lenet_study.tracking.manifest import Manifest, changes_of, fetch_file, load_manifest
 from lenet_study.tracking.schema import FORMER_STAGES, File, Metric, Name, Tag
 from lenet_study.tracking.store import NO_SUCH_THING, StoredRun, connect, find_runs, store_call
 from lenet_study.training.history import Epoch
@@ -111,6 +111,18 @@ class StoredTraining:
     def manifest(self) -> Manifest | None:
         """What it has logged; None if it was killed, or was made before there were manifests."""
         return load_manifest(self._run)
+
+    def changes(self) -> Iterator[str]:
+        """Yield in words what the store holds otherwise than it was logged; raise as ``changes_of``."""
+        return changes_of(self._run)
+
+    def text(self, name: Name) -> str:
+        """Return the content of a file in UTF-8; empty if the run has none of this name."""
+        with store_call():
+            if name not in {file.path for file in mlflow.MlflowClient().list_artifacts(self.run_id)}:
+                return ""
+        with self._fetched(name) as path:
+            return path.read_text(encoding="utf-8")
 
     @contextmanager
     def _fetched(self, name: str) -> Iterator[Path]:

@@ -112,6 +112,10 @@ class DataFiles:
         """Read the 10,000 test images, verified; for evaluation alone; raise as ``verify``."""
         return self._load("t10k")
 
+    def missing(self) -> list[str]:
+        """Return the names of the files that are nowhere."""
+        return [name for name in self.sha256 if self._path(name) is None]
+
     def ensure(self) -> str:
         """Fetch all files into the folder unless they are somewhere; return in words where they are."""
         paths = {name: path for name in self.sha256 if (path := self._path(name))}

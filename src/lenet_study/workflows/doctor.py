@@ -1,25 +1,58 @@
-"""``doctor``: a store that MLflow cannot open any more is mended, if it can be."""
+"""``doctor``: installation, data, store and computer are examined, and cures named."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 
+from lenet_study.errors import HealthError
 from lenet_study.execution.reporter import Reporter
-from lenet_study.tracking.disk import local_database
-from lenet_study.tracking.half_made import is_half_made, set_aside
-from lenet_study.tracking.store import connect, store_address
+from lenet_study.tracking.disk import store_folder
+from lenet_study.training.data_files import DataFiles
+from lenet_study.workflows import computer_checks as computer
+from lenet_study.workflows.finding import Finding, guarded
+from lenet_study.workflows.store_checks import store_findings
 
 
-def doctor(reporter: Reporter = Reporter()) -> None:
-    """Open the store; make one anew whose making was cut off, if it holds nothing.
+def doctor(data_dir: str = "", *, as_json: bool = False, reporter: Reporter = Reporter()) -> None:
+    """Examine everything, and say what was found; raise as ``report``.
+
+    A store whose making was cut off is set aside, if it holds nothing; nothing else is changed.
+    """
+    report(examine(data_dir), as_json=as_json, reporter=reporter)
+
+
+def report(findings: Iterable[Finding], *, as_json: bool, reporter: Reporter) -> None:
+    """Print findings, a line each or as one JSON document.
 
     Raises:
-        UserError: It holds something; or a process may still make it.
-        StoreError: It cannot be opened for another reason.
+        HealthError: One is a problem.
     """
-    with suppress(ValueError):  # an address that names no store, as `connect` says
-        if (database := local_database()) and is_half_made(database):
-            aside = set_aside(database)
-            reporter.message(f"{database} was cut off while made, and held nothing: it is now {aside.name}")
-    connect()
-    reporter.message(f"The store {store_address()} answers.")
+    findings = list(findings)
+    if as_json:
+        reporter.message(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        reporter.message("\n".join(finding.line() for finding in findings))
+    if problems := [finding.name for finding in findings if finding.state == "problem"]:
+        raise HealthError(f"{len(problems)} of {len(findings)} checks found a problem: {', '.join(problems)}")
+
+
+def examine(data_dir: str = "") -> Iterator[Finding]:
+    """Make all checks."""
+    yield guarded("python", computer.python)
+    yield guarded("packages", computer.packages)
+    yield guarded("torch", computer.torchvision)
+    yield guarded("data", lambda: computer.data(DataFiles.at(data_dir)))
+    yield from store_findings()
+    yield guarded("disk of the store", lambda: computer.disk(store_folder()))
+    yield guarded("disk of the data", lambda: computer.disk(DataFiles.at(data_dir).folder))
+    yield guarded("disk of temporary files", lambda: computer.disk(Path(tempfile.gettempdir())))
+    yield guarded("memory", computer.memory)
+    yield guarded("port 5000", partial(computer.port, 5000, "`mlflow ui`"))
+    yield guarded("port 5001", partial(computer.port, 5001, "`mlflow models serve`"))
+    yield guarded("git", computer.git)
+    yield guarded("docker", computer.docker)

@@ -9,7 +9,7 @@ from time import perf_counter
 
 import pandas as pd
 
-from lenet_study.errors import JobError
+from lenet_study.errors import JobError, UserError
 from lenet_study.evidence.published import published_models
 from lenet_study.execution.executor import Executor
 from lenet_study.execution.reporter import Reporter
@@ -26,7 +26,7 @@ from lenet_study.workflows.evaluate import EvaluationJob, EvaluationResult
 from lenet_study.workflows.kfold import AVERAGED, best_epochs, curves, kfold
 from lenet_study.workflows.local_executor import local_executor
 from lenet_study.workflows.orphans import end_abandoned
-from lenet_study.workflows.promote import promote_best
+from lenet_study.workflows.promote import Promotion
 from lenet_study.workflows.retrain import RetrainingJob
 from lenet_study.workflows.train import TrainingJob, TrainingResult
 from lenet_study.workflows.waiting import wait_for_store
@@ -109,7 +109,7 @@ def study(
             result = run_jobs(executor, recipes, partial(make_job, study=run.id), folds, params)
         _log(run, result, perf_counter() - start, executor)
         wait_for_store(reporter)
-        promote_best(run, reporter)
+        _promote(run, reporter)
         if failed := executor.failed:  # said above, each with its reason
             raise JobError(f"Parts of the study failed ({', '.join(failed)}): the same command does them")
     return result
@@ -230,6 +230,15 @@ def _log(run: Run, result: StudyResult, seconds: float, executor: Executor) -> N
         reporter.on_address(links.how_to_look(), f"{page} of all variants", address)
     if failed := executor.failed:
         run.set_tags({Tag.FAILED: "; ".join(f"{name}: {why}" for name, why in failed.items())})
+
+
+def _promote(run: Run, reporter: Reporter) -> None:
+    """Promote the best model; a study whose models must not be promoted has done its work all the same."""
+    try:
+        Promotion(run, reporter).promote_best()
+    except UserError as error:
+        run.set_tags({Tag.PROMOTION_REFUSED: error})
+        reporter.message(f"Nothing was promoted: {error}.")
 
 
 def _readable(table: pd.DataFrame) -> str:

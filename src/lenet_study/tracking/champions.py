@@ -1,0 +1,270 @@
+"""The champions of the registered model: an append-only history, which the aliases follow.
+
+The history is the params of one run. MLflow never changes a param, and its database refuses a second value
+under a key: of several processes that append the same entry at once, be it through a server, one succeeds.
+A change is appended first; the aliases are set after it, and another param says that they were. A process
+that dies in between leaves a change without that param, and whoever looks next sets the aliases.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import mlflow
+from mlflow.entities import LifecycleStage
+from mlflow.exceptions import MlflowException
+
+from lenet_study.errors import StoreError
+from lenet_study.tracking.run import Run
+from lenet_study.tracking.schema import Tag
+from lenet_study.tracking.store import NAME, NO_SUCH_THING, prepare_experiment, store_call
+
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"  # aliases
+Action = Literal["promoted", "named", "rolled back", "set elsewhere"]
+_BY_HAND = ("named", "rolled back", "set elsewhere")
+_MARKER = f"{NAME}-history"  # an experiment, whose name is unique: its tag names the run of the history
+_ABOUT = "Its tag `history.run_id` names the run that holds the champion's history: `lenet-study history`."
+_CHANGE, _SETTLED = "change.{:06d}", "change.{:06d}.settled"  # params
+_REASON_LIMIT = 2000  # characters; MLflow cuts a param at 6,000
+_SECOND_LOOK = 1.0  # seconds; a process of another host may be between two writes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One change of the champion."""
+
+    action: Action
+    version: str  # the champion from then on; empty for none
+    former: str  # the champion before; empty for none
+    reason: str
+    run_id: str  # that did it; empty if it was done elsewhere
+    user: str
+    time: str  # UTC
+    registered: int  # when the registered model was made, ms since 1970: one made anew counts from 1 again
+
+
+@dataclass(frozen=True)
+class History:
+    """All changes of the present registered model's champion, the earliest first.
+
+    Attributes:
+        changes: In the order in which they happened.
+        number: Of the last entry, whatever registered model it is of.
+        settled: Whether the aliases have followed the last entry.
+        aliases: The version of each alias, as the registry has them.
+        registered: When the registered model was made.
+    """
+
+    changes: tuple[Change, ...] = ()
+    number: int = 0
+    settled: bool = True
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    registered: int = 0
+
+    @property
+    def champion(self) -> str:
+        """The version that is the champion; empty if there is none."""
+        return self.changes[-1].version if self.changes else ""
+
+    @property
+    def lineage(self) -> list[str]:
+        """The versions back through which rollbacks lead, the champion last."""
+        versions: list[str] = []
+        for change in self.changes:
+            if change.action == "rolled back" and change.version in versions:
+                del versions[versions.index(change.version) + 1 :]
+                continue
+            for version in (change.former if not versions else "", change.version):
+                if version and versions[-1:] != [version]:
+                    versions.append(version)
+        return versions
+
+    @property
+    def previous(self) -> str:
+        """The version to which a rollback leads; empty if there is none."""
+        return next(iter(self.lineage[-2:-1]), "")
+
+    @property
+    def withdrawn(self) -> set[str]:
+        """Champions that were displaced by hand, and not made champion since."""
+        versions: set[str] = set()
+        for change in self.changes:
+            versions |= {change.former} if change.action in _BY_HAND else set()
+            versions -= {change.version, ""}
+        return versions
+
+
+class Champions:
+    """The champion's history and aliases in the present store; ``client`` is MLflow's."""
+
+    def __init__(self, client: Any = None) -> None:
+        self._client = client or mlflow.MlflowClient()
+
+    def history(self) -> History:
+        """Return the history as it stands.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        with store_call():
+            try:
+                model = self._client.get_registered_model(NAME)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return History()
+            run_id = self._history_run()
+            params = self._client.get_run(run_id).data.params if run_id else {}
+        number = 0
+        changes = []
+        while content := params.get(_CHANGE.format(number + 1)):
+            number += 1
+            changes.append(Change(**json.loads(content)))
+        return History(
+            tuple(change for change in changes if change.registered == model.creation_timestamp),
+            number,
+            not number or _SETTLED.format(number) in params,
+            {alias: str(version) for alias, version in model.aliases.items()},
+            model.creation_timestamp,
+        )
+
+    def settle(self) -> History:
+        """Make the aliases follow the history, or the history what somebody has set elsewhere; return it.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        looked = -1
+        while True:
+            history = self.history()
+            if not history.settled:
+                self._follow(history)
+            elif history.champion == history.aliases.get(CHAMPION, ""):
+                return history
+            elif looked != history.number:
+                looked = history.number
+                time.sleep(_SECOND_LOOK)
+            else:
+                self._append(history, self._set_elsewhere(history))
+
+    def change(self, history: History, action: Action, version: str, reason: str, run: Run) -> bool:
+        """Make a version the champion if the history is still the one given; return whether it was.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        change = Change(
+            action=action,
+            version=version,
+            former=history.champion,
+            reason=reason[:_REASON_LIMIT],
+            run_id=run.id,
+            user=run.former_tags.get(Tag.USER, ""),
+            time=_now(),
+            registered=history.registered,
+        )
+        if not self._append(history, change):
+            return False
+        self.settle()
+        return True
+
+    def _set_elsewhere(self, history: History) -> Change:
+        """Return the entry of an alias that is not as the history says."""
+        change = Change(
+            action="set elsewhere",
+            version=history.aliases.get(CHAMPION, ""),
+            former=history.champion,
+            reason="by another program, such as MLflow's page",
+            run_id="",
+            user="",
+            time=_now(),
+            registered=history.registered,
+        )
+        if history.changes:
+            return change
+        with store_call():  # the store is older than this history
+            tags = self._client.get_model_version(NAME, change.version).tags
+        reason, run_id = (tags.get(tag, "") for tag in (Tag.PROMOTED_REASON, Tag.PROMOTED_BY_RUN))
+        former = history.aliases.get(PREVIOUS, "")
+        return replace(change, action="promoted", former=former, reason=reason, run_id=run_id)
+
+    def _append(self, history: History, change: Change) -> bool:
+        """Append an entry; return whether no other process was faster."""
+        with store_call():
+            run_id, key = self._history_run() or self._make_history_run(), _CHANGE.format(history.number + 1)
+            content = json.dumps(asdict(change))
+            try:
+                self._client.log_param(run_id, key, content)
+            except MlflowException as error:
+                present = self._client.get_run(run_id)
+                if present.info.lifecycle_stage != LifecycleStage.ACTIVE:
+                    message = f"Run {run_id}, which holds the champion's history, is deleted"
+                    raise StoreError(f"{message}: `mlflow runs restore --run-id {run_id}`") from error
+                if key not in present.data.params:
+                    raise
+                return bool(present.data.params[key] == content)
+        return True
+
+    def _follow(self, history: History) -> None:
+        """Set the aliases as the last change says, the champion's last of all."""
+        last = history.changes[-1] if history.changes else None
+        with store_call():
+            if last and last.version and last.action != "set elsewhere":
+                self._set_tags(last)
+            for alias, version in ((PREVIOUS, history.previous), (CHAMPION, history.champion)):
+                if version != history.aliases.get(alias, ""):
+                    self._set_alias(alias, version)
+            if history.champion and history.aliases.get(CHALLENGER) == history.champion:
+                self._set_alias(CHALLENGER, "")
+            self._client.log_param(self._history_run(), _SETTLED.format(history.number), "true")
+
+    def _set_tags(self, change: Change) -> None:
+        with _may_be_deleted():
+            for tag, value in ((Tag.PROMOTED_REASON, change.reason), (Tag.PROMOTED_BY_RUN, change.run_id)):
+                self._client.set_model_version_tag(NAME, change.version, tag, value)
+
+    def _set_alias(self, alias: str, version: str) -> None:
+        with _may_be_deleted():
+            if version:
+                self._client.set_registered_model_alias(NAME, alias, version)
+            else:
+                self._client.delete_registered_model_alias(NAME, alias)
+
+    def _history_run(self) -> str:
+        """Return the id of the run that holds the history; empty if there is none."""
+        marker = self._client.get_experiment_by_name(_MARKER)
+        return str(marker.tags[Tag.HISTORY_RUN_ID]) if marker else ""
+
+    def _make_history_run(self) -> str:
+        """Make the run that holds the history, unless another process is faster; return its id."""
+        tags = {Tag.STAGE: "history", Tag.DESCRIPTION: "Its params are the history of the champion."}
+        run = self._client.create_run(prepare_experiment("", ""), run_name="champion's history", tags=tags)
+        self._client.set_terminated(run.info.run_id)
+        try:
+            marker = {Tag.HISTORY_RUN_ID: run.info.run_id, Tag.DESCRIPTION: _ABOUT}
+            self._client.create_experiment(_MARKER, tags=marker)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            self._client.delete_run(run.info.run_id)
+        return self._history_run()
+
+
+@contextmanager
+def _may_be_deleted() -> Iterator[None]:
+    """Do nothing about a version that was deleted meanwhile: the next look at the aliases finds that out."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in NO_SUCH_THING:
+            raise
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
