@@ -20,7 +20,7 @@ PREPARE = $(SERVER) prepare --secrets "$(SECRETS)" --port "$(PORT)" --hosts "$(A
 RUNNING = $(DOCKER) ps --quiet --filter label=com.docker.compose.project=$(STACK_NAME) --filter publish=$(PORT)
 
 .PHONY: help setup data study train test test-docker debian check bench faults ui mlproject docs lock clean clean-store \
-  wheels image image-cuda image-serve server server-stop server-local trainer
+  wheels image image-cuda image-serve server server-stop server-backup server-restore server-local trainer
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -127,6 +127,16 @@ trainer: ## run one command beside the server: ARGUMENTS="train --variant v2"
 
 server-stop: ## stop it; what it has stays in Docker's volumes
 	$(STACK) down
+
+server-backup: setup ## write an archive of all that it holds, while it runs: TO=FILE
+	@$(SERVER) backup --compose 'env $(STACK)' --to "$(TO)"
+
+server-restore: setup ## fill a new server's empty volumes from such an archive, then start it: FROM=FILE
+	@$(PREPARE)
+	$(STACK) up --detach database
+	@timeout 120 sh -c 'until $(STACK) exec -T database pg_isready --quiet --host 127.0.0.1; do sleep 1; done'
+	@$(SERVER) restore --compose 'env $(STACK)' --source "$(FROM)"
+	@$(MAKE) server
 
 server-local: setup ## the same server without Docker: in PostgreSQL if that is installed, else in SQLite
 	@$(SERVER) free --port "$(PORT)"

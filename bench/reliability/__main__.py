@@ -17,6 +17,7 @@ from bench.reliability.full_disk import full_disks
 from bench.reliability.interruptions import interruptions
 from bench.reliability.kills import study_kills, training_kills
 from bench.reliability.mistakes import mistakes
+from bench.reliability.moves import moves
 from bench.reliability.power_cut import power_cuts
 from bench.reliability.races import races
 from bench.reliability.repetitions import repetitions
@@ -51,6 +52,7 @@ PARTS: Mapping[str, Part] = {
     "slow": Part("The store is slow", slow_stores, 3),
     "disk": Part("The disk is full", full_disks, 10),
     "flips": Part("A file is damaged", flips, 300),
+    "backup": Part("A store is moved, or lost and restored", moves, 5),
     "races": Part("Several change the champion at once", races, 200),
     "reproduce": Part("A finished training is done again", repetitions, 5),
     "doctor": Part("Something is wrong, and `doctor` examines it", examinations, 3),

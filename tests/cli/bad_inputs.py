@@ -138,6 +138,22 @@ def path_cases() -> Iterator[Case]:
         yield Case(("fetch", "--to", "copy", "--model", value), ("model=", value[:40]))
     for value in ("{folder}/text", "{folder}", "{folder}/fifo", "", ".", "/", "x" * 300, "{folder}/text/x"):
         yield Case(("fetch", "--to", value), ("to=", value[:40]))
+    for value in (
+        "{folder}/text",
+        "{folder}",
+        "{folder}/fifo",
+        "/",
+        "x" * 300,
+        "nosuch/x",
+        "{folder}/text/x",
+    ):
+        yield Case(("backup", "--to", value), ("to=", value[:40]))
+    for value in ("{folder}/text", "{folder}", "{folder}/fifo", "nosuch", "/dev/zero", "x" * 300):
+        yield Case(("restore", "--source", value, "--to", "new"), ("source=", value[:40]))
+    for value in NO_FOLDERS:
+        yield Case(("restore", "--source", "{folder}/text", "--to", value), ("to", value[:40]))
+    for value in ("{folder}", ".", "/", "nosuch/x", "{folder}/a%20b"):
+        yield Case(("restore", "--source", "{folder}/text", "--to", value), ("to=", value[:40]))
     for value in NO_IMAGES:
         for output in ("table", "request"):
             named = f"image={value[:40]}".replace("'", "")
@@ -248,6 +264,16 @@ def environment_cases() -> Iterator[Case]:
         for arguments in (("reap",), QUICK) if code == USER else (("reap",),):
             environment = {"MLFLOW_TRACKING_URI": value}
             yield Case(arguments, ("MLFLOW_TRACKING_URI", named), code, environment)
+    for value in (
+        "http://127.0.0.1:1",
+        "sqlite://",
+        "sqlite:///{folder}/nosuch.db",
+        "sqlite:///{folder}/text",
+    ):
+        for command in ("relocate", "backup"):
+            yield Case(
+                (command,), (value.removeprefix("sqlite:///"),), environment={"MLFLOW_TRACKING_URI": value}
+            )
     for variable, values in VARIABLES.items():
         for value in values:
             for arguments in OPENING.values():

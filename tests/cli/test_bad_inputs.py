@@ -109,7 +109,8 @@ def test_nonsense_is_refused_or_converted(chosen, value, capsys):
     text = str(value)
     taken = []
     commands = {command: functools.wraps(COMMANDS[command])(lambda **values: taken.append(values))}
-    required = [] if command != "fetch" or option.name == "to" else ["--to", "x"]
+    others = [other for other in options_of(COMMANDS[command]).values() if other.name != option.name]
+    required = [word for other in others if other.required for word in (other.opts[0], "x")]
     code = main([command, *required, option.opts[0], text], commands)
     errors = capsys.readouterr().err
     assert (code, len(taken), errors.count("\n")) in ((0, 1, 0), (2, 0, 1))

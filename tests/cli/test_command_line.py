@@ -71,6 +71,9 @@ DEFAULTS = {
         **PLACES,
     },
     "study": {"folds": 5, "force": False, **CONFIG, **PLACES, **KEPT},
+    "relocate": {},
+    "backup": {"to": ""},
+    "restore": {"source": None, "to": None},
     "doctor": {"json": False, "data_dir": ""},
     "fetch": {"to": None, "model": CHAMPION},
 }
@@ -225,7 +228,7 @@ def test_the_commands_and_their_parameters_are_frozen():
         for name, command in COMMANDS.items()
     }
     assert declared == DEFAULTS
-    assert ENTRY_POINTS.keys() == DEFAULTS.keys() - {"doctor", "fetch"}
+    assert ENTRY_POINTS.keys() == DEFAULTS.keys() - {"doctor", "fetch", "relocate", "restore"}
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
@@ -376,6 +379,14 @@ CALLED = {  # options, workflow, its arguments by position and by name
     ),
     "reap": ([], "workflows.orphans.reap", [TERMINAL], {}),
     "sync": ([], "workflows.sync.sync", [TERMINAL], {}),
+    "relocate": ([], "workflows.relocate.relocate", [TERMINAL], {}),
+    "backup": (["--to", "a.tar"], "workflows.backup.backup", [Path("a.tar"), TERMINAL], {}),
+    "restore": (
+        ["--source", "a.tar", "--to", "b"],
+        "workflows.backup.restore",
+        [Path("a.tar"), Path("b"), TERMINAL],
+        {},
+    ),
     "doctor": (
         ["--json", "true", "--data-dir", "images"],
         "workflows.doctor.doctor",

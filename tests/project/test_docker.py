@@ -408,6 +408,30 @@ def test_nothing_is_lost_when_the_stack_stops_and_starts(ran, project, stack):
     assert registry.load_model(ran.info.run_id).weights_sha256 == ran.data.tags["weights.sha256"]
 
 
+def test_an_archive_of_the_server_fills_a_new_one(ran, project, stack, monkeypatch):
+    archive, port, name = project.folder / "server.tar", free_port(), f"{STACK}-restored"
+    before = {run.info.run_id: run.data.to_dictionary() for run in runs()}
+    output = project.run(f"make server-backup TO={archive}")
+    assert f"{archive}: the database and " in output
+    assert project.canary not in output
+    assert project.canary.encode() not in archive.read_bytes()
+    with pytest.raises(AssertionError, match="is there already"):
+        project.run(f"make server-backup TO={archive}")
+    with pytest.raises(AssertionError, match="The server's volumes hold something"):
+        project.run(f"make server-restore FROM={archive}")
+    other = f"STACK_NAME={name} PORT={port}"
+    try:
+        assert project.canary not in project.run(f"make server-restore {other} FROM={archive}")
+        with monkeypatch.context() as patch:
+            patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+            assert {run.info.run_id: run.data.to_dictionary() for run in runs()} == before
+            assert registry.load_model(ran.info.run_id).weights_sha256 == ran.data.tags["weights.sha256"]
+    finally:
+        project.run(f"make server-stop {other}")
+        sh(f"docker volume rm --force {name}_database {name}_artifacts {name}_data {name}_searches")
+        project.run("make server")  # client.sh leads there again
+
+
 def test_passwords_are_in_no_layer_log_process_tag_or_artifact(served, project, stack, tmp_path):
     canary = project.canary
     for tag in TAGS:

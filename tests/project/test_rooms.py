@@ -16,7 +16,7 @@ BELOW = {  # the rooms that a room may import
     "execution": {"evidence", "training", "recipes", "errors"},
     "workflows": {"execution", "tracking", "evidence", "training", "recipes", "errors"},
     "search": {"workflows", "execution", "tracking", "evidence", "training", "recipes", "errors"},
-    "server": {"errors", "execution.signals"},
+    "server": {"errors", "execution.signals", "tracking.archive"},
 }
 BELOW["cli"] = BELOW["search"] | {"search"}
 BELOW["__main__"] = BELOW["cli"] | {"cli"}

@@ -89,7 +89,11 @@ def add_version(client, recipe: Recipe) -> int:
 def set_champion(client, recipe: Recipe) -> None:
     client.create_registered_model(NAME)
     add_version(client, recipe)
-    promote()
+    promote(check=as_logged)
+
+
+def as_logged(version) -> None:
+    """Trainings here have no files to be checked."""
 
 
 def aliases(client):

@@ -12,6 +12,7 @@ from searches import (
     Recorder,
     add_version,
     aliases,
+    as_logged,
     copy_of,
     poor_recipe,
     run_search,
@@ -353,7 +354,7 @@ def champion(store):
 def promoted() -> str:
     """What a promotion tells the user."""
     reporter = Recorder()
-    promote(reporter=reporter)
+    promote(reporter=reporter, check=as_logged)
     return reporter.text
 
 

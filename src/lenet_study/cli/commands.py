@@ -243,6 +243,35 @@ def doctor(
     run_doctor(data_dir, as_json=json, reporter=_terminal())
 
 
+@command  # no entry point, for the same reason
+def relocate() -> None:
+    """Repair a local store whose folder was moved."""
+    from lenet_study.workflows.relocate import relocate as run_relocation
+
+    run_relocation(_terminal())
+
+
+@entry_point
+def backup(
+    to: Annotated[str, "Archive to make; else one of this folder, named after the time."] = "",
+) -> None:
+    """Write an archive of the local store: runs, models, searches and checkpoints."""
+    from lenet_study.workflows.backup import backup as run_backup
+
+    run_backup(Path(to) if to else None, _terminal())
+
+
+@command  # no entry point: the store does not exist yet
+def restore(
+    source: Annotated[str, "Archive that `backup` has made."],
+    to: Annotated[str, Folder(), "Folder to make."],
+) -> None:
+    """Bring a local store back from its archive."""
+    from lenet_study.workflows.backup import restore as run_restore
+
+    run_restore(Path(source), Path(to), _terminal())
+
+
 @command  # called by `make image-serve`
 def fetch(to: Annotated[str, "Folder to make."], model: Model = DEFAULT_MODEL) -> None:
     """Copy a logged model's files, checked against the sum that its run logged."""

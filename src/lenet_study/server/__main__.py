@@ -9,9 +9,9 @@ from typing import Any, get_args, get_type_hints
 
 import click
 
-from lenet_study.errors import StoreError, UserError
+from lenet_study.errors import StudyError, UserError
 from lenet_study.execution.signals import stop_on_signals
-from lenet_study.server import launch
+from lenet_study.server import launch, server_backup
 from lenet_study.server.secrets import prepare_secrets
 from lenet_study.server.settings import ServerSettings, check_port
 
@@ -61,12 +61,31 @@ def check(secrets: Path, address: str, name: str, patience: int) -> None:
     launch.wait_until_healthy(address, secrets, name, patience)
 
 
+_COMPOSE = click.option("--compose", required=True, help="Words that begin the stack's commands of Compose.")
+
+
+@main.command()
+@_COMPOSE
+@click.option("--to", required=True, type=click.Path(path_type=Path), help="Archive to make.")
+def backup(compose: str, to: Path) -> None:
+    """Write an archive of what a server in Docker holds."""
+    print(server_backup.backup(server_backup.Stack.of(compose), to))
+
+
+@main.command()
+@_COMPOSE
+@click.option("--source", required=True, type=click.Path(path_type=Path), help="Archive to take.")
+def restore(compose: str, source: Path) -> None:
+    """Fill a server's empty volumes from its archive."""
+    print(server_backup.restore(server_backup.Stack.of(compose), source))
+
+
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit code: 2 for what the user can cure, 1 for what failed."""
     stop_on_signals()
     try:
         main(arguments)
-    except (UserError, StoreError, OSError) as error:
+    except (StudyError, OSError) as error:
         print(f"Error: {error}.", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     return 0

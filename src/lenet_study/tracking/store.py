@@ -31,6 +31,7 @@ from lenet_study.errors import StoreError, StudyError, UserError, one_line
 from lenet_study.tracking.disk import database_file, full_folder, local_database, no_room, store_folder
 from lenet_study.tracking.half_made import is_half_made
 from lenet_study.tracking.liveness import is_abandoned
+from lenet_study.tracking.relocation import moved_from
 from lenet_study.tracking.schema import Tag
 
 NAME = "fashion-mnist-lenet"  # of the experiment and of the registered model
@@ -131,6 +132,11 @@ def _open_file(uri: str, database: Path, timeout: float, patience: float) -> Non
             "work in another folder, or set MLFLOW_TRACKING_URI"
         )
     _wait_for_lock(uri, database, timeout)
+    if root := moved_from(database):
+        raise UserError(
+            f"The store {database} was moved here from {root}, where MLflow would look for its files: "
+            "`lenet-study relocate` repairs its addresses"
+        )
     try:
         with FileLock(f"{database}.lock", timeout=patience), uninterrupted():  # held back for the call alone
             _open_database(uri)
@@ -338,6 +344,27 @@ def store_address() -> str:
     uri = mlflow.get_tracking_uri()
     database = database_file(uri)
     return f"sqlite:///{database.resolve()}" if database else redact(uri.rstrip("/"))
+
+
+def local_store() -> Path:
+    """Return the file of the present store in SQLite, which must exist.
+
+    Raises:
+        UserError: It is another store, or there is none.
+    """
+    uri = mlflow.get_tracking_uri()
+    try:
+        database = local_database()
+    except ValueError as error:
+        raise UserError(f"MLFLOW_TRACKING_URI={redact(uri)} names no store ({one_line(error)})") from error
+    if not database:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI={redact(uri)} is no SQLite file: unset it, or name one; the volumes of a "
+            "team's server have `make server-backup` and `make server-restore`"
+        )
+    if not database.is_file():
+        raise UserError(f"MLFLOW_TRACKING_URI={uri}: there is no file {database}: name the store's")
+    return database
 
 
 @contextmanager
