@@ -162,6 +162,9 @@ def path_cases() -> Iterator[Case]:
         yield Case(("evaluate", "--model", value), (value, "TorchScript"))
     for value in NO_RUNS:
         yield Case(("resume", "--run-id", value), ("run_id=", value[:40]))
+        yield Case(("verify", "--run-id", value), ("run_id=", value[:40]))
+    yield Case(("promote", "--version", "7"), ("version=7",))
+    yield Case(("promote", "--version", "7", "--rollback", "true"), ("version=7", "rollback=true"))
     for value in ["", *NO_RUNS]:
         yield Case(("reproduce", "--run-id", value), ("run_id=", value[:40]))
 

@@ -16,7 +16,7 @@ from lenet_study.tracking.champions import CHALLENGER, CHAMPION, Action, Champio
 from lenet_study.tracking.registry import Version, confirmation_of
 from lenet_study.tracking.run import Run, open_run
 from lenet_study.tracking.schema import File, Metric, Tag
-from lenet_study.tracking.store import NAME, champion_lock
+from lenet_study.tracking.store import NAME, champion_lock, connect
 from lenet_study.tracking.stored_training import StoredTraining, finished_trainings
 
 SIGNIFICANT = 0.05  # p of the paired t-test below which a challenger's evidence counts
@@ -42,12 +42,15 @@ def promote(
     """
     if rollback and version:
         raise UserError(f"version={version} and rollback=true exclude each other: leave one of them out")
+    if version:
+        connect()
+        _version_named(version)  # refused before there is a run
     with open_run("promote", stage="promote", params={"version": version, "rollback": rollback}) as run:
         promotion = Promotion(run, reporter, check)
         if rollback:
             promotion.roll_back()
         elif version:
-            promotion.promote_version(str(version))
+            promotion.promote_version(version)
         else:
             promotion.promote_best()
 
@@ -79,7 +82,7 @@ class Promotion:
         """
         self._change(self._best)
 
-    def promote_version(self, number: str) -> None:
+    def promote_version(self, number: int) -> None:
         """Make a version the champion because it is named."""
         self._change(partial(self._named, number))
 
@@ -145,10 +148,8 @@ class Promotion:
                 )
         return [training for training in trainings if training.run_id not in withdrawn]
 
-    def _named(self, number: str, history: History, _: History) -> Decision:
-        if not (version := registry.version_numbered(number)):
-            raise UserError(f"version={number} is no version of {NAME}: see its page in MLflow's UI")
-        return Decision("named", version, "named by hand")
+    def _named(self, number: int, history: History, _: History) -> Decision:
+        return Decision("named", _version_named(number), "named by hand")
 
     def _former(self, history: History, seen: History) -> Decision:
         if history.number != seen.number:
@@ -193,6 +194,12 @@ class Promotion:
         place = f" in place of version {former}" if former else ""
         verb = f"stays {NAME}@{CHAMPION}" if stays else f"is now {NAME}@{CHAMPION}{place}"
         self.reporter.message(f"Version {number} {verb}: {decision.reason}.")
+
+
+def _version_named(number: int) -> Version:
+    if version := registry.version_numbered(str(number)):
+        return version
+    raise UserError(f"version={number} is no version of {NAME}: see its page in MLflow's UI")
 
 
 def _in_words(history: History) -> str:
