@@ -19,7 +19,7 @@ def stores(tmp_path_factory, initialised_database):
     return ToyStores(tmp_path_factory.mktemp("faults"), initialised_database)
 
 
-@pytest.mark.parametrize("part", ["kills", "signals", "power", "backup", "mistakes"])
+@pytest.mark.parametrize("part", ["kills", "signals", "power", "mistakes"])
 def test_faults_end_as_promised(stores, part):
     rows = PARTS[part].inject(stores, 1)
     assert all(row.tries and row.as_promised == row.tries for row in rows), rows

@@ -17,11 +17,11 @@ from lenet_study.__main__ import main
 from lenet_study.errors import UserError
 from lenet_study.recipes.recipe import TrainingConfig
 from lenet_study.tracking import relocation
-from lenet_study.tracking.manifest import changes_of
 from lenet_study.tracking.registry import load_model
 from lenet_study.training.hardware import Hardware
 from lenet_study.workflows.backup import backup, restore
 from lenet_study.workflows.study import study
+from lenet_study.workflows.verify import verify
 
 
 def rows(database):
@@ -92,7 +92,9 @@ def test_rows_and_files_come_back(saved, restored):
     assert not (restored / "thesis.txt").exists()
 
 
-def test_models_aliases_and_runs_are_those_of_the_original(saved, restored):
+def test_models_aliases_and_runs_are_those_of_the_original(saved, restored, toy_files):
+    shutil.rmtree(restored / "checkpoints")  # not whole
+    verify("all", toy_files)
     client = mlflow.MlflowClient()
     versions = client.search_model_versions()
     assert f"{len(versions)} versions" in saved.text
@@ -103,7 +105,6 @@ def test_models_aliases_and_runs_are_those_of_the_original(saved, restored):
     assert load_model("models:/fashion-mnist-lenet@champion").weights_sha256
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     assert f"{len(runs)} runs" in saved.text
-    assert [change for run in runs for change in changes_of(run)] == []
     assert Path(client.download_artifacts(saved.note, "note.txt")).read_text() == "here"
 
 

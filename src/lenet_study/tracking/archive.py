@@ -119,7 +119,7 @@ def read(path: Path, folder: Path | None = None) -> dict[str, Any]:
                 if member.name in texts:
                     texts[member.name] = source.read()
                     source = io.BytesIO(texts[member.name])
-                with _room(folder or path.parent):
+                with _room((folder or path).parent):
                     sums[member.name] = _extract(source, folder and folder / member.name)
     except (tarfile.TarError, ValueError, EOFError) as error:
         raise UserError(f"source={path} is no backup, or was damaged ({error}): {cure}") from error
