@@ -146,13 +146,18 @@ def test_a_former_store_of_files_is_found_until_it_is_moved(store, tmp_path):
     assert store_findings_by_name()["former store"].state == "ok"
 
 
-def test_a_moved_folder_is_found(store, tmp_path):
-    add_training(store, "baseline", 0.9)
-    (tmp_path / "mlruns").mkdir()
-    execute(tmp_path / "mlflow.db", "UPDATE experiments SET artifact_location = '/nosuch/mlruns/1'")
+def test_a_moved_folder_is_found(store, tmp_path, monkeypatch):
+    run_id = add_training(store, "baseline", 0.9)
+    store.log_text(run_id, "summary", "model_summary.txt")
+    moved = tmp_path.with_name(f"{tmp_path.name}-moved")
+    tmp_path.rename(moved)
+    monkeypatch.chdir(moved)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{moved / 'mlflow.db'}")
     found = store_findings_by_name()["artifacts"]
     assert (found.state, found.cure) == ("problem", "`lenet-study relocate`")
-    assert "/nosuch/mlruns" in found.sentence
+    assert str(tmp_path) in found.sentence
+    monkeypatch.chdir(moved.parent)
+    moved.rename(tmp_path)
 
 
 def test_orphans_are_found_until_they_are_reaped(store):

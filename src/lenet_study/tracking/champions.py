@@ -8,19 +8,20 @@ that dies in between leaves a change without that param, and whoever looks next 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import mlflow
 from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 
-from lenet_study.errors import StoreError
+from lenet_study.errors import IntegrityError, StoreError, one_line
 from lenet_study.tracking.run import Run
 from lenet_study.tracking.schema import Tag
 from lenet_study.tracking.store import NAME, NO_SUCH_THING, prepare_experiment, store_call
@@ -28,10 +29,9 @@ from lenet_study.tracking.store import NAME, NO_SUCH_THING, prepare_experiment, 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"  # aliases
 Action = Literal["promoted", "named", "rolled back", "set elsewhere"]
 _BY_HAND = ("named", "rolled back", "set elsewhere")
-_MARKER = f"{NAME}-history"  # an experiment, whose name is unique: its tag names the run of the history
-_ABOUT = "Its tag `history.run_id` names the run that holds the champion's history: `lenet-study history`."
 _CHANGE, _SETTLED = "change.{:06d}", "change.{:06d}.settled"  # params
-_REASON_LIMIT = 2000  # characters; MLflow cuts a param at 6,000
+_LIMIT = 2000  # characters of a reason, and of a name; MLflow cuts a param at 6,000
+_RUN = "champion's history"
 _SECOND_LOOK = 1.0  # seconds; a process of another host may be between two writes
 
 
@@ -46,26 +46,39 @@ class Change:
     run_id: str  # that did it; empty if it was done elsewhere
     user: str
     time: str  # UTC
-    registered: int  # when the registered model was made, ms since 1970: one made anew counts from 1 again
+
+    def dumps(self) -> str:
+        """Return the content of the change's param, which ends with the sum of the rest."""
+        content = {name: value[:_LIMIT] for name, value in asdict(self).items()}
+        return json.dumps({**content, "sha256": _sha256(content)}, ensure_ascii=False)
+
+    @classmethod
+    def loads(cls, text: str) -> Self:
+        """Return the change that a param holds; raise ValueError or TypeError if it is damaged."""
+        content = dict(json.loads(text))
+        if content.pop("sha256", "") != _sha256(content):
+            raise ValueError("its SHA-256 is another")
+        return cls(**content)
 
 
 @dataclass(frozen=True)
 class History:
-    """All changes of the present registered model's champion, the earliest first.
+    """All changes of the champion, the earliest first.
 
     Attributes:
         changes: In the order in which they happened.
-        number: Of the last entry, whatever registered model it is of.
-        settled: Whether the aliases have followed the last entry.
+        settled: Whether the aliases have followed the last one.
         aliases: The version of each alias, as the registry has them.
-        registered: When the registered model was made.
     """
 
     changes: tuple[Change, ...] = ()
-    number: int = 0
     settled: bool = True
     aliases: Mapping[str, str] = field(default_factory=dict)
-    registered: int = 0
+
+    @property
+    def number(self) -> int:
+        """How many changes there are."""
+        return len(self.changes)
 
     @property
     def champion(self) -> str:
@@ -78,7 +91,8 @@ class History:
         versions: list[str] = []
         for change in self.changes:
             if change.action == "rolled back" and change.version in versions:
-                del versions[versions.index(change.version) + 1 :]
+                while versions[-1] != change.version:
+                    versions.pop()
                 continue
             for version in (change.former if not versions else "", change.version):
                 if version and versions[-1:] != [version]:
@@ -110,6 +124,7 @@ class Champions:
         """Return the history as it stands.
 
         Raises:
+            IntegrityError: A change is not as it was written.
             StoreError: The store failed.
         """
         with store_call():
@@ -119,20 +134,21 @@ class Champions:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
                 return History()
-            run_id = self._history_run()
+            run_id = model.tags.get(Tag.HISTORY_RUN_ID, "")
             params = self._client.get_run(run_id).data.params if run_id else {}
-        number = 0
-        changes = []
-        while content := params.get(_CHANGE.format(number + 1)):
-            number += 1
-            changes.append(Change(**json.loads(content)))
-        return History(
-            tuple(change for change in changes if change.registered == model.creation_timestamp),
-            number,
-            not number or _SETTLED.format(number) in params,
-            {alias: str(version) for alias, version in model.aliases.items()},
-            model.creation_timestamp,
-        )
+        changes: list[Change] = []
+        while content := params.get(_CHANGE.format(len(changes) + 1)):
+            try:
+                changes.append(Change.loads(content))
+            except (ValueError, TypeError) as error:
+                key = _CHANGE.format(len(changes) + 1)
+                where = f"param {key} of run {run_id}: {one_line(error)}"
+                raise IntegrityError(
+                    f"The champion's history is damaged ({where}): bring the store back from a backup"
+                ) from error
+        settled = not changes or _SETTLED.format(len(changes)) in params
+        aliases = {alias: str(version) for alias, version in model.aliases.items()}
+        return History(tuple(changes), settled, aliases)
 
     def settle(self) -> History:
         """Make the aliases follow the history, or the history what somebody has set elsewhere; return it.
@@ -140,10 +156,12 @@ class Champions:
         Raises:
             StoreError: The store failed.
         """
-        looked = -1
+        looked = followed = -1
         while True:
             history = self.history()
-            if not history.settled:
+            # A change that came while the aliases were set for another may have had its own overwritten.
+            if not history.settled or followed not in (-1, history.number):
+                followed = history.number
                 self._follow(history)
             elif history.champion == history.aliases.get(CHAMPION, ""):
                 return history
@@ -163,11 +181,10 @@ class Champions:
             action=action,
             version=version,
             former=history.champion,
-            reason=reason[:_REASON_LIMIT],
+            reason=reason,
             run_id=run.id,
             user=run.former_tags.get(Tag.USER, ""),
             time=_now(),
-            registered=history.registered,
         )
         if not self._append(history, change):
             return False
@@ -184,7 +201,6 @@ class Champions:
             run_id="",
             user="",
             time=_now(),
-            registered=history.registered,
         )
         if history.changes:
             return change
@@ -198,7 +214,7 @@ class Champions:
         """Append an entry; return whether no other process was faster."""
         with store_call():
             run_id, key = self._history_run() or self._make_history_run(), _CHANGE.format(history.number + 1)
-            content = json.dumps(asdict(change))
+            content = change.dumps()
             try:
                 self._client.log_param(run_id, key, content)
             except MlflowException as error:
@@ -220,7 +236,7 @@ class Champions:
             for alias, version in ((PREVIOUS, history.previous), (CHAMPION, history.champion)):
                 if version != history.aliases.get(alias, ""):
                     self._set_alias(alias, version)
-            if history.champion and history.aliases.get(CHALLENGER) == history.champion:
+            if history.champion and self.history().aliases.get(CHALLENGER) == history.champion:
                 self._set_alias(CHALLENGER, "")
             self._client.log_param(self._history_run(), _SETTLED.format(history.number), "true")
 
@@ -238,21 +254,16 @@ class Champions:
 
     def _history_run(self) -> str:
         """Return the id of the run that holds the history; empty if there is none."""
-        marker = self._client.get_experiment_by_name(_MARKER)
-        return str(marker.tags[Tag.HISTORY_RUN_ID]) if marker else ""
+        return str(self._client.get_registered_model(NAME).tags.get(Tag.HISTORY_RUN_ID, ""))
 
     def _make_history_run(self) -> str:
-        """Make the run that holds the history, unless another process is faster; return its id."""
+        """Make the run that holds the history, and return its id; whoever names theirs last is followed."""
         tags = {Tag.STAGE: "history", Tag.DESCRIPTION: "Its params are the history of the champion."}
-        run = self._client.create_run(prepare_experiment("", ""), run_name="champion's history", tags=tags)
-        self._client.set_terminated(run.info.run_id)
-        try:
-            marker = {Tag.HISTORY_RUN_ID: run.info.run_id, Tag.DESCRIPTION: _ABOUT}
-            self._client.create_experiment(_MARKER, tags=marker)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            self._client.delete_run(run.info.run_id)
+        run_id = self._client.create_run(prepare_experiment("", ""), run_name=_RUN, tags=tags).info.run_id
+        self._client.set_terminated(run_id)
+        self._client.set_registered_model_tag(NAME, Tag.HISTORY_RUN_ID, run_id)
+        if mlflow.get_tracking_uri().startswith("http"):
+            time.sleep(_SECOND_LOOK)  # a process of another host may be doing the same
         return self._history_run()
 
 
@@ -264,6 +275,10 @@ def _may_be_deleted() -> Iterator[None]:
     except MlflowException as error:
         if error.error_code not in NO_SUCH_THING:
             raise
+
+
+def _sha256(content: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _now() -> str:

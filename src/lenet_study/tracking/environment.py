@@ -24,10 +24,9 @@ SECRET = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY"
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_\w{30,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{20,}"
     r"|\bxox[abprs]-[\w-]{10,}|\bsk-[\w-]{20,}|\bhf_\w{30,}|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}"
-    r"|://[^/\s:@'\"]+:[^/\s@'\"]+@"
-    r"|(?i:passw(?:or)?d|secret|token|api_?key)[\"']?\s*[:=]\s*[\"'][^\"'\s]{8,}[\"']"
-    r"|\b[A-Z_]*(?:PASSWORD|SECRET|TOKEN|API_?KEY)[A-Z_]*=\S{8,}"
-    r"|--[\w-]*(?:password|secret|token|api-key)[\w-]*=\S+"
+    r"|://[^/\s@'\"]+@|(?i:bearer) [\w.~+/-]{16,}"
+    r"|(?i:(?:passw(?:or)?d|secret|token|api[_-]?key)[\w-]*[\"']?\s*[:=]\s*[\"']?[^\s\"']{6,})"
+    r"|(?i:--[\w-]*(?:password|secret|token|api-key)[\w-]*\s+\S+|\bpassword\s+\S{6,})"
 )
 _VARIABLES = re.compile(
     r"(?:OMP|GOMP|KMP|MKL|ONEDNN|DNNL|OPENBLAS|TORCH|PYTORCH|CUBLAS|CUDNN)_\w+"

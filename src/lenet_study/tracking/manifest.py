@@ -93,10 +93,17 @@ def load_manifest(run: StoredRun) -> Manifest | None:
         UserError: The manifest is damaged or missing.
         StoreError: The store failed.
     """
+    run_id = run.info.run_id
     if not (logged := run.data.tags.get(Tag.MANIFEST_SHA256)):
+        with store_call():
+            files = {file.path for file in mlflow.MlflowClient().list_artifacts(run_id)}
+        if File.MANIFEST in files and run.info.status == "FINISHED":
+            raise UserError(
+                f"Run {run_id} has lost the tag {Tag.MANIFEST_SHA256}: train again, or use a backup"
+            )
         return None
     with TemporaryDirectory() as folder:
-        path = fetch_file(run.info.run_id, File.MANIFEST, Path(folder), logged)
+        path = fetch_file(run_id, File.MANIFEST, Path(folder), logged)
         return Manifest.loads(path.read_text(encoding="utf-8"))
 
 
@@ -154,4 +161,5 @@ def _stays(tag: str) -> bool:
 
 def _as_stored(value: float) -> float:
     """Return a metric's value as MLflow's databases hold it: an infinite one as the largest number."""
-    return max(-sys.float_info.max, min(value, sys.float_info.max)) if value == value else value
+    # SQLite has one zero.
+    return max(-sys.float_info.max, min(value + 0.0, sys.float_info.max)) if value == value else value

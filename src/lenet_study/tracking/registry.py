@@ -31,7 +31,15 @@ from lenet_study.tracking.disk import require_room
 from lenet_study.tracking.operations import model_digest, register_version
 from lenet_study.tracking.run import Run
 from lenet_study.tracking.schema import File, Metric, Tag
-from lenet_study.tracking.store import NAME, NO_SUCH_THING, connect, store_call, uninterrupted
+from lenet_study.tracking.store import (
+    NAME,
+    NO_SUCH_THING,
+    champion_lock,
+    connect,
+    failure_sentence,
+    store_call,
+    uninterrupted,
+)
 from lenet_study.tracking.stored_training import StoredTraining
 from lenet_study.training.dataset import Normalisation
 from lenet_study.training.model import CLASSES, SIDE, LeNet
@@ -230,6 +238,8 @@ def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
                 shutil.copytree(files, keep)
             return model
     except (MlflowException, OSError) as error:
+        if isinstance(error, MlflowException) and error.get_http_status_code() not in (400, 404):
+            raise StoreError(failure_sentence(error)) from error  # an outage is no damage
         reason = one_line(error, 200)
         raise UserError(f"model={reference} cannot be read ({reason}): name {_CURE}") from error
 
@@ -337,7 +347,7 @@ def version_with_alias(alias: str) -> Version | None:
 def set_challenger(model: LoggedModel, evidence: Mapping[str, object]) -> Version:
     """Make a model, registered if need be, the challenger, with the figures of its confirmation as tags."""
     client = mlflow.MlflowClient()
-    with store_call():
+    with champion_lock(), store_call():
         number = str(_registered(model).version)
         for figure, value in evidence.items():
             client.set_model_version_tag(NAME, number, Tag.CONFIRMED.format(figure=figure), str(value))

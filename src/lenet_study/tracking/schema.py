@@ -99,7 +99,9 @@ class Tag:
     PROMOTED_KEPT = Name("promoted.kept", "`true` if it was the champion before")
     PROMOTED_BY_RUN = Name("promoted.by_run", "Tag of a version: the run that promoted it")
     FORMER_VERSION = Name("former.version", "Version that was the champion before")
-    HISTORY_RUN_ID = Name("history.run_id", "Tag of an experiment: the run that holds the champion's history")
+    HISTORY_RUN_ID = Name(
+        "history.run_id", "Tag of the registered model: the run with the champion's history"
+    )
     CONFIRMED = Name("confirm.{figure}", "Tag of a version: a figure of its confirmation by a search")
     DESCRIPTION = Name("mlflow.note.content", "Description of the run or experiment, in Markdown")
     USER = Name("mlflow.user", "Who started the run")

@@ -80,7 +80,10 @@ def check_images(images: object) -> np.ndarray:
     """Return a batch as float32 [N, 1, 28, 28]; refuse what is no such batch from 0 (black) to 1 (white)."""
     wanted = f"send numbers [N, {', '.join(map(str, SHAPE))}] from 0 (black) to 1 (white)"
     try:
-        batch = np.asarray(images, np.float32)
+        batch = np.asarray(images)
+        if batch.dtype.kind in "bSU":  # truth values and text, which NumPy would turn into numbers
+            raise TypeError
+        batch = batch.astype(np.float32)
     except (TypeError, ValueError, OverflowError) as error:
         raise RefusedRequest(f"The input is no array of numbers: {wanted}") from error
     if not len(np.atleast_1d(batch)):

@@ -9,6 +9,8 @@ from pathlib import Path
 import mlflow
 from alembic.script import ScriptDirectory
 
+from lenet_study.errors import StoreError
+
 _MIGRATIONS = Path(mlflow.__file__).parent / "store" / "db_migrations"
 
 
@@ -24,11 +26,17 @@ def is_locked(database: Path, timeout: float = 2.0) -> bool:
 
 
 def damage(database: Path) -> str:
-    """Return the first thing that SQLite finds damaged in a file; empty if it is whole."""
-    try:
-        with closing(_open(database)) as connection:
+    """Return the first thing that SQLite finds damaged in a file; empty if it is whole.
+
+    Raises:
+        StoreError: Another program keeps it locked.
+    """
+    try:  # not read-only: what a killed process has left half done is undone first
+        with closing(_open(database, "rw", timeout=20)) as connection:
             (answer,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     except sqlite3.DatabaseError as error:
+        if "locked" in str(error):
+            raise StoreError(f"{database} is locked: see which program uses it") from error
         return str(error)
     return "" if answer == "ok" else str(answer)
 
@@ -44,16 +52,6 @@ def revision(database: Path) -> str:
 def known_revisions() -> list[str]:
     """Return the versions of tables that the installed MLflow knows, its own first."""
     return [script.revision for script in ScriptDirectory(str(_MIGRATIONS)).walk_revisions()]
-
-
-def lost_artifact_folders(database: Path) -> list[Path]:
-    """Return the folders of artifacts that a SQLite store names, that are gone and lie beside it instead."""
-    beside = database.resolve().parent / "mlruns"
-    with closing(_open(database)) as connection:
-        query = "SELECT DISTINCT artifact_location FROM experiments JOIN runs USING (experiment_id)"
-        folders = {Path(row[0].removeprefix("file://")).parent for row in connection.execute(query)}
-    absolute = sorted(folder for folder in folders if folder.is_absolute() and not folder.is_dir())
-    return absolute if beside.is_dir() else []
 
 
 def file_store_experiments(folder: Path) -> list[Path]:

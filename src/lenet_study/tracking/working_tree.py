@@ -78,9 +78,10 @@ def checked_out(root: Path, commit: str, patch: str = "") -> Iterator[Path]:
                 _apply(tree, patch)
             yield tree
         finally:
-            # Without --force git keeps a tree with changes; what it cannot remove, the next prune does.
-            for command in (("remove", "--force", f"{tree}"), ("prune",)):
-                subprocess.run(["git", "-C", root, "worktree", *command], capture_output=True, check=False)
+            # Without --force git keeps a tree with changes. No `git worktree prune`: the user's other trees
+            # may be on disks that are not mounted now.
+            command = ("git", "-C", root, "worktree", "remove", "--force", f"{tree}")
+            subprocess.run(command, capture_output=True, check=False)
 
 
 def _add_worktree(root: Path, tree: Path, commit: str) -> None:

@@ -6,18 +6,20 @@ import pandas as pd
 
 from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking.champions import CHAMPION, Champions
-from lenet_study.tracking.store import NAME, champion_lock, connect
+from lenet_study.tracking.store import NAME, connect
 
 
 def history(reporter: Reporter = Reporter()) -> None:
-    """Print who made which version the champion, when, why, and by which run; finish a change cut off.
+    """Print who made which version the champion, when, why, and by which run.
 
     Raises:
-        StoreError: The store failed, or another process keeps changing the champion.
+        StoreError: The store failed, or the history is damaged.
     """
     connect()
-    with champion_lock():
-        changes = Champions().settle().changes
+    state = Champions().history()
+    changes = state.changes
+    if state.champion != state.aliases.get(CHAMPION, ""):
+        reporter.message(f"The alias {CHAMPION} is not as the history says: the next `promote` sees to it.")
     if not changes:
         reporter.message(f"There has been no {NAME}@{CHAMPION} yet: `promote` makes one.")
         return

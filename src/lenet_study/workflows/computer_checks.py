@@ -135,7 +135,7 @@ def git(root: Path = ROOT) -> Finding:
     commit = f"commit {tags[Tag.GIT_COMMIT][:12]}"
     if tags[Tag.GIT_DIRTY] == "false":
         return Finding(name="git", sentence=commit)
-    sentence = f"{commit}, with changes that runs do not hold"
+    sentence = f"{commit}, with uncommitted changes"
     return Finding(name="git", state="warning", sentence=sentence, cure="commit them before what must repeat")
 
 

@@ -104,18 +104,17 @@ class Promotion:
                     self.reporter.message(f"Meanwhile, {_in_words(history)}.")
                 decision = decide(history, seen)
                 number = str(decision.version.version)
-                stays = number == history.champion
-                self._require_sound(decision.version, ", the champion, cannot be trusted" if stays else "")
-                if stays or self.champions.change(
-                    history, decision.action, number, decision.reason, self.run
-                ):
+                change = (history, decision.action, number, decision.reason, self.run)
+                if number == history.champion or self.champions.change(*change):
                     break
         self._tell(decision, history.champion)
 
     def _best(self, history: History, _: History) -> Decision:
-        champion = registry.version_numbered(history.champion) if history.champion else None
+        withdrawn = _Withdrawn(history)
+        champion = self._champion(history)
         if challenger := registry.version_with_alias(CHALLENGER):
-            reason = rejection_reason(challenger, champion)
+            reason = rejection_reason(challenger, champion) or withdrawn.reason(challenger)
+            reason = reason or self._unsound(challenger)
             number = challenger.version
             self.run.set_tags({Tag.CHALLENGER_VERSION: number, Tag.CHALLENGER_REJECTED: reason or "none"})
             if not reason:
@@ -123,33 +122,38 @@ class Promotion:
             self.reporter.message(f"Version {number}, the challenger, is not promoted: {reason}.")
         if champion and (reason := _why_no_training_displaces(champion)):
             return Decision("promoted", champion, reason)
-        candidates = [training for training in self._candidates(history) if _has_learnt(training)]
-        if not candidates:
-            raise UserError("There is no finished training to promote that has learnt anything: run `train`")
-        self.run.log_table(_table(candidates[:COMPARED]), File.CANDIDATES)
-        best = _registered_version(candidates[0])
-        if champion and str(best.version) != str(champion.version):
-            accuracy = _accuracy_of(champion)
-            if accuracy >= (candidates[0].metric(Metric.BEST_VAL_ACCURACY) or 0.0):
-                reason = f"none exceeds its validation accuracy of {accuracy:.2%}"
-                return Decision("promoted", champion, reason)
-        return Decision("promoted", best, _comparison(candidates))
+        trainings = finished_trainings(COMPARED)
+        if not trainings:
+            raise UserError("There is no finished training to promote: run `train` first")
+        self.run.log_table(_table(trainings), File.CANDIDATES)
+        accuracy = _accuracy_of(champion) if champion else -1.0
+        for place, training in enumerate(trainings):
+            comparison = _comparison(trainings[place:])
+            if champion and training.run_id == champion.run_id:
+                return Decision("promoted", champion, comparison)
+            if (training.metric(Metric.BEST_VAL_ACCURACY) or 0.0) <= accuracy:
+                break
+            version = registry.version_of(training.run_id)
+            reason = withdrawn.reason(version) if version else "it has no registered model"
+            if version and not (reason := reason or self._unsound(version)):
+                return Decision("promoted", version, comparison)
+            which = f"version {version.version}, " if version else ""
+            self.reporter.message(f"{training.name} ({which}run {training.run_id}) is passed over: {reason}.")
+        if champion:
+            reason = f"none exceeds its validation accuracy of {accuracy:.2%}"
+            return Decision("promoted", champion, reason)
+        raise UserError("No finished training can be promoted; the lines above say why: run `train`")
 
-    def _candidates(self, history: History) -> list[StoredTraining]:
-        """Return the best finished trainings, without those whose version was displaced by hand."""
-        versions = [registry.version_numbered(number) for number in sorted(history.withdrawn)]
-        withdrawn = {version.run_id: version.version for version in versions if version}
-        trainings = finished_trainings(COMPARED + len(withdrawn))
-        for training in trainings:
-            if number := withdrawn.get(training.run_id):
-                self.reporter.message(
-                    f"Version {number} ({training.name}) is passed over, because it was displaced by hand: "
-                    f"`promote` with version={number} promotes it all the same."
-                )
-        return [training for training in trainings if training.run_id not in withdrawn]
+    def _champion(self, history: History) -> Version | None:
+        """Return the champion, unless it cannot be trusted any more: a sound one then takes its place."""
+        champion = registry.version_numbered(history.champion) if history.champion else None
+        if champion and (reason := self._unsound(champion)):
+            self.reporter.message(f"Version {champion.version}, the champion, cannot be trusted: {reason}.")
+            return None
+        return champion
 
     def _named(self, number: int, history: History, _: History) -> Decision:
-        return Decision("named", _version_named(number), "named by hand")
+        return Decision("named", self._sound(_version_named(number)), "named by hand")
 
     def _former(self, history: History, seen: History) -> Decision:
         if history.number != seen.number:
@@ -161,23 +165,27 @@ class Promotion:
         if not (version := registry.version_numbered(history.previous)):
             cure = "name another with version=N"
             raise UserError(f"Version {history.previous}, the champion before, was deleted: {cure}")
+        self._sound(version)
         return Decision("rolled back", version, f"rolled back by hand from version {history.champion}")
 
-    def _require_sound(self, version: Version, what: str) -> None:
-        """Refuse a version that has diverged, was not proven, or is not as it was logged."""
-        training = StoredTraining.load(version.run_id)
-        subject = f"Version {version.version} ({training.name}){what or ' is not promoted'}"
-        if training.tag(Tag.PARITY) != "passed":
-            raise UserError(
-                f"{subject}: its exported model does not equal the trained one (parity.json in its run); "
-                "train it again, or delete the run"
-            )
-        if not _has_learnt(training):
-            raise UserError(f"{subject}: it has diverged, or is no better than chance; name another version")
+    def _sound(self, version: Version) -> Version:
+        """Return a version that is named; refuse one that must not be champion."""
+        if reason := self._unsound(version):
+            raise UserError(f"Version {version.version} is not promoted: {reason}")
+        return version
+
+    def _unsound(self, version: Version) -> str:
+        """Return why a version must not be champion, whatever its accuracy; empty if it may be."""
         try:
+            training = StoredTraining.load(version.run_id)
+            if training.tag(Tag.PARITY) != "passed":
+                return "its exported model does not equal the trained one (parity.json in its run)"
+            if not _has_learnt(training):
+                return "it has diverged, or is no better than chance"
             self.check(version)
         except UserError as error:
-            raise UserError(f"{subject}: {error}") from error
+            return str(error)
+        return ""
 
     def _tell(self, decision: Decision, former: str) -> None:
         """Write down what was decided, and say so."""
@@ -194,6 +202,26 @@ class Promotion:
         place = f" in place of version {former}" if former else ""
         verb = f"stays {NAME}@{CHAMPION}" if stays else f"is now {NAME}@{CHAMPION}{place}"
         self.reporter.message(f"Version {number} {verb}: {decision.reason}.")
+
+
+class _Withdrawn:
+    """Champions that were displaced by hand: they, and equal weights, come back only if named."""
+
+    def __init__(self, history: History) -> None:
+        versions = [registry.version_numbered(number) for number in sorted(history.withdrawn)]
+        self._versions = {_weights_of(version): str(version.version) for version in versions if version}
+
+    def reason(self, version: Version) -> str:
+        """Return why a version is passed over; empty if it is not."""
+        if not (number := self._versions.get(_weights_of(version))):
+            return ""
+        same = "it" if number == str(version.version) else f"version {number}, of the same weights,"
+        return f"{same} was displaced by hand, and version={version.version} promotes it all the same"
+
+
+def _weights_of(version: Version) -> str:
+    """Return the sum of a version's weights; of one that does not tell, its run."""
+    return version.tags.get(Tag.WEIGHTS_SHA256) or str(version.run_id)
 
 
 def _version_named(number: int) -> Version:
@@ -264,17 +292,6 @@ def evidence_summary(challenger: Version) -> str:
         f"{float(evidence['seeds']):.0f} seeds, {evidence['champion']} {champion_mean:.2%} over the same "
         f"(corrected paired one-sided t-test, p = {float(evidence['p_value']):.2g})"
     )
-
-
-def _registered_version(best: StoredTraining) -> Version:
-    """Return the version of the best training, which must be registered."""
-    version = registry.version_of(best.run_id)
-    if version is None:
-        raise UserError(
-            f"The best training ({best.name}, run {best.run_id}) has no registered "
-            "model: train it again, or delete the run"
-        )
-    return version
 
 
 def _comparison(candidates: Sequence[StoredTraining]) -> str:

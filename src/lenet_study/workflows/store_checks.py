@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from lenet_study.errors import UserError
 from lenet_study.tracking.disk import local_database
 from lenet_study.tracking.half_made import is_half_made, set_aside
 from lenet_study.tracking.liveness import is_abandoned
+from lenet_study.tracking.relocation import moved_from
 from lenet_study.tracking.spool import about, left_behind
 from lenet_study.tracking.store import checkpoint_folder, connect, find_runs, spool_folder, store_address
 from lenet_study.tracking.store_examination import (
@@ -17,7 +19,6 @@ from lenet_study.tracking.store_examination import (
     file_store_experiments,
     is_locked,
     known_revisions,
-    lost_artifact_folders,
     revision,
 )
 from lenet_study.tracking.stored_training import StoredTraining
@@ -41,14 +42,13 @@ def store_findings() -> Iterator[Finding]:
                 return
         if not database.exists():  # a half-made one was set aside
             return
-        yield (finding := guarded("tables", partial(tables, database)))
-        if finding.state == "problem":
-            return
+        for name, check in {"tables": tables, "artifacts": artifacts}.items():
+            yield (finding := guarded(name, partial(check, database)))
+            if finding.state == "problem":
+                return
     yield (finding := guarded("store", answers))
     if finding.state == "problem":
         return
-    if database:
-        yield guarded("artifacts", partial(artifacts, database))
     yield from (guarded("runs", orphans), guarded("spools", spools), guarded("checkpoints", checkpoints))
 
 
@@ -109,10 +109,9 @@ def answers() -> Finding:
 
 def artifacts(database: Path) -> Finding:
     """Look whether a store's folder was moved: it names its artifacts' folders in full."""
-    lost = lost_artifact_folders(database)
-    if not lost:
+    if not (former := moved_from(database)):
         return Finding(name="artifacts", sentence="where the store says")
-    sentence = f"the store names {', '.join(map(str, lost))}, which is gone, and was moved with its folder"
+    sentence = f"the store's addresses are those of {former}, from which its folder was moved"
     return Finding(name="artifacts", state="problem", sentence=sentence, cure="`lenet-study relocate`")
 
 
@@ -140,7 +139,7 @@ def checkpoints() -> Finding:
     lost = [folder for folder in sorted(checkpoint_folder("").glob("*")) if not _has_run(folder.name)]
     if not lost:
         return Finding(name="checkpoints", sentence="all have their run")
-    names = " ".join(map(str, lost))
+    names = shlex.join(map(str, lost))
     sentence = f"{len(lost)} folders without a run in this store"
     return Finding(
         name="checkpoints", state="warning", sentence=sentence, cure=f"`rm -r {names}`, unless needed"

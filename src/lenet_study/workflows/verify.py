@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lenet_study.errors import IntegrityError, UserError, one_line
+from lenet_study.errors import IntegrityError, UserError
 from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking import registry
+from lenet_study.tracking.champions import CHAMPION, Champions
 from lenet_study.tracking.disk import local_database
 from lenet_study.tracking.schema import Tag
-from lenet_study.tracking.store import checkpoint_folder, connect, find_runs
+from lenet_study.tracking.store import NAME, checkpoint_folder, connect, find_runs
+from lenet_study.tracking.store_examination import damage
 from lenet_study.tracking.stored_training import StoredTraining
 from lenet_study.training.checkpoint import Checkpoints
 from lenet_study.training.data_files import DataFiles
@@ -36,7 +36,7 @@ class _Report:
         sentences: list[str] = []
         try:
             sentences.extend(problems)
-        except UserError as error:
+        except (UserError, IntegrityError) as error:
             sentences.append(str(error))
         for sentence in sentences:
             self.reporter.message(f"{name}: {sentence}")
@@ -68,6 +68,8 @@ def verify(run_id: str = ALL, data: DataFiles | None = None, reporter: Reporter 
         ]
     else:
         runs = [StoredTraining.load(run_id)]
+    if run_id == ALL:
+        report.look("histories of the champion", NAME, _history_problems())
     for stored in runs:
         report.look("runs", f"{stored.name} (run {stored.run_id})", _run_problems(stored))
     looked = ", ".join(f"{count} {kind}" for kind, count in report.counts.items())
@@ -92,7 +94,7 @@ def _look_beside(report: _Report, data: DataFiles) -> None:
     """Look at what belongs to no run: databases, data, and the checkpoints of interrupted trainings."""
     database = local_database()
     folder = database.parent if database else Path()
-    for path in sorted(folder.glob("*.db")):
+    for path in sorted(path for path in folder.glob("*.db") if path == database or _is_sqlite(path)):
         report.look("databases", str(path), _database_problems(path))
     if not data.missing():
         report.look("data sets", str(data.folder), _data_problems(data))
@@ -106,13 +108,20 @@ def _data_problems(data: DataFiles) -> Iterator[str]:
 
 
 def _database_problems(path: Path) -> Iterator[str]:
-    try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-            rows = [row for (row,) in connection.execute("PRAGMA integrity_check(5)") if row != "ok"]
-    except sqlite3.DatabaseError as error:
-        rows = [str(error)]
-    if rows:
-        yield f"SQLite finds it damaged ({one_line(Exception(rows[0]))}): restore a backup"
+    if problem := damage(path):
+        yield f"SQLite finds it damaged ({problem}): restore a backup"
+
+
+def _is_sqlite(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(15) == b"SQLite format 3"
+
+
+def _history_problems() -> Iterator[str]:
+    state = Champions().history()  # raises if an entry is damaged
+    alias = state.aliases.get(CHAMPION, "")
+    if state.changes and state.settled and state.champion != alias:
+        yield f"its {CHAMPION} is {alias or 'none'}, and {state.champion} in the history: `promote` settles it"
 
 
 def _checkpoint_problems(folder: Path) -> Iterator[str]:
