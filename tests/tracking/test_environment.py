@@ -17,6 +17,16 @@ SECRETS = [
     "https://me:secret@host/x",
     "hf_" + "a" * 34,
 ]
+SECRETS += [
+    "password: hunter2hunter2",
+    "db_password=hunter2hunter2",
+    "aws_secret_access_key = wJalrXUtnFEMIK7MDENG",
+    "SECRET_KEY = 'not so secret'",
+    "API_KEY: 0123456789abcdef",
+    "https://0123456789abcdef@host/x",
+    "Authorization: Bearer abcdefghijklmnop",
+    "serve --password hunter2secret",
+]
 HARMLESS = [
     "password = read_secret(path)",
     "def token(self) -> str:",

@@ -150,6 +150,7 @@ def test_a_moved_folder_is_found(store, tmp_path, monkeypatch):
     run_id = add_training(store, "baseline", 0.9)
     store.log_text(run_id, "summary", "model_summary.txt")
     moved = tmp_path.with_name(f"{tmp_path.name}-moved")
+    monkeypatch.chdir(tmp_path.parent)
     tmp_path.rename(moved)
     monkeypatch.chdir(moved)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{moved / 'mlflow.db'}")

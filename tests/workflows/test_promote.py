@@ -379,14 +379,8 @@ class Struck(BaseException):
 class StrikingClient:
     """MLflow's client, whose process dies before its write number ``strike``, counting from 1."""
 
-    WRITES = (
-        "log_param",
-        "set_registered_model_tag",
-        "create_run",
-        "set_terminated",
-        "set_model_version_tag",
-    )
-    WRITES += ("set_registered_model_alias", "delete_registered_model_alias")
+    WRITES = ("log_param", "create_run", "set_terminated", "set_registered_model_tag")
+    WRITES += ("set_model_version_tag", "set_registered_model_alias", "delete_registered_model_alias")
 
     def __init__(self, client, strike):
         self._client, self.left = client, strike

@@ -117,10 +117,36 @@ def test_a_damaged_database_is_named(flipped, trained, toy_files):
 def test_a_damaged_model_is_not_promoted(flipped, trained, toy_files):
     (path,) = files_of(trained, "data/model.pth")
     flipped(path, 5000)
-    with pytest.raises(UserError, match=r"Version 1 \(baseline\), the champion, .* was changed since run"):
-        promote(reporter=Recorder())
-    champion = mlflow.MlflowClient().get_model_version_by_alias(NAME, "champion")
-    assert int(champion.version) == 1
+    reporter = Recorder()
+    with pytest.raises(UserError, match="No finished training can be promoted"):
+        promote(reporter=reporter)
+    assert "Version 1, the champion, cannot be trusted: data/model.pth of run" in reporter.text
+
+
+def test_an_alias_that_contradicts_the_history_is_named(flipped, trained, toy_files):
+    client = mlflow.MlflowClient()
+    client.delete_registered_model_alias(NAME, "champion")
+    try:
+        assert "its champion is none, 1 in the history" in problems(toy_files)
+    finally:
+        client.set_registered_model_alias(NAME, "champion", "1")
+
+
+def test_a_lost_tag_of_a_manifest_is_named(flipped, trained, toy_files):
+    client = mlflow.MlflowClient()
+    run = mlflow.search_runs(search_all_experiments=True, filter_string="tags.stage = 'train'").run_id[0]
+    value = client.get_run(run).data.tags["manifest.sha256"]
+    client.delete_tag(run, "manifest.sha256")
+    try:
+        assert f"Run {run} has lost the tag manifest.sha256" in problems(toy_files)
+    finally:
+        client.set_tag(run, "manifest.sha256", value)
+
+
+def test_what_is_no_database_of_sqlite_is_left_alone(flipped, trained, toy_files):
+    (trained / "Thumbs.db").write_bytes(b"pictures")
+    assert problems(toy_files) == ""
+    (trained / "Thumbs.db").unlink()
 
 
 def test_checkpoints_are_looked_at(flipped, trained, toy_files):

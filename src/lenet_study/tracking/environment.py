@@ -25,7 +25,8 @@ SECRET = re.compile(
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_\w{30,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{20,}"
     r"|\bxox[abprs]-[\w-]{10,}|\bsk-[\w-]{20,}|\bhf_\w{30,}|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}"
     r"|://[^/\s@'\"]+@|(?i:bearer) [\w.~+/-]{16,}"
-    r"|(?i:(?:passw(?:or)?d|secret|token|api[_-]?key)[\w-]*[\"']?\s*[:=]\s*[\"']?[^\s\"']{6,})"
+    r"|(?i:(?:passw(?:or)?d|secret|token|api[_-]?key)[\w-]*[\"']?\s*[:=]\s*"
+    r"(?:[\"'][^\"']{6,}[\"']|(?=[^\s\"'()]*\d)[^\s\"'()]{6,}(?!\S)))"
     r"|(?i:--[\w-]*(?:password|secret|token|api-key)[\w-]*\s+\S+|\bpassword\s+\S{6,})"
 )
 _VARIABLES = re.compile(

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,6 +16,7 @@ from zipfile import ZipFile
 
 import mlflow
 import numpy as np
+import requests
 import torch
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -238,10 +240,19 @@ def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
                 shutil.copytree(files, keep)
             return model
     except (MlflowException, OSError) as error:
-        if isinstance(error, MlflowException) and error.get_http_status_code() not in (400, 404):
-            raise StoreError(failure_sentence(error)) from error  # an outage is no damage
+        if _is_outage(error):
+            raise StoreError(failure_sentence(error)) from error
         reason = one_line(error, 200)
         raise UserError(f"model={reference} cannot be read ({reason}): name {_CURE}") from error
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether a store failed to answer: the model may be as it was logged."""
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return bool(error.response.status_code != HTTPStatus.NOT_FOUND)
+    return isinstance(error, requests.RequestException) or any(
+        words in str(error) for words in ("API request to", "is locked")
+    )
 
 
 def _run_of(uri: str) -> str:

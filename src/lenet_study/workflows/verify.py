@@ -121,7 +121,7 @@ def _history_problems() -> Iterator[str]:
     state = Champions().history()  # raises if an entry is damaged
     alias = state.aliases.get(CHAMPION, "")
     if state.changes and state.settled and state.champion != alias:
-        yield f"its {CHAMPION} is {alias or 'none'}, and {state.champion} in the history: `promote` settles it"
+        yield f"its {CHAMPION} is {alias or 'none'}, {state.champion} in the history: `promote` settles it"
 
 
 def _checkpoint_problems(folder: Path) -> Iterator[str]:
