@@ -25,12 +25,12 @@ def full_disks(stores: ToyStores, tries: int) -> list[Row]:
         return []
     whole, _ = stores.uninterrupted(*TRAIN)
     for number in range(tries):
-        with _small_disk(stores.folder / f"disk-{number}") as folder:
+        with small_disk(stores.folder / f"disk-{number}") as folder:
             store = stores.new(folder)
             command = store.start(*TRAIN)
             wait_for(command, f"epoch {stores.random.randint(1, EPOCHS)}/{EPOCHS}")
             ballast = folder / "ballast"
-            _fill(ballast)
+            fill(ballast)
             failed = end_of(command)
             ballast.unlink()
             deviations = _failed_in_order(failed, folder, store.content().statuses())
@@ -52,17 +52,17 @@ def _failed_in_order(failed: Ended, disk: Path, statuses: list[str]) -> list[str
 
 
 @contextmanager
-def _small_disk(folder: Path) -> Iterator[Path]:
+def small_disk(folder: Path, size: str = SIZE) -> Iterator[Path]:
     """Mount a small disk in memory."""
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
     try:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def _fill(path: Path) -> None:
+def fill(path: Path) -> None:
     """Write until the disk is full, down to its last byte."""
     with path.open("wb", buffering=0) as file:
         for size in (2**20, 2**10, 1):
