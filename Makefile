@@ -19,6 +19,11 @@ SERVER = python -m lenet_study.server
 PREPARE = $(SERVER) prepare --secrets "$(SECRETS)" --port "$(PORT)" --hosts "$(ALLOWED)" --artifacts "$(ARTIFACTS)"
 RUNNING = $(DOCKER) ps --quiet --filter label=com.docker.compose.project=$(STACK_NAME) --filter publish=$(PORT)
 
+# The programs of an environment name its folder: of a project that was moved, none can be started.
+MOVED := $(shell test ! -f .venv/bin/pip || head -3 .venv/bin/pip | grep -qF '$(CURDIR)/.venv/' || \
+  { rm -rf .venv && echo The environment was made in another folder, and is made anew.; })
+$(if $(MOVED),$(info $(MOVED)))
+
 .PHONY: help setup data study train test test-docker debian check bench faults ui mlproject docs lock clean clean-store \
   wheels image image-cuda image-serve server server-stop server-backup server-restore server-local trainer
 

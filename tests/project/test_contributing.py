@@ -235,7 +235,7 @@ def test_a_variant_is_one_entry(project, toy_files):
 
 def test_an_entry_point_is_one_function(project):
     copy = project("An entry point")
-    assert "count     Print the number of weights of one model." in copy.command("--help")
+    assert "count      Print the number of weights of one model." in copy.command("--help")
     assert f"--variant [{'|'.join(VARIANTS)}] Which variant." in squeezed(copy.command("count", "--help"))
     assert copy.command("count", "--variant", "v2") == "333970\n"
     assert "Invalid value for '--variant'" in copy.command("count", "--variant", "v9", code=2)

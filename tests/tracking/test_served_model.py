@@ -131,7 +131,7 @@ def test_a_damaged_model_is_refused_by_its_path_too(folder):
     path = folder / "data" / "model.pth"
     assert registry.load_model(str(path)).name == "toy"
     (folder / "code.zip").write_bytes(b"")
-    with pytest.raises(UserError, match=r"code.zip was damaged since .*: fetch the model again"):
+    with pytest.raises(UserError, match=r"code.zip was damaged since .*: bring it back from a backup"):
         registry.load_model(str(path))
 
 

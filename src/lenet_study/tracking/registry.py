@@ -278,9 +278,9 @@ def _check_manifest(folder: Path, of_run: str = "") -> None:
         try:
             served_model.check_files(folder)
         except MlflowException as error:
-            raise UserError(
-                str(error).replace(f"{folder}/", "").replace(" was", f"{of_run} was", 1)
-            ) from error
+            damage = str(error).replace(f"{folder}/", "").rpartition(": ")[0]
+            damage = damage.replace(" was damaged", f"{of_run} was damaged", 1)
+            raise UserError(f"{damage}: bring it back from a backup, or train it again") from error
 
 
 def _check(reference: str, run_id: str, actual: str, logged: str | None) -> None:

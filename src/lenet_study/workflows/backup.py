@@ -95,7 +95,7 @@ def restore(source: Path, to: Path, reporter: Reporter = Reporter()) -> None:
         relocation.rewrite_spools(partial / "spool", {former / name: folder / name})
     reporter.message(
         f"{about['runs']} runs and {about['versions']} versions are in {folder}: "
-        f"export MLFLOW_TRACKING_URI=sqlite:///{folder / name}"
+        f"export MLFLOW_TRACKING_URI=sqlite:///{folder / name} (`mlflow ui` is to be started there)"
     )
 
 

@@ -128,7 +128,7 @@ class Promotion:
         self.run.log_table(_table(trainings), File.CANDIDATES)
         accuracy = _accuracy_of(champion) if champion else -1.0
         for place, training in enumerate(trainings):
-            comparison = _comparison(trainings[place:])
+            comparison = _comparison(trainings[place:], passed_over=place)
             if champion and training.run_id == champion.run_id:
                 return Decision("promoted", champion, comparison)
             if (training.metric(Metric.BEST_VAL_ACCURACY) or 0.0) <= accuracy:
@@ -294,12 +294,12 @@ def evidence_summary(challenger: Version) -> str:
     )
 
 
-def _comparison(candidates: Sequence[StoredTraining]) -> str:
+def _comparison(candidates: Sequence[StoredTraining], passed_over: int) -> str:
     """Return in words how the first candidate compares with the second."""
     accuracies = [candidate.metric(Metric.BEST_VAL_ACCURACY) for candidate in candidates[:2]]
     best = f"{candidates[0].name}: validation accuracy {accuracies[0]:.2%}"
     if len(candidates) == 1:
-        return f"{best}, the only finished training"
+        return f"{best}, the only finished training{' that is not passed over' if passed_over else ''}"
     tie = "the first of those with " if accuracies[0] == accuracies[1] else ""
     return (
         f"{best}, {tie}the highest validation accuracy of the variants' trainings, before "
