@@ -357,11 +357,13 @@ def quick_study(files, *failing, variants=("baseline",), recorder=None):
     )
 
 
-def test_a_study_whose_promotion_is_refused_keeps_its_report(store, toy_files):
-    add_training(store, "older", 1.0, registered=False, variant="baseline")
+def test_a_study_passes_over_what_must_not_be_promoted_and_keeps_its_report(store, toy_files):
+    run_id = add_training(store, "older", 1.0, registered=False, variant="baseline")
     failing = ("baseline retrained", "baseline fold 1/2", "baseline fold 2/2")  # which saves their time
-    with pytest.raises(UserError, match=r"older.* has no registered model"):
-        quick_study(toy_files, *failing)
+    recorder = Recorder()
+    with pytest.raises(JobError, match="Parts of the study failed"):
+        quick_study(toy_files, *failing, recorder=recorder)
+    assert f"older (run {run_id}) is passed over: it has no registered model" in recorder.text
     (run,) = store.search_runs(["1"], "tags.stage = 'study'")
     assert run.info.status == "FAILED"
     files = {file.path for file in store.list_artifacts(run.info.run_id)}

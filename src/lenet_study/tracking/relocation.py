@@ -105,7 +105,8 @@ def artifact_folders(database: Path) -> list[Path]:
 
 def search_databases(database: Path) -> list[Path]:
     """Return the databases of searches that lie beside a store."""
-    return [path for path in sorted(database.parent.glob("*.db")) if _is_searches(path)]
+    beside = (path for path in sorted(database.parent.glob("*.db")) if path.name != database.name)
+    return [path for path in beside if _is_searches(path)]
 
 
 def counts(database: Path) -> dict[str, int]:
