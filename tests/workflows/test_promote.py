@@ -5,7 +5,7 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
-from conftest import Recorder, add_training
+from conftest import Recorder, add_training, as_logged
 
 from lenet_study.errors import IntegrityError, StoreError, UserError
 from lenet_study.tracking.champions import Champions
@@ -18,10 +18,6 @@ from lenet_study.workflows.promote import Promotion, promote
 def aliases(store):
     """Which version has which alias."""
     return {name: int(version) for name, version in store.get_registered_model(NAME).aliases.items()}
-
-
-def as_logged(version):
-    """Trainings here have no files."""
 
 
 def promoted(check=as_logged, **options):
