@@ -181,6 +181,10 @@ def add_training(
     return run_id
 
 
+def as_logged(version) -> None:
+    """In place of a promotion's check: what ``add_training`` leaves has no files."""
+
+
 def short_training(toy_files):
     """The job of a training of three epochs, which tests interrupt."""
     from lenet_study.recipes.recipe import TrainingConfig, variant_recipes

@@ -20,11 +20,11 @@ from lenet_study.evidence.predictions import (
     auxiliary_scores,
     confusion,
     embedding,
-    interval,
     per_class,
     predict,
     table,
 )
+from lenet_study.evidence.statistics import wilson_interval
 from lenet_study.recipes.variants import VARIANTS
 from lenet_study.training.dataset import Normalisation, Split
 from lenet_study.training.loop import EVALUATION_BATCH
@@ -143,15 +143,15 @@ def test_interval_is_wilsons(correct, total):
     z, share = 1.959964, correct / total
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z * sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / (1 + z * z / total)
-    low, high = interval(correct, total)
+    low, high = wilson_interval(correct, total)
     assert (low, high) == pytest.approx((centre - half, centre + half), abs=1e-7)
     assert 0 <= low <= share <= high <= 1
     assert type(low) is type(high) is float
 
 
 def test_interval_of_all_or_nothing_ends_there():
-    assert interval(0, 10) == pytest.approx((0, 0.277533), abs=1e-6)  # z² / (n + z²)
-    assert interval(10, 10) == pytest.approx((0.722467, 1), abs=1e-6)
+    assert wilson_interval(0, 10) == pytest.approx((0, 0.277533), abs=1e-6)  # z² / (n + z²)
+    assert wilson_interval(10, 10) == pytest.approx((0.722467, 1), abs=1e-6)
 
 
 # ---- confusion and scores ----

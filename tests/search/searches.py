@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 import pandas as pd
-from conftest import open_store
+from conftest import as_logged, open_store
 
 from lenet_study.execution.reporter import Reporter
 from lenet_study.recipes import recipe_file
@@ -90,10 +90,6 @@ def set_champion(client, recipe: Recipe) -> None:
     client.create_registered_model(NAME)
     add_version(client, recipe)
     promote(check=as_logged)
-
-
-def as_logged(version) -> None:
-    """Trainings here have no files to be checked."""
 
 
 def aliases(client):

@@ -6,13 +6,12 @@ from types import SimpleNamespace
 
 import mlflow
 import pytest
-from conftest import open_store
+from conftest import as_logged, open_store
 from searches import (
     CPU,
     Recorder,
     add_version,
     aliases,
-    as_logged,
     copy_of,
     poor_recipe,
     run_search,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import binomtest
 from sklearn.manifold import TSNE
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from threadpoolctl import threadpool_limits
@@ -66,12 +65,6 @@ def predict(model: torch.jit.ScriptModule, split: Split, device: torch.device) -
         outputs.append([model(batch), *model.auxiliary(batch), model.features(batch)])
     logits, first, second, features = (torch.cat(parts).cpu() for parts in zip(*outputs, strict=True))
     return Predictions(logits, first, second, features, split.labels)
-
-
-def interval(correct: int, total: int) -> tuple[float, float]:
-    """Return Wilson's 95 % confidence interval of an accuracy (Wilson 1927, JASA 22, 209-212)."""
-    result = binomtest(correct, total).proportion_ci(confidence_level=0.95, method="wilson")
-    return float(result.low), float(result.high)
 
 
 def confusion(predictions: Predictions) -> np.ndarray:

@@ -48,6 +48,12 @@ def corrected_paired_t_test(
     return PairedTest(mean, std, statistic, p_value)
 
 
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """Return Wilson's 95 % confidence interval of an accuracy (Wilson 1927, JASA 22, 209-212)."""
+    result = stats.binomtest(correct, total).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(result.low), float(result.high)
+
+
 @dataclass(frozen=True)
 class McNemarTest:
     """Test of whether two models, on the same images, are right equally often."""
@@ -102,7 +108,7 @@ def paired_difference(both: int, first_only: int, second_only: int, neither: int
     count = both + first_only + second_only + neither
     rights = (both + first_only, both + second_only)
     first, second = (right / count for right in rights)
-    intervals = [stats.binomtest(right, count).proportion_ci(method="wilson") for right in rights]
+    (first_low, first_high), (second_low, second_high) = (wilson_interval(right, count) for right in rights)
     covariance = float(both * neither - first_only * second_only)
     if covariance > 0:
         covariance = max(covariance - count / 2, 0)
@@ -112,6 +118,6 @@ def paired_difference(both: int, first_only: int, second_only: int, neither: int
     def length(one: float, other: float) -> float:
         return math.sqrt(one**2 - 2 * correlation * one * other + other**2)
 
-    low = length(first - intervals[0].low, intervals[1].high - second)
-    high = length(intervals[0].high - first, second - intervals[1].low)
+    low = length(first - first_low, second_high - second)
+    high = length(first_high - first, second - second_low)
     return PairedDifference(first - second, first - second - low, first - second + high)

@@ -37,10 +37,11 @@ class RecipeChoice:
 def dumps(recipe: Recipe) -> str:
     """Return the content of a recipe's file."""
     content = {"name": recipe.name, "variant": asdict(recipe.variant), "config": recipe.config.of_recipe}
-    return json.dumps({**content, "sha256": _sha256(content)}, indent=2) + "\n"
+    return json.dumps({**content, "sha256": content_digest(content)}, indent=2) + "\n"
 
 
-def _sha256(content: Mapping[str, object]) -> str:
+def content_digest(content: Mapping[str, object]) -> str:
+    """Return the SHA-256 sum of what JSON can hold, however it is laid out."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -74,7 +75,7 @@ def loads(text: str, where: str) -> Recipe:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is no JSON ({error}): name the recipe.json of a run") from error
     if isinstance(content, dict):
-        if (logged := content.pop("sha256", None)) not in (None, _sha256(content)):
+        if (logged := content.pop("sha256", None)) not in (None, content_digest(content)):
             cure = "bring the original back, or remove `sha256` from a file that you have changed yourself"
             raise UserError(f"{where} is not what its run wrote (sha256={logged!r:.70}): {cure}")
         for former, key in _OLD_KEYS.items():

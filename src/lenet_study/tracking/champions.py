@@ -8,11 +8,9 @@ that dies in between leaves a change without that param, and whoever looks next 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
@@ -22,9 +20,10 @@ from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from lenet_study.errors import IntegrityError, StoreError, one_line
+from lenet_study.recipes.recipe_file import content_digest
 from lenet_study.tracking.run import Run
 from lenet_study.tracking.schema import Tag
-from lenet_study.tracking.store import NAME, NO_SUCH_THING, prepare_experiment, store_call
+from lenet_study.tracking.store import NAME, missing_ignored, prepare_experiment, store_call
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"  # aliases
 Action = Literal["promoted", "named", "rolled back", "set elsewhere"]
@@ -50,13 +49,13 @@ class Change:
     def dumps(self) -> str:
         """Return the content of the change's param, which ends with the sum of the rest."""
         content = {name: value[:_LIMIT] for name, value in asdict(self).items()}
-        return json.dumps({**content, "sha256": _sha256(content)}, ensure_ascii=False)
+        return json.dumps({**content, "sha256": content_digest(content)}, ensure_ascii=False)
 
     @classmethod
     def loads(cls, text: str) -> Self:
         """Return the change that a param holds; raise ValueError or TypeError if it is damaged."""
         content = dict(json.loads(text))
-        if content.pop("sha256", "") != _sha256(content):
+        if content.pop("sha256", "") != content_digest(content):
             raise ValueError("its SHA-256 is another")
         return cls(**content)
 
@@ -229,9 +228,9 @@ class Champions:
 
     def _follow(self, history: History) -> None:
         """Set the aliases as the last change says, the champion's last of all."""
-        last = history.changes[-1] if history.changes else None
+        last = history.changes[-1]
         with store_call():
-            if last and last.version and last.action != "set elsewhere":
+            if last.version and last.action != "set elsewhere":
                 self._set_tags(last)
             for alias, version in ((PREVIOUS, history.previous), (CHAMPION, history.champion)):
                 if version != history.aliases.get(alias, ""):
@@ -241,12 +240,12 @@ class Champions:
             self._client.log_param(self._history_run(), _SETTLED.format(history.number), "true")
 
     def _set_tags(self, change: Change) -> None:
-        with _may_be_deleted():
+        with missing_ignored():  # deleted meanwhile: the next look at the aliases finds that out
             for tag, value in ((Tag.PROMOTED_REASON, change.reason), (Tag.PROMOTED_BY_RUN, change.run_id)):
                 self._client.set_model_version_tag(NAME, change.version, tag, value)
 
     def _set_alias(self, alias: str, version: str) -> None:
-        with _may_be_deleted():
+        with missing_ignored():
             if version:
                 self._client.set_registered_model_alias(NAME, alias, version)
             else:
@@ -265,20 +264,6 @@ class Champions:
         if mlflow.get_tracking_uri().startswith("http"):
             time.sleep(_SECOND_LOOK)  # a process of another host may be doing the same
         return self._history_run()
-
-
-@contextmanager
-def _may_be_deleted() -> Iterator[None]:
-    """Do nothing about a version that was deleted meanwhile: the next look at the aliases finds that out."""
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code not in NO_SUCH_THING:
-            raise
-
-
-def _sha256(content: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _now() -> str:

@@ -6,7 +6,10 @@ import errno
 import os
 import re
 import shutil
+import sqlite3
 import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import mlflow
@@ -33,6 +36,20 @@ def database_file(uri: str) -> Path | None:
     if database in (None, "", ":memory:"):
         raise ValueError("it would be lost with this process")
     return Path(database)
+
+
+@contextmanager
+def sqlite_file(database: Path, mode: str = "rw", timeout: float = 20.0) -> Iterator[sqlite3.Connection]:
+    """Open a SQLite file, which is not made; transactions begin where they are said to.
+
+    Args:
+        database: The file.
+        mode: ``ro`` to read alone; what a killed process has left half done is undone by ``rw`` alone.
+        timeout: Seconds for another program that has locked it.
+    """
+    address = f"{database.resolve().as_uri()}?mode={mode}"
+    with closing(sqlite3.connect(address, uri=True, isolation_level=None, timeout=timeout)) as connection:
+        yield connection
 
 
 def local_database() -> Path | None:

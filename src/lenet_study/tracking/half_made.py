@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from contextlib import closing
 from pathlib import Path
 
 from lenet_study.errors import UserError
+from lenet_study.tracking.disk import sqlite_file
 
 QUIET_SECONDS = 10.0  # without a change, after which no process makes it any more
 _LEFTOVER = "_alembic_tmp_"  # tables that a migration of MLflow makes and removes
@@ -47,7 +47,7 @@ def _filled(tables: dict[str, bool]) -> list[str]:
 
 def _tables(database: Path) -> dict[str, bool]:
     """Return the tables, and whether each has rows; not how many, which takes long in a large store."""
-    with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=rw", uri=True)) as connection:
+    with sqlite_file(database, timeout=5.0) as connection:
         names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         rows = {name: connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone() for (name,) in names}
         return {name: row is not None for name, row in rows.items()}

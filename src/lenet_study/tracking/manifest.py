@@ -95,9 +95,7 @@ def load_manifest(run: StoredRun) -> Manifest | None:
     """
     run_id = run.info.run_id
     if not (logged := run.data.tags.get(Tag.MANIFEST_SHA256)):
-        with store_call():
-            files = {file.path for file in mlflow.MlflowClient().list_artifacts(run_id)}
-        if File.MANIFEST in files and run.info.status == "FINISHED":
+        if run.info.status == "FINISHED" and _has_manifest(run_id):
             raise UserError(
                 f"Run {run_id} has lost the tag {Tag.MANIFEST_SHA256}: train again, or use a backup"
             )
@@ -105,6 +103,11 @@ def load_manifest(run: StoredRun) -> Manifest | None:
     with TemporaryDirectory() as folder:
         path = fetch_file(run_id, File.MANIFEST, Path(folder), logged)
         return Manifest.loads(path.read_text(encoding="utf-8"))
+
+
+def _has_manifest(run_id: str) -> bool:
+    with store_call():
+        return File.MANIFEST in {file.path for file in mlflow.MlflowClient().list_artifacts(run_id)}
 
 
 def changes_of(run: StoredRun) -> Iterator[str]:

@@ -35,10 +35,10 @@ from lenet_study.tracking.run import Run
 from lenet_study.tracking.schema import File, Metric, Tag
 from lenet_study.tracking.store import (
     NAME,
-    NO_SUCH_THING,
     champion_lock,
     connect,
     failure_sentence,
+    missing_ignored,
     store_call,
     uninterrupted,
 )
@@ -314,13 +314,9 @@ def version_of(run_id: str) -> Version | None:
 
 def version_numbered(number: str) -> Version | None:
     """Return a version by its number; None if there is none, or it was deleted."""
-    try:
-        with uninterrupted():
-            return mlflow.MlflowClient().get_model_version(NAME, number)
-    except MlflowException as error:
-        if error.error_code in NO_SUCH_THING:
-            return None
-        raise
+    with missing_ignored(), uninterrupted():
+        return mlflow.MlflowClient().get_model_version(NAME, number)
+    return None
 
 
 def check_version(version: Version) -> None:
@@ -330,15 +326,15 @@ def check_version(version: Version) -> None:
         UserError: A file, figure or tag was changed, or is missing; the message names it and the cure.
         StoreError: The store failed.
     """
-    if changes := list(StoredTraining.load(version.run_id).changes()):
-        raise UserError(f"Run {version.run_id} is not as it was logged: {changes[0]}")
-    check_model(version)
-
-
-def check_model(version: Version) -> None:
-    """Refuse a version whose files are not those that its run logged; raise as ``check_version``."""
-    load_model(f"models:/{NAME}/{version.version}")
     run = StoredTraining.load(version.run_id)
+    if changes := list(run.changes()):
+        raise UserError(f"Run {version.run_id} is not as it was logged: {changes[0]}")
+    check_model(version, run)
+
+
+def check_model(version: Version, run: StoredTraining) -> None:
+    """Refuse a version whose files are not those that ``run`` logged; raise as ``check_version``."""
+    load_model(f"models:/{NAME}/{version.version}")
     for tag in (Tag.MODEL_SHA256, Tag.TORCHSCRIPT_SHA256):
         if run.tag(tag) != version.tags.get(tag, run.tag(tag)):
             raise UserError(f"Version {version.version} names another model than run {run.run_id}: delete it")
@@ -346,13 +342,9 @@ def check_model(version: Version) -> None:
 
 def version_with_alias(alias: str) -> Version | None:
     """Return the version that has an alias, if one has it."""
-    try:
-        with uninterrupted():
-            return mlflow.MlflowClient().get_model_version_by_alias(NAME, alias)
-    except MlflowException as error:
-        if error.error_code in NO_SUCH_THING:
-            return None
-        raise
+    with missing_ignored(), uninterrupted():
+        return mlflow.MlflowClient().get_model_version_by_alias(NAME, alias)
+    return None
 
 
 def set_challenger(model: LoggedModel, evidence: Mapping[str, object]) -> Version:

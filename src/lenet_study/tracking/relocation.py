@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lenet_study.errors import DiskError, StoreError, UserError
-from lenet_study.tracking.disk import full_folder
+from lenet_study.tracking.disk import full_folder, sqlite_file
 from lenet_study.tracking.liveness import is_abandoned
 from lenet_study.tracking.schema import Tag
 
@@ -44,7 +44,7 @@ def moved_from(database: Path) -> Path | None:
 
     One query of the experiments, each with a folder of artifacts: a store without artifacts has none of them.
     """
-    with suppress(sqlite3.Error), _opened(database) as connection:
+    with suppress(sqlite3.Error), sqlite_file(database) as connection:
         rows = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
         return next(iter(_former_roots((value for (value,) in rows), database.parent.resolve())), None)
     return None
@@ -61,7 +61,7 @@ def relocate(database: Path) -> Relocation:
         DiskError: There is no room for the copy.
     """
     folder = database.parent.resolve()
-    with _alone(database), _readable(database), _opened(database) as connection:
+    with _alone(database), _readable(database), sqlite_file(database) as connection:
         roots = _former_roots((value for *_, value in _addresses(connection)), folder)
         if not roots:
             return Relocation()
@@ -84,7 +84,7 @@ def copy_database(database: Path, copy: Path) -> None:
     """
     partial = copy.with_name(f".{copy.name}.partial")
     try:
-        with _opened(database) as source, closing(sqlite3.connect(partial)) as target:
+        with sqlite_file(database) as source, closing(sqlite3.connect(partial)) as target:
             source.backup(target)
         partial.replace(copy)
     except sqlite3.Error as error:
@@ -98,7 +98,7 @@ def copy_database(database: Path, copy: Path) -> None:
 
 def artifact_folders(database: Path) -> list[Path]:
     """Return the folders of this computer that hold the artifacts of a store, none below another."""
-    with _readable(database), _opened(database) as connection:
+    with _readable(database), sqlite_file(database) as connection:
         paths = {path for *_, value in _addresses(connection) if (path := _local_path(value))}
     return sorted(path for path in paths if path.is_dir() and not paths & set(path.parents))
 
@@ -112,7 +112,7 @@ def search_databases(database: Path) -> list[Path]:
 def counts(database: Path) -> dict[str, int]:
     """Return how many runs and registered versions a store holds."""
     tables = {"runs": "runs", "versions": "model_versions"}
-    with _readable(database), _opened(database) as connection:
+    with _readable(database), sqlite_file(database) as connection:
         return {
             name: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
             for name, table in tables.items()
@@ -121,13 +121,13 @@ def counts(database: Path) -> dict[str, int]:
 
 def move(database: Path, moves: Mapping[Path, Path]) -> None:
     """Change all addresses below former folders, given with the new ones, in a store that nobody uses yet."""
-    with _readable(database), _opened(database) as connection:
+    with _readable(database), sqlite_file(database) as connection:
         _rewrite(connection, moves, keep_existing=False)
 
 
 def foreign_addresses(database: Path) -> set[str]:
     """Return the beginnings of addresses that lead to no folder of this computer, such as ``s3:``."""
-    with _readable(database), _opened(database) as connection:
+    with _readable(database), sqlite_file(database) as connection:
         found = {value.partition(":")[0] for *_, value in _addresses(connection) if not _local_path(value)}
     return {f"{scheme}:" for scheme in found - {"runs", "models"}}
 
@@ -164,7 +164,7 @@ def _rewrite(connection: sqlite3.Connection, moves: Mapping[Path, Path], *, keep
 
 
 def _is_searches(path: Path) -> bool:
-    with suppress(sqlite3.Error), _opened(path) as connection:
+    with suppress(sqlite3.Error), sqlite_file(path) as connection:
         rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         return {"studies", "trials"} <= {name for (name,) in rows}
     return False
@@ -221,14 +221,6 @@ def _busy_runs(connection: sqlite3.Connection) -> list[str]:
     tags = {run_id: dict(connection.execute(tags_of, (run_id,))) for (run_id,) in connection.execute(query)}
     named = {run_id: values for run_id, values in tags.items() if Tag.PROCESS_PID in values}
     return [run_id for run_id, values in named.items() if not is_abandoned(values)]
-
-
-@contextmanager
-def _opened(database: Path) -> Iterator[sqlite3.Connection]:
-    """Open a database that exists; transactions begin where they are said to."""
-    address = f"{database.resolve().as_uri()}?mode=rw"
-    with closing(sqlite3.connect(address, uri=True, isolation_level=None, timeout=20)) as connection:
-        yield connection
 
 
 @contextmanager

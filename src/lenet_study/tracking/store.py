@@ -12,7 +12,7 @@ import tempfile
 import threading
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,7 +28,14 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from lenet_study.errors import StoreError, StudyError, UserError, one_line
-from lenet_study.tracking.disk import database_file, full_folder, local_database, no_room, store_folder
+from lenet_study.tracking.disk import (
+    database_file,
+    full_folder,
+    local_database,
+    no_room,
+    sqlite_file,
+    store_folder,
+)
 from lenet_study.tracking.half_made import is_half_made
 from lenet_study.tracking.liveness import is_abandoned
 from lenet_study.tracking.relocation import moved_from
@@ -152,9 +159,8 @@ def _open_file(uri: str, database: Path, timeout: float, patience: float) -> Non
 
 def _wait_for_lock(uri: str, database: Path, timeout: float) -> None:
     """Refuse a file that another program keeps locked: MLflow would wait 20 s at each of many calls."""
-    read_only = f"{database.resolve().as_uri()}?mode=ro"
     try:
-        with closing(sqlite3.connect(read_only, timeout=timeout, uri=True)) as connection:
+        with sqlite_file(database, "ro", timeout) as connection:
             connection.execute("SELECT 1 FROM sqlite_master")
     except sqlite3.DatabaseError as error:  # no file yet, or no database: its opening says so
         if "locked" in str(error):
@@ -252,6 +258,16 @@ def store_call() -> Iterator[None]:
     """Make calls of the store: uninterrupted, and a failure becomes one sentence, a StoreError."""
     with store_errors(), uninterrupted():
         yield
+
+
+@contextmanager
+def missing_ignored() -> Iterator[None]:
+    """Go on after calls about a thing that the store does not have, such as a deleted version."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in NO_SUCH_THING:
+            raise
 
 
 def redact(uri: str) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import mlflow
 from alembic.script import ScriptDirectory
 
 from lenet_study.errors import StoreError
+from lenet_study.tracking.disk import sqlite_file
 
 _MIGRATIONS = Path(mlflow.__file__).parent / "store" / "db_migrations"
 
@@ -17,7 +17,7 @@ _MIGRATIONS = Path(mlflow.__file__).parent / "store" / "db_migrations"
 def is_locked(database: Path, timeout: float = 2.0) -> bool:
     """Return whether another program keeps a SQLite file from being written to for so many seconds."""
     try:
-        with closing(_open(database, "rw", timeout)) as connection:
+        with sqlite_file(database, timeout=timeout) as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.rollback()
     except sqlite3.OperationalError as error:
@@ -32,7 +32,7 @@ def damage(database: Path) -> str:
         StoreError: Another program keeps it locked.
     """
     try:  # not read-only: what a killed process has left half done is undone first
-        with closing(_open(database, "rw", timeout=20)) as connection:
+        with sqlite_file(database) as connection:
             (answer,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
@@ -43,7 +43,7 @@ def damage(database: Path) -> str:
 
 def revision(database: Path) -> str:
     """Return the version of the tables of MLflow in a SQLite file; empty if it has none."""
-    with closing(_open(database)) as connection:
+    with sqlite_file(database, "ro", timeout=2.0) as connection:
         tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchall()
         rows = connection.execute("SELECT version_num FROM alembic_version").fetchall() if tables else []
     return rows[0][0] if rows else ""
@@ -57,7 +57,3 @@ def known_revisions() -> list[str]:
 def file_store_experiments(folder: Path) -> list[Path]:
     """Return the experiments of MLflow's former store of files in a folder: it would be the default store."""
     return sorted(path.parent for path in folder.glob("*/meta.yaml") if path.parent.name.isdigit())
-
-
-def _open(database: Path, mode: str = "ro", timeout: float = 2.0) -> sqlite3.Connection:
-    return sqlite3.connect(f"{database.resolve().as_uri()}?mode={mode}", uri=True, timeout=timeout)

@@ -127,7 +127,7 @@ class StoredTraining:
     @contextmanager
     def _fetched(self, name: str) -> Iterator[Path]:
         """Yield a copy of one of its files, checked against its manifest, if it has one."""
-        sums = self.manifest.files if self.manifest and self.status == "FINISHED" else {}
+        sums = self.manifest.files if self.status == "FINISHED" and self.manifest else {}
         with tempfile.TemporaryDirectory() as folder:
             yield fetch_file(self.run_id, name, Path(folder), sums.get(name))
 

@@ -118,10 +118,10 @@ class DataFiles:
 
     def ensure(self) -> str:
         """Fetch all files into the folder unless they are somewhere; return in words where they are."""
-        paths = {name: path for name in self.sha256 if (path := self._path(name))}
-        if missing := self.sha256.keys() - paths.keys():
+        if missing := self.missing():
             return self._fetch(", ".join(sorted(missing)))
-        return " and ".join(dict.fromkeys(str(path.parent) for path in paths.values()))
+        paths = (path for name in self.sha256 if (path := self._path(name)))
+        return " and ".join(dict.fromkeys(str(path.parent) for path in paths))
 
     def verify(self) -> str:
         """Check the sums of all files, fetched first if need be; return in words where they are.

@@ -12,6 +12,7 @@ import torch
 from lenet_study.evidence import predictions
 from lenet_study.evidence.figures import evaluation_charts
 from lenet_study.evidence.predictions import Predictions
+from lenet_study.evidence.statistics import wilson_interval
 from lenet_study.execution.executor import Monitor
 from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking import links, registry
@@ -148,7 +149,7 @@ def _open_evaluation_run(
 
 def _log_scores(run: Run, predicted: Predictions) -> str:
     """Log all scores of the classifier and the auxiliary heads; return them in words."""
-    low, high = predictions.interval(predicted.correct, len(predicted.labels))
+    low, high = wilson_interval(predicted.correct, len(predicted.labels))
     heads = predictions.auxiliary_scores(predicted)
     run.log_metrics(
         {

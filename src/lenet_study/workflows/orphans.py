@@ -7,7 +7,7 @@ from contextlib import suppress
 from lenet_study.errors import UserError
 from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking.liveness import is_abandoned
-from lenet_study.tracking.store import checkpoint_folder, connect, fail, find_runs
+from lenet_study.tracking.store import StoredRun, checkpoint_folder, connect, fail, find_runs
 from lenet_study.tracking.stored_training import StoredTraining
 from lenet_study.training.checkpoint import Checkpoints
 from lenet_study.workflows.sync import deliver_left_behind
@@ -29,13 +29,17 @@ def end_abandoned(reporter: Reporter) -> list[str]:
     connect()
     deliver_left_behind(reporter)
     ended = []
-    for run in find_runs(["attributes.status = 'RUNNING'"]):
-        if is_abandoned(run.data.tags):
-            fail(run.info.run_id, "its process is gone; `resume` goes on", status="KILLED")
-            reporter.message(f"{run.info.run_name}: its process is gone; run {run.info.run_id} ended KILLED")
-            ended.append(run.info.run_id)
+    for run in abandoned_runs():
+        fail(run.info.run_id, "its process is gone; `resume` goes on", status="KILLED")
+        reporter.message(f"{run.info.run_name}: its process is gone; run {run.info.run_id} ended KILLED")
+        ended.append(run.info.run_id)
     _remove_checkpoints_of_finished()
     return ended
+
+
+def abandoned_runs() -> list[StoredRun]:
+    """Return the open runs whose process is gone."""
+    return [run for run in find_runs(["attributes.status = 'RUNNING'"]) if is_abandoned(run.data.tags)]
 
 
 def _remove_checkpoints_of_finished() -> None:

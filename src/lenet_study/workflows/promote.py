@@ -120,13 +120,14 @@ class Promotion:
             if not reason:
                 return Decision("promoted", challenger, evidence_summary(challenger))
             self.reporter.message(f"Version {number}, the challenger, is not promoted: {reason}.")
-        if champion and (reason := _why_no_training_displaces(champion)):
+        accuracy = StoredTraining.load(champion.run_id).metric(Metric.BEST_VAL_ACCURACY) if champion else -1.0
+        if champion and (reason := _why_no_training_displaces(champion, accuracy)):
             return Decision("promoted", champion, reason)
         trainings = finished_trainings(COMPARED)
         if not trainings:
             raise UserError("There is no finished training to promote: run `train` first")
         self.run.log_table(_table(trainings), File.CANDIDATES)
-        accuracy = _accuracy_of(champion) if champion else -1.0
+        assert accuracy is not None, "such a champion stays"
         for place, training in enumerate(trainings):
             comparison = _comparison(trainings[place:], passed_over=place)
             if champion and training.run_id == champion.run_id:
@@ -238,18 +239,14 @@ def _in_words(history: History) -> str:
     return f"version {last.version or 'none'} became champion in place of {former} ({last.action}{by})"
 
 
-def _why_no_training_displaces(champion: Version) -> str:
+def _why_no_training_displaces(champion: Version, accuracy: float | None) -> str:
     """Return why a champion stays whatever has been trained; empty if a better training displaces it."""
     if "p_value" in (confirmation := confirmation_of(champion)):
         seeds = f"{float(confirmation['seeds']):.0f} seeds"
         return f"it was confirmed over {seeds}, and a single training proves less"
-    if StoredTraining.load(champion.run_id).metric(Metric.BEST_VAL_ACCURACY) is None:
+    if accuracy is None:
         return "it has no validation accuracy to be compared by; `promote` with version=N names another"
     return ""
-
-
-def _accuracy_of(version: Version) -> float:
-    return StoredTraining.load(version.run_id).metric(Metric.BEST_VAL_ACCURACY) or 0.0
 
 
 def _has_learnt(training: StoredTraining) -> bool:

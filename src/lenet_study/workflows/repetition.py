@@ -22,10 +22,8 @@ from lenet_study.evidence import export
 from lenet_study.recipes import recipe_file
 from lenet_study.tracking.environment import deciding
 from lenet_study.tracking.schema import Tag
-from lenet_study.training import loop
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.hardware import Hardware
-from lenet_study.training.model import LeNet
 from lenet_study.workflows.train import TrainingJob, hardware_tags
 
 JOB, RESULT, MODEL = "job.json", "result.json", "model.pth"  # names of the files in the folder
@@ -73,16 +71,8 @@ def repeat(folder: Path, announce: Callable[[str, object], None]) -> None:
     job = repetition.training()
     device = job.hardware.prepare()
     images, validation = job.images()
-    model = LeNet(job.recipe.variant, job.recipe.config.seed)
-    fit = loop.fit(
-        model,
-        images,
-        validation,
-        job.recipe,
-        device=device,
-        on_epoch=partial(announce, EPOCH),
-        on_progress=partial(announce, PROGRESS),
-    )
+    seams = {"on_epoch": partial(announce, EPOCH), "on_progress": partial(announce, PROGRESS)}
+    model, fit = job.fit(images, validation, device, **seams)
     exported = export.exportable(model, fit.normalisation, repetition.description)
     _export(exported, folder)
     result = {

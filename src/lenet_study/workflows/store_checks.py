@@ -10,10 +10,8 @@ from pathlib import Path
 from lenet_study.errors import UserError
 from lenet_study.tracking.disk import local_database
 from lenet_study.tracking.half_made import is_half_made, set_aside
-from lenet_study.tracking.liveness import is_abandoned
 from lenet_study.tracking.relocation import moved_from
-from lenet_study.tracking.spool import about, left_behind
-from lenet_study.tracking.store import checkpoint_folder, connect, find_runs, spool_folder, store_address
+from lenet_study.tracking.store import checkpoint_folder, connect, store_address
 from lenet_study.tracking.store_examination import (
     damage,
     file_store_experiments,
@@ -23,6 +21,8 @@ from lenet_study.tracking.store_examination import (
 )
 from lenet_study.tracking.stored_training import StoredTraining
 from lenet_study.workflows.finding import Finding, guarded
+from lenet_study.workflows.orphans import abandoned_runs
+from lenet_study.workflows.sync import spools_of_this_store
 
 
 def store_findings() -> Iterator[Finding]:
@@ -117,8 +117,7 @@ def artifacts(database: Path) -> Finding:
 
 def orphans() -> Finding:
     """Look for open runs whose process is gone."""
-    runs = find_runs(["attributes.status = 'RUNNING'"])
-    names = [run.info.run_id for run in runs if is_abandoned(run.data.tags)]
+    names = [run.info.run_id for run in abandoned_runs()]
     if not names:
         return Finding(name="runs", sentence="every open run has its process")
     sentence = f"RUNNING without a process: {', '.join(names)}"
@@ -127,7 +126,7 @@ def orphans() -> Finding:
 
 def spools() -> Finding:
     """Look for what runs of this store have written and it does not have."""
-    folders = [path for path in left_behind(spool_folder()) if about(path).get("store") == store_address()]
+    folders = spools_of_this_store()
     if not folders:
         return Finding(name="spools", sentence="nothing waits to be delivered")
     sentence = f"{', '.join(path.name for path in folders)} wait to be delivered"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lenet_study.errors import StoreError
 from lenet_study.execution.reporter import Reporter
@@ -49,9 +50,7 @@ def deliver_left_behind(reporter: Reporter) -> LeftBehind:
         StoreError: The store is away; what it does not have is kept.
     """
     left = LeftBehind()
-    for folder in left_behind(spool_folder()):
-        if about(folder).get("store") != store_address():
-            continue
+    for folder in spools_of_this_store():
         left.runs.append(folder.name)
         try:
             delivery = Delivery(Spool.reopen(folder))
@@ -64,6 +63,11 @@ def deliver_left_behind(reporter: Reporter) -> LeftBehind:
         if delivery.refusal:
             left.refusals.append(f"Run {delivery.run_id} is FAILED: {delivery.refusal}")
     return left
+
+
+def spools_of_this_store() -> list[Path]:
+    """Return the folders of what processes of this host have not delivered to the present store."""
+    return [path for path in left_behind(spool_folder()) if about(path).get("store") == store_address()]
 
 
 def _deliver(delivery: Delivery, reporter: Reporter) -> None:

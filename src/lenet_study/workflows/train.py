@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from time import perf_counter, sleep
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -106,6 +106,13 @@ class TrainingJob:
             train, validation = dataset.split(images.labels, seed)
         return images.subset(train), images.subset(validation)
 
+    def fit(
+        self, images: Split, validation: Split | None, device: torch.device, **seams: Any
+    ) -> tuple[LeNet, FitResult]:
+        """Train the model on what ``images`` has returned; ``seams`` are the callbacks of ``loop.fit``."""
+        model = LeNet(self.recipe.variant, self.recipe.config.seed)
+        return model, loop.fit(model, images, validation, self.recipe, device=device, **seams)
+
     def run(self, reporter: Reporter, monitor: Monitor) -> TrainingResult:
         """Train, once the store answers; see ``train`` and ``train_once``."""
         wait_for_store(reporter)
@@ -167,13 +174,10 @@ def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = 
         checkpoints = _checkpoints(job, run, reporter)
         with _reported(job, run, reporter, monitor), _best_kept(job, checkpoints, images):
             _log_inputs(run, job, images, validation)
-            model = LeNet(job.recipe.variant, job.recipe.config.seed)
-            fit = loop.fit(
-                model,
+            model, fit = job.fit(
                 images,
                 validation,
-                job.recipe,
-                device=device,
+                device,
                 on_epoch=partial(_on_epoch, run, job.name, reporter, monitor),
                 on_step=signals.check,
                 on_progress=partial(reporter.on_progress, job.name),

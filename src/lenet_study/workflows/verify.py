@@ -68,8 +68,6 @@ def verify(run_id: str = ALL, data: DataFiles | None = None, reporter: Reporter 
         ]
     else:
         runs = [StoredTraining.load(run_id)]
-    if run_id == ALL:
-        report.look("histories of the champion", NAME, _history_problems())
     for stored in runs:
         report.look("runs", f"{stored.name} (run {stored.run_id})", _run_problems(stored))
     looked = ", ".join(f"{count} {kind}" for kind, count in report.counts.items())
@@ -85,13 +83,13 @@ def _run_problems(stored: StoredTraining) -> Iterator[str]:
     yield from stored.changes()
     if stored.status == "FINISHED" and stored.tag(Tag.MODEL_SHA256):
         if version := registry.version_of(stored.run_id):
-            registry.check_model(version)
+            registry.check_model(version, stored)
         else:
             registry.load_model(stored.run_id)
 
 
 def _look_beside(report: _Report, data: DataFiles) -> None:
-    """Look at what belongs to no run: databases, data, and the checkpoints of interrupted trainings."""
+    """Look at what belongs to no run: databases, data, interrupted trainings' checkpoints, the history."""
     database = local_database()
     folder = database.parent if database else Path()
     for path in sorted(path for path in folder.glob("*.db") if path == database or _is_sqlite(path)):
@@ -100,6 +98,7 @@ def _look_beside(report: _Report, data: DataFiles) -> None:
         report.look("data sets", str(data.folder), _data_problems(data))
     for path in sorted(checkpoint_folder("").glob("*/")):
         report.look("folders of checkpoints", str(path), _checkpoint_problems(path))
+    report.look("histories of the champion", NAME, _history_problems())
 
 
 def _data_problems(data: DataFiles) -> Iterator[str]:
