@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
-import mlflow
-
 from bench.reliability.row import Row
 from bench.reliability.stores import ToyStore, ToyStores, end_of
 from lenet_study.tracking.champions import CHAMPION
@@ -49,8 +47,8 @@ def flips(stores: ToyStores, tries: int) -> list[Row]:
         kind = list(files)[number % len(files)]
         path = stores.random.choice(files[kind])
         how = _damage(stores, path)
-        deviations = _deviations(store, kind, path, before)
-        rows[kind].count([f"{deviation} ({path.name}, {how})" for deviation in deviations])
+        deviations, output = _deviations(store, kind, path, before)
+        rows[kind].count([f"{deviation} ({path.name}, {how})" for deviation in deviations], output=output)
         shutil.rmtree(store.folder)
         shutil.copytree(copy, store.folder)
     return list(rows.values())
@@ -94,26 +92,37 @@ def _damage(stores: ToyStores, path: Path) -> str:
     return f"a bit of byte {place}"
 
 
-def _deviations(store: ToyStore, kind: str, path: Path, rows: list[str]) -> list[str]:
-    """Return what `verify` and `promote` did otherwise than promised; ``rows`` are the database's before."""
+def _deviations(store: ToyStore, kind: str, path: Path, rows: list[str]) -> tuple[list[str], str]:
+    """Return what `verify` and `promote` did otherwise than promised, and what they wrote.
+
+    ``rows`` are the database's before. A bit of its indexes, or of its free space, changes none of them:
+    `verify` may find it or not.
+    """
     data = store.folder / "data"
     variables = {ENVIRONMENT_VARIABLE: str(data)}
     harmless = path == store.database and _rows(path) == rows
     verified = end_of(store.start(*VERIFY, "--data-dir", str(data), **variables))
-    deviations = verified.deviations("`verify`", code=0 if harmless else verified.code or 1)
+    output = verified.output
+    deviations = verified.deviations("`verify`", code=verified.code or (0 if harmless else 1))
     if not harmless and path.name not in verified.output:
         deviations.append("`verify` did not name it")
     if kind in PROMOTED:
         promoted = end_of(store.start("promote", **variables))
+        output += promoted.output
         deviations += promoted.deviations("`promote`", code=promoted.code or 0)
         if not promoted.code and f"(run {_champion_run(store)})" in verified.output:
             deviations.append("a damaged model is champion")
-    return deviations
+    return deviations, output
 
 
 def _champion_run(store: ToyStore) -> str:
-    client = mlflow.MlflowClient(store.uri, store.uri)
-    return str(client.get_model_version_by_alias(NAME, CHAMPION).run_id)
+    """Return the run of the champion; not by MLflow, which keeps the file open that was there before."""
+    query = (
+        "SELECT run_id FROM model_versions JOIN registered_model_aliases USING (name, version) "
+        "WHERE name = ? AND alias = ?"
+    )
+    with closing(sqlite3.connect(store.database)) as connection:
+        return str(connection.execute(query, (NAME, CHAMPION)).fetchone()[0])
 
 
 def _rows(database: Path) -> list[str]:

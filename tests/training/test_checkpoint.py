@@ -73,7 +73,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, toy_
     newest.write_bytes(content)
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.newest()["history"][-1]["epoch"] == 2
-    assert checkpoints.damaged == [newest]
+    assert checkpoints.passed_over == checkpoints.damaged() == [newest]
     assert_equal(run(RECIPE, toy_train, toy_validation, checkpoints), whole)
     before.write_bytes(b"")
 
@@ -85,7 +85,7 @@ def test_two_damaged_ones_leave_none(tmp_path):
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[:-1])
     assert checkpoints.newest() is None
-    assert len(checkpoints.damaged) == 2
+    assert len(checkpoints.passed_over) == len(checkpoints.damaged()) == 2
 
 
 def test_the_newest_two_are_kept_and_all_are_removed(tmp_path):

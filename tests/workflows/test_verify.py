@@ -11,6 +11,7 @@ from conftest import Recorder, open_store
 
 from lenet_study.errors import IntegrityError, UserError
 from lenet_study.tracking.store import NAME
+from lenet_study.training.checkpoint import Checkpoints
 from lenet_study.workflows.promote import promote
 from lenet_study.workflows.train import train
 from lenet_study.workflows.verify import verify
@@ -153,5 +154,6 @@ def test_checkpoints_are_looked_at(flipped, trained, toy_files):
     folder = Path(trained, "checkpoints", "run")
     folder.mkdir(parents=True)
     (folder / "00001.checkpoint").write_bytes(bytes(100))
+    Checkpoints(folder).write(2, {})  # a whole one after it
     assert "00001.checkpoint is damaged: `resume` passes it over" in problems(toy_files)
     shutil.rmtree(folder.parent)

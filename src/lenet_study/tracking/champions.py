@@ -85,6 +85,11 @@ class History:
         return self.changes[-1].version if self.changes else ""
 
     @property
+    def seen(self) -> str:
+        """The champion that whoever looks now sees: the alias, or what it is about to follow."""
+        return self.aliases.get(CHAMPION, "") if self.settled else self.champion
+
+    @property
     def lineage(self) -> list[str]:
         """The versions back through which rollbacks lead, the champion last."""
         versions: list[str] = []

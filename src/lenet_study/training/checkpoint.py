@@ -29,7 +29,7 @@ class Checkpoints:
     def __init__(self, folder: Path, fsync: Callable[[int], None] = os.fsync) -> None:
         self.folder = folder
         self._fsync = fsync
-        self.damaged: list[Path] = []  # files that ``newest`` has passed over
+        self.passed_over: list[Path] = []  # by ``newest``, because they are damaged
 
     def write(self, epoch: int, state: dict[str, Any]) -> None:
         """Write the state after so many epochs, and remove all but the newest two.
@@ -72,13 +72,16 @@ class Checkpoints:
 
     def newest(self) -> dict[str, Any] | None:
         """Return the newest state that is whole; None if there is none."""
-        self.damaged = []
+        self.passed_over = []
         for path in reversed(self._files()):
-            content = path.read_bytes()
-            if hashlib.sha256(content[_SUM:]).digest() == content[:_SUM]:
-                return torch.load(io.BytesIO(content[_SUM:]), weights_only=True)
-            self.damaged.append(path)
+            if payload := _payload(path):
+                return torch.load(io.BytesIO(payload), weights_only=True)
+            self.passed_over.append(path)
         return None
+
+    def damaged(self) -> list[Path]:
+        """Return the files that are not as they were written."""
+        return [path for path in self._files() if not _payload(path)]
 
     def remove(self) -> None:
         """Remove all: the training has finished, or begins anew."""
@@ -86,3 +89,10 @@ class Checkpoints:
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("*.checkpoint"))
+
+
+def _payload(path: Path) -> bytes:
+    """Return what a checkpoint holds; nothing if it is damaged."""
+    content = path.read_bytes()
+    payload = content[_SUM:]
+    return payload if hashlib.sha256(payload).digest() == content[:_SUM] else b""

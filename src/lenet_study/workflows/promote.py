@@ -90,17 +90,16 @@ class Promotion:
         """Go back to the champion before this one, unless another process has changed the champion first."""
         self._change(self._former)
 
-    def _change(self, decide: Callable[[History, History], Decision]) -> None:
+    def _change(self, decide: Callable[[History, str], Decision]) -> None:
         """Carry a decision out; decide again if another process is faster.
 
-        ``decide`` gets the history as it is, and as it was when this process first looked.
+        ``decide`` gets the history as it is, and the champion that was seen before this process's turn.
         """
-        with champion_lock():
-            seen = self.champions.settle()
+        seen = self.champions.history().seen
         with champion_lock():
             while True:
                 history = self.champions.settle()
-                if history.number != seen.number:
+                if history.champion != seen:
                     self.reporter.message(f"Meanwhile, {_in_words(history)}.")
                 decision = decide(history, seen)
                 number = str(decision.version.version)
@@ -109,7 +108,7 @@ class Promotion:
                     break
         self._tell(decision, history.champion)
 
-    def _best(self, history: History, _: History) -> Decision:
+    def _best(self, history: History, _: str) -> Decision:
         withdrawn = _Withdrawn(history)
         champion = self._champion(history)
         if challenger := registry.version_with_alias(CHALLENGER):
@@ -153,11 +152,11 @@ class Promotion:
             return None
         return champion
 
-    def _named(self, number: int, history: History, _: History) -> Decision:
+    def _named(self, number: int, history: History, _: str) -> Decision:
         return Decision("named", self._sound(_version_named(number)), "named by hand")
 
-    def _former(self, history: History, seen: History) -> Decision:
-        if history.number != seen.number:
+    def _former(self, history: History, seen: str) -> Decision:
+        if history.champion != seen:
             raise UserError(
                 f"Nothing was rolled back, because {_in_words(history)}: issue it again to go back from there"
             )

@@ -305,7 +305,7 @@ def _checkpoints(job: TrainingJob, run: Run, reporter: Reporter) -> Checkpoints:
     if run.resumed:
         state = checkpoints.newest()
         done = len(state["history"]) if state else 0
-        damaged = ", ".join(path.name for path in checkpoints.damaged)
+        damaged = ", ".join(path.name for path in checkpoints.passed_over)
         reporter.message(
             f"{job.name}: goes on after epoch {done} of {job.recipe.config.epochs}"
             + (f"; damaged and passed over: {damaged}" if damaged else "")

@@ -124,7 +124,5 @@ def _history_problems() -> Iterator[str]:
 
 
 def _checkpoint_problems(folder: Path) -> Iterator[str]:
-    checkpoints = Checkpoints(folder)
-    checkpoints.newest()
-    for path in checkpoints.damaged:
+    for path in Checkpoints(folder).damaged():
         yield f"{path.name} is damaged: `resume` passes it over"
