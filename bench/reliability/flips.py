@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -18,6 +18,8 @@ TRAIN = ("train", "--variant", "baseline", "--epochs", "2", "--device", "cpu")
 BETTER = (*TRAIN, "--epochs", "3", "--seed", "1")
 VERIFY = ("verify", "--run-id", "all")
 DATABASE = "the database"
+SEARCH = ("search", "--trials", "3", "--max-epochs", "1", "--max-parameters", "20000", "--confirm-seeds", "0")
+SEARCHED = "a search's database"
 PROMOTED = (
     "a model",
     "a recipe",
@@ -26,6 +28,7 @@ PROMOTED = (
     DATABASE,
 )  # kinds that a promotion reads
 Files = Mapping[str, list[Path]]  # by kind
+Tables = Mapping[str, list[str]]  # rows by table
 
 
 def flips(stores: ToyStores, tries: int) -> list[Row]:
@@ -34,20 +37,20 @@ def flips(stores: ToyStores, tries: int) -> list[Row]:
     (store.folder / "data").mkdir()
     for path in stores.files.folder.iterdir():
         shutil.copy(path, store.folder / "data")
-    for command in (TRAIN, ("promote",), BETTER):
+    for command in (TRAIN, ("promote",), BETTER, (*SEARCH, "--device", "cpu")):
         ended = store.run(*command)
         assert ended.code == 0, ended.output
     _interrupt(stores, store)
     files = _files(store)
-    rows = {kind: Row(f"a bit of {kind} flipped, or its end cut off: `verify`, `promote`") for kind in files}
-    before = _rows(store.database)
+    rows = {kind: Row(f"a bit of {kind} flipped, or its end cut off: {_commands(kind)}") for kind in files}
+    before = {path: _tables(path) for kind in (DATABASE, SEARCHED) for path in files[kind]}
     copy = store.folder.with_name(f"{store.folder.name}-copy")
     shutil.copytree(store.folder, copy)
     for number in range(tries):
         kind = list(files)[number % len(files)]
         path = stores.random.choice(files[kind])
         how = _damage(stores, path)
-        deviations, output = _deviations(store, kind, path, before)
+        deviations, output = _deviations(store, kind, path, before.get(path, {}))
         rows[kind].count([f"{deviation} ({path.name}, {how})" for deviation in deviations], output=output)
         shutil.rmtree(store.folder)
         shutil.copytree(copy, store.folder)
@@ -77,7 +80,13 @@ def _files(store: ToyStore) -> Files:
             path for path in logged if path.name not in ("recipe.json", "manifest.json")
         ],
         DATABASE: [store.database],
+        SEARCHED: [store.folder / "optuna.db"],
     }
+
+
+def _commands(kind: str) -> str:
+    """Return which commands are tried."""
+    return "`verify`" + (", `promote`" if kind in PROMOTED else ", `search`" if kind == SEARCHED else "")
 
 
 def _damage(stores: ToyStores, path: Path) -> str:
@@ -92,26 +101,31 @@ def _damage(stores: ToyStores, path: Path) -> str:
     return f"a bit of byte {place}"
 
 
-def _deviations(store: ToyStore, kind: str, path: Path, rows: list[str]) -> tuple[list[str], str]:
-    """Return what `verify` and `promote` did otherwise than promised, and what they wrote.
+def _deviations(store: ToyStore, kind: str, path: Path, before: Tables) -> tuple[list[str], str]:
+    """Return what the commands did otherwise than promised, and what they wrote.
 
-    ``rows`` are the database's before. A bit of its indexes, or of its free space, changes none of them:
+    ``before`` are a database's rows. A bit of its indexes, or of its free space, changes none of them:
     `verify` may find it or not.
     """
     data = store.folder / "data"
     variables = {ENVIRONMENT_VARIABLE: str(data)}
-    harmless = path == store.database and _rows(path) == rows
+    after = _tables(path) if before else {}
+    changed = ", ".join(sorted(name for name in before | after if before.get(name) != after.get(name)))
     verified = end_of(store.start(*VERIFY, "--data-dir", str(data), **variables))
     output = verified.output
-    deviations = verified.deviations("`verify`", code=verified.code or (0 if harmless else 1))
-    if not harmless and path.name not in verified.output:
-        deviations.append("`verify` did not name it")
+    deviations = verified.deviations("`verify`", code=verified.code or 0)
+    if (changed or not before) and (not verified.code or path.name not in verified.output):
+        deviations.append(f"`verify` did not name it{f': {changed}' if changed else ''}")
     if kind in PROMOTED:
         promoted = end_of(store.start("promote", **variables))
         output += promoted.output
         deviations += promoted.deviations("`promote`", code=promoted.code or 0)
         if not promoted.code and f"(run {_champion_run(store)})" in verified.output:
             deviations.append("a damaged model is champion")
+    if kind == SEARCHED:
+        searched = end_of(store.start(*SEARCH, "--device", "cpu", **variables))
+        output += searched.output
+        deviations += searched.deviations("`search`", code=searched.code or 0)
     return deviations, output
 
 
@@ -125,17 +139,14 @@ def _champion_run(store: ToyStore) -> str:
         return str(connection.execute(query, (NAME, CHAMPION)).fetchone()[0])
 
 
-def _rows(database: Path) -> list[str]:
+def _tables(database: Path) -> Tables:
     """Return all that a SQLite file holds as text; what cannot be read, as the reason."""
     try:
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
             connection.text_factory = bytes
-            return [repr(line) for line in _content(connection)]
-    except sqlite3.DatabaseError as error:
-        return [str(error)]
-
-
-def _content(connection: sqlite3.Connection) -> Iterator[object]:
-    yield from connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master")
-    for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-        yield from connection.execute(f'SELECT * FROM "{name.decode()}"')
+            schema = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+            names = [name.decode() for kind, name, *_ in schema if kind == b"table"]
+            rows = {name: connection.execute(f'SELECT * FROM "{name}"').fetchall() for name in names}
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        return {"all tables": [str(error)]}
+    return {name: list(map(repr, lines)) for name, lines in ({"the schema": schema} | rows).items()}

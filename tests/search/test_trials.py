@@ -1,8 +1,10 @@
 """The store of a search's trials: order, pruning, resume, and storages that fail; no training."""
 
 import shutil
+import sqlite3
 import tempfile
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -440,6 +442,32 @@ def test_the_database_of_mlflow_is_refused(initialised_database):
         pytest.raises(UserError, match="cannot share one with MLflow"),
         opened(f"sqlite:///{initialised_database}"),
     ):
+        pass
+
+
+def test_a_storage_that_sqlite_finds_damaged_is_refused(url):
+    with opened(url) as store:
+        run_trials(store, 2)
+    content = database_of(url).read_bytes()
+    database_of(url).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"is damaged \(.*malformed.*\): bring it back"), opened(url):
+        pass
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE trial_params SET distribution_json = replace(distribution_json, '{', 'z')",
+        "UPDATE trials SET state = 'COMPLETD' WHERE number = 0",
+        "UPDATE trial_user_attributes SET value_json = '\"toy'",
+    ],
+)
+def test_a_storage_with_a_value_that_is_none_of_its_kind_is_refused(url, change):
+    with opened(url) as store:
+        run_trials(store, 2)
+    with closing(sqlite3.connect(database_of(url))) as connection, connection:
+        assert connection.execute(change).rowcount > 0
+    with pytest.raises(UserError, match=r"is damaged \(.*\): bring it back"), opened(url):
         pass
 
 

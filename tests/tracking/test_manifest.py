@@ -96,6 +96,14 @@ def test_a_damaged_manifest_is_refused(store, run_id, damage):
             "metric val/loss has other values than were logged",
         ),
         ("DELETE FROM metrics WHERE step = 2", "metric val/loss has other values than were logged"),
+        (
+            "UPDATE latest_metrics SET value = 0.2 WHERE key = 'val/loss'",
+            "metric val/loss is 0.2, and was logged as 0.125",
+        ),
+        (
+            "DELETE FROM latest_metrics WHERE key = 'val/loss'",
+            "metric val/loss is None, and was logged as 0.125",
+        ),
     ],
 )
 def test_a_changed_row_of_the_database_is_named(store, run_id, tmp_path, statement, change):

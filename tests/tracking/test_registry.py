@@ -313,7 +313,7 @@ def test_a_challenger_has_its_evidence_in_its_tags(store):
     assert registry.confirmation_of(version) == {}
     challenger = registry.set_challenger(model, {"p_value": 0.01, "champion": "v4"})
     assert challenger.version == version.version
-    assert challenger.tags == {"confirm.p_value": "0.01", "confirm.champion": "v4"}
+    assert challenger.tags.keys() == {"confirm.p_value", "confirm.champion", "confirm.sha256"}
     assert registry.confirmation_of(challenger) == {"p_value": "0.01", "champion": "v4"}
     assert registry.version_with_alias("challenger").version == version.version
 
@@ -321,4 +321,13 @@ def test_a_challenger_has_its_evidence_in_its_tags(store):
 def test_a_challenger_that_is_not_registered_is_registered(toy):
     challenger = registry.set_challenger(toy.private, {"p_value": 0.01})
     assert registry.version_of(toy.private_run).version == challenger.version
-    assert challenger.tags == {**toy.private.tags, "confirm.p_value": "0.01"}
+    assert challenger.tags.items() >= {**toy.private.tags, "confirm.p_value": "0.01"}.items()
+
+
+def test_a_confirmation_that_was_changed_is_refused(store):
+    version = registered(store, "v4")
+    model = registry.LoggedModel("models:/m-1", int(version.version), "0123", {})
+    registry.set_challenger(model, {"p_value": 0.9, "champion": "v4"})
+    store.set_model_version_tag(version.name, version.version, "confirm.p_value", "0.01")
+    with pytest.raises(UserError, match="confirmation were changed since its search wrote them"):
+        registry.confirmation_of(registry.version_with_alias("challenger"))

@@ -115,6 +115,34 @@ def test_a_damaged_database_is_named(flipped, trained, toy_files):
     path.unlink()
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            "UPDATE input_tags SET value = 'x' WHERE name = 'sha256'",
+            "dataset fashion-mnist-train is {'digest'",
+        ),
+        (
+            "UPDATE logged_model_params SET param_value = '99' WHERE param_key = 'epochs'",
+            "param epochs is '99', and was logged as",
+        ),
+        (
+            "UPDATE logged_model_metrics SET metric_value = 0.9 WHERE metric_name = 'best/val_loss'",
+            "metric best/val_loss of its model is 0.9",
+        ),
+    ],
+)
+def test_a_changed_row_about_data_or_model_is_named(flipped, trained, toy_files, change, said):
+    database = trained / "mlflow.db"
+    content = database.read_bytes()
+    with closing(sqlite3.connect(database)) as connection, connection:
+        assert connection.execute(change).rowcount > 0
+    try:
+        assert said in problems(toy_files)
+    finally:
+        database.write_bytes(content)
+
+
 def test_a_damaged_model_is_not_promoted(flipped, trained, toy_files):
     (path,) = files_of(trained, "data/model.pth")
     flipped(path, 5000)

@@ -22,8 +22,11 @@ from sqlalchemy.pool import NullPool
 from lenet_study.errors import UserError, one_line
 from lenet_study.search import attributes
 from lenet_study.search.sampling import Settings
-from lenet_study.search.trials import TrialStore
+from lenet_study.search.trials import TrialStore, reason_of
 from lenet_study.tracking.store import redact
+from lenet_study.tracking.store_examination import damage
+
+_CURE = "bring it back from a backup, or name another storage"
 
 
 @contextmanager
@@ -47,6 +50,7 @@ def open_trial_store(settings: Settings, fingerprint: Mapping[str, object]) -> I
                     "or choose another name"
                 ) from error
             with _alone(url):
+                _check_file(_file(url), redacted)
                 storage = RDBStorage(address)
                 study = _open_study(storage, settings, fingerprint)
         store = TrialStore(study, storage, redacted, settings, shared=not _file(url))
@@ -76,6 +80,12 @@ def _parse(address: str) -> URL:
     return url
 
 
+def _check_file(database: Path | None, redacted: str) -> None:
+    """Refuse a file that SQLite finds damaged."""
+    if database and database.is_file() and (problem := damage(database)):
+        raise UserError(f"storage={redacted} is damaged ({problem}): {_CURE}")
+
+
 def _open_study(storage: RDBStorage, settings: Settings, fingerprint: Mapping[str, object]) -> optuna.Study:
     """Make Optuna's study or open it; every step can be done again after a kill."""
     search_name = settings.config.search_name
@@ -90,6 +100,7 @@ def _open_study(storage: RDBStorage, settings: Settings, fingerprint: Mapping[st
     for name, value in defaults.items():
         if name not in study.user_attrs:
             study.set_user_attr(name, value)
+    study.get_trials(deepcopy=False)  # a damaged one is found now
     stored = study.user_attrs[attributes.FINGERPRINT]
     differing = [key for key in fingerprint if stored.get(key) != fingerprint[key]]
     if differing:
@@ -148,7 +159,8 @@ def _storage_errors(redacted: str) -> Iterator[None]:
             f"storage={redacted} is no database of Optuna {optuna.__version__}, and it cannot share one with "
             "MLflow: name one of its own"
         ) from error
+    except (ValueError, LookupError, TypeError) as error:  # a value is not of its kind, or not JSON
+        raise UserError(f"storage={redacted} is damaged ({one_line(error, 200)}): {_CURE}") from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, OSError) as error:
-        # The driver's own words on one line; SQLAlchemy wraps them in pages of background.
-        reason = one_line(error.__cause__ or error, 200)
-        raise UserError(f"storage={redacted} cannot be used ({reason}): check the address") from error
+        message = f"storage={redacted} cannot be used ({reason_of(error)}): check the address"
+        raise UserError(message) from error

@@ -39,6 +39,12 @@ MOST_KILLS = 1  # a trial whose process died more often is not repeated: it may 
 TrialResult = tuple[TrialState, float | None]  # COMPLETE with its accuracy, PRUNED, or FAIL
 
 
+def reason_of(error: Exception) -> str:
+    """Return why a storage failed, in its driver's words: SQLAlchemy wraps them in pages of background."""
+    cause = error.__cause__ or error
+    return one_line(getattr(cause, "orig", None) or cause, 200)
+
+
 @dataclass(frozen=True)
 class _Running:
     """A trial that this process asked for and has not told yet."""
@@ -78,8 +84,8 @@ class TrialStore:
         try:
             yield
         except StorageInternalError as error:
-            reason = one_line(error.__cause__ or error, 200)
-            raise StoreError(f"storage={self.address} failed ({reason}); the same command goes on") from error
+            message = f"storage={self.address} failed ({reason_of(error)}); the same command goes on"
+            raise StoreError(message) from error
 
     def finished(self) -> list[FrozenTrial]:
         """Return the trials that count: complete, pruned, or failed for good."""

@@ -1,4 +1,4 @@
-"""The manifest of a run: SHA-256 sums of its files, and its params, metrics and tags as it wrote them.
+"""The manifest of a run: SHA-256 sums of its files, and its params, metrics, tags and data as it wrote them.
 
 The manifest is a file of the run; its own sum is a tag. A byte that changes later, in the folder of artifacts
 or in the database, is thereby told from what was logged.
@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Self
 
 import mlflow
+from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
@@ -38,6 +39,7 @@ class Manifest:
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # step and value, as logged
     tags: dict[str, str] = field(default_factory=dict)
+    datasets: dict[str, dict[str, str]] = field(default_factory=dict)  # digest and tags by name
 
     @classmethod
     def loads(cls, text: str) -> Self:
@@ -64,26 +66,37 @@ class Manifest:
         """Add those tags that stay as they are once the run has ended."""
         self.tags |= {name: value[:MAX_TAG_VAL_LENGTH] for name, value in tags.items() if _stays(name)}
 
-    def changes(
-        self,
-        params: Mapping[str, str],
-        metrics: Mapping[str, Sequence[tuple[int, float]]],
-        tags: Mapping[str, str],
-    ) -> Iterator[str]:
-        """Yield in words what a store holds otherwise.
+    def add_dataset(self, name: str, digest: str, tags: Mapping[str, str]) -> None:
+        """Add a dataset input."""
+        self.datasets[name] = {"digest": digest, **tags}
 
-        Args:
-            params: All that the store has.
-            metrics: Step and value of all points of any of the run's metrics; others are not compared.
-            tags: All that the store has.
-        """
-        for kind, logged, stored in (("param", self.params, params), ("tag", self.tags, tags)):
-            for name, value in logged.items():
-                if stored.get(name) != value:
-                    yield f"{kind} {name} is {stored.get(name, 'missing')!r}, and was logged as {value!r}"
-        for name, points in metrics.items():
-            if sorted(map(repr, points)) != sorted(map(repr, self.metrics.get(name, []))):
+    def changes(self, run: StoredRun, points: Mapping[str, Sequence[tuple[int, float]]]) -> Iterator[str]:
+        """Yield in words what a store holds otherwise; ``points`` are the step and value of each metric."""
+        inputs = run.inputs.dataset_inputs if run.inputs else []
+        datasets = {
+            each.dataset.name: {"digest": each.dataset.digest, **{tag.key: tag.value for tag in each.tags}}
+            for each in inputs
+        }
+        yield from _differences("param", self.params, run.data.params)
+        yield from _differences("tag", self.tags, run.data.tags)
+        yield from _differences("dataset", self.datasets, datasets)
+        for name, stored in points.items():
+            if sorted(map(repr, stored)) != sorted(map(repr, self.metrics.get(name, []))):
                 yield f"metric {name} has other values than were logged"
+            elif not _same(run.data.metrics.get(name), self.last(name)):  # that pages and filters show
+                yield f"metric {name} is {run.data.metrics.get(name)}, and was logged as {self.last(name)}"
+
+    def model_changes(self, model: LoggedModel) -> Iterator[str]:
+        """Yield in words what the page of the run's model shows otherwise than the run has logged it."""
+        yield from _differences("param", {name: self.params.get(name) for name in model.params}, model.params)
+        for metric in model.metrics or []:
+            if not _same(metric.value, self.last(metric.key)):
+                yield f"metric {metric.key} of its model is {metric.value}, not {self.last(metric.key)}"
+
+    def last(self, metric: str) -> float | None:
+        """Return a metric's value at its last step; None if there is no such metric."""
+        points = self.metrics.get(metric)
+        return max(points, key=lambda point: point[0])[1] if points else None
 
 
 def load_manifest(run: StoredRun) -> Manifest | None:
@@ -127,10 +140,14 @@ def changes_of(run: StoredRun) -> Iterator[str]:
         except UserError as error:
             yield str(error)
     names = manifest.metrics.keys() | {name for name in run.data.metrics if not name.startswith(_SYSTEM)}
+    outputs = run.outputs.model_outputs if run.outputs else []
     with store_call():
         histories = {name: client.get_metric_history(run_id, name) for name in sorted(names)}
+        models = [client.get_logged_model(output.model_id) for output in outputs]
     points = {name: [(point.step, point.value) for point in rows] for name, rows in histories.items()}
-    yield from manifest.changes(run.data.params, points, run.data.tags)
+    yield from manifest.changes(run, points)
+    for model in models:
+        yield from manifest.model_changes(model)
 
 
 def fetch_file(run_id: str, name: str, folder: Path, sha256: str | None) -> Path:
@@ -156,6 +173,16 @@ def fetch_file(run_id: str, name: str, folder: Path, sha256: str | None) -> Path
 def sha256_of(text: str) -> str:
     """Return the SHA-256 sum of a manifest's text."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _differences(kind: str, logged: Mapping[str, object], stored: Mapping[str, object]) -> Iterator[str]:
+    for name, value in logged.items():
+        if stored.get(name) != value:
+            yield f"{kind} {name} is {stored.get(name, 'missing')!r}, and was logged as {value!r}"
+
+
+def _same(stored: float | None, logged: float | None) -> bool:
+    return repr(stored) == repr(logged)  # NaN, too
 
 
 def _stays(tag: str) -> bool:

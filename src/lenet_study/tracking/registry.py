@@ -27,6 +27,7 @@ from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 from lenet_study.errors import StoreError, UserError, one_line
 from lenet_study.evidence import export
+from lenet_study.recipes.recipe_file import content_digest
 from lenet_study.tracking import served_model
 from lenet_study.tracking.champions import CHALLENGER, CHAMPION
 from lenet_study.tracking.disk import require_room
@@ -49,6 +50,7 @@ from lenet_study.training.model import CLASSES, SIDE, LeNet
 Version: TypeAlias = ModelVersion
 CHAMPION_URI = f"models:/{NAME}@{CHAMPION}"
 _SERVED_CODE = "code.zip"
+_SUM_OF_FIGURES = "sha256"  # among the figures of a confirmation
 _SUMS = (Tag.WEIGHTS_SHA256, Tag.TORCHSCRIPT_SHA256, Tag.MODEL_SHA256, Tag.PARITY)
 _CURE = (
     "the id of a finished training's run, an address such as "
@@ -333,7 +335,8 @@ def check_version(version: Version) -> None:
 
 
 def check_model(version: Version, run: StoredTraining) -> None:
-    """Refuse a version whose files are not those that ``run`` logged; raise as ``check_version``."""
+    """Refuse a version that is not as ``run``, or its confirmation, logged it; raise as ``check_version``."""
+    confirmation_of(version)
     load_model(f"models:/{NAME}/{version.version}")
     for tag in (Tag.MODEL_SHA256, Tag.TORCHSCRIPT_SHA256):
         if run.tag(tag) != version.tags.get(tag, run.tag(tag)):
@@ -349,17 +352,29 @@ def version_with_alias(alias: str) -> Version | None:
 
 def set_challenger(model: LoggedModel, evidence: Mapping[str, object]) -> Version:
     """Make a model, registered if need be, the challenger, with the figures of its confirmation as tags."""
-    client = mlflow.MlflowClient()
+    client, figures = mlflow.MlflowClient(), {name: str(value) for name, value in evidence.items()}
+    figures[_SUM_OF_FIGURES] = content_digest(figures)
     with champion_lock(), store_call():
         number = str(_registered(model).version)
-        for figure, value in evidence.items():
-            client.set_model_version_tag(NAME, number, Tag.CONFIRMED.format(figure=figure), str(value))
+        for figure, value in figures.items():
+            client.set_model_version_tag(NAME, number, Tag.CONFIRMED.format(figure=figure), value)
         client.set_registered_model_alias(NAME, CHALLENGER, number)
         return client.get_model_version(NAME, number)
 
 
 def confirmation_of(version: Version) -> dict[str, str]:
-    """Return the figures of a version's confirmation by a search; empty if it was never confirmed."""
+    """Return the figures of a version's confirmation by a search; empty if it was never confirmed.
+
+    Raises:
+        UserError: They are not those that the search has written.
+    """
     prefix = Tag.CONFIRMED.format(figure="")
     tags: Mapping[str, str] = version.tags
-    return {name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)}
+    figures = {name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)}
+    logged = figures.pop(_SUM_OF_FIGURES, "")  # older versions have none
+    if logged and logged != content_digest(figures):
+        raise UserError(
+            f"The figures of version {version.version}'s confirmation were changed since its search wrote "
+            "them: restore a backup, or delete the version and search again"
+        )
+    return figures

@@ -153,6 +153,7 @@ class Run:
         dataset = mlflow.data.from_numpy(split.images.numpy(), source=SOURCE, name=name, digest=digest[:32])
         tags = {"mlflow.data.context": context, "sha256": digest}
         self._write(kind="dataset", dataset=dataset._to_mlflow_entity().to_dictionary(), tags=tags)
+        self.manifest.add_dataset(name, digest[:32], tags)
         self.set_tags({Tag.DATASET_SHA256.format(context=context): digest})
 
     def log_model(

@@ -120,7 +120,7 @@ def check_files(folder: Path) -> None:
         sums = json.loads((folder / MANIFEST).read_bytes())
         for name, sha256 in sums.items():
             if _sha256(folder / name) != sha256:
-                raise ValueError("its SHA-256 is not the one that was logged")
+                raise ValueError(f"its SHA-256 is not the one in {MANIFEST}")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         reason = getattr(error, "strerror", "") or str(error)
         raise MlflowException(

@@ -112,8 +112,8 @@ class Promotion:
         withdrawn = _Withdrawn(history)
         champion = self._champion(history)
         if challenger := registry.version_with_alias(CHALLENGER):
-            reason = rejection_reason(challenger, champion) or withdrawn.reason(challenger)
-            reason = reason or self._unsound(challenger)
+            reason = self._unsound(challenger) or rejection_reason(challenger, champion)
+            reason = reason or withdrawn.reason(challenger)
             number = challenger.version
             self.run.set_tags({Tag.CHALLENGER_VERSION: number, Tag.CHALLENGER_REJECTED: reason or "none"})
             if not reason:
