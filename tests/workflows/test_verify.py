@@ -116,31 +116,43 @@ def test_a_damaged_database_is_named(flipped, trained, toy_files):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("table", "key", "value", "named", "said"),
     [
+        ("input_tags", "name", "value", "sha256", "dataset fashion-mnist-train is {'digest'"),
         (
-            "UPDATE input_tags SET value = 'x' WHERE name = 'sha256'",
-            "dataset fashion-mnist-train is {'digest'",
-        ),
-        (
-            "UPDATE logged_model_params SET param_value = '99' WHERE param_key = 'epochs'",
+            "logged_model_params",
+            "param_key",
+            "param_value",
+            "epochs",
             "param epochs is '99', and was logged as",
         ),
         (
-            "UPDATE logged_model_metrics SET metric_value = 0.9 WHERE metric_name = 'best/val_loss'",
-            "metric best/val_loss of its model is 0.9",
+            "logged_model_metrics",
+            "metric_name",
+            "metric_value",
+            "best/val_loss",
+            "metric best/val_loss of its model is 99.0, not",
         ),
     ],
 )
-def test_a_changed_row_about_data_or_model_is_named(flipped, trained, toy_files, change, said):
-    database = trained / "mlflow.db"
-    content = database.read_bytes()
-    with closing(sqlite3.connect(database)) as connection, connection:
-        assert connection.execute(change).rowcount > 0
+def test_a_changed_row_about_data_or_model_is_named(
+    flipped, trained, toy_files, table, key, value, named, said
+):
+    def put(row, number):
+        with closing(sqlite3.connect(trained / "mlflow.db")) as connection, connection:
+            connection.execute(f"UPDATE {table} SET {value} = ? WHERE rowid = ?", (number, row))
+
+    with closing(sqlite3.connect(trained / "mlflow.db")) as connection:
+        query = f"SELECT rowid, {value} FROM {table} WHERE {key} = ?"
+        rows = connection.execute(query, (named,)).fetchall()
+    for row, _ in rows:
+        put(row, 99)
     try:
         assert said in problems(toy_files)
     finally:
-        database.write_bytes(content)
+        for row, before in rows:
+            put(row, before)
+    assert problems(toy_files) == ""
 
 
 def test_a_damaged_model_is_not_promoted(flipped, trained, toy_files):
