@@ -124,7 +124,7 @@ def test_a_damaged_database_is_named(flipped, trained, toy_files):
             "param_key",
             "param_value",
             "epochs",
-            "param epochs is '99', and was logged as",
+            "param epochs is '99', and",
         ),
         (
             "logged_model_metrics",
