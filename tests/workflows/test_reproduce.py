@@ -182,6 +182,12 @@ def test_what_is_no_finished_training_is_refused_without_a_run(store, toy_files)
     assert len(store.search_runs(["1"])) == 2
 
 
+def test_a_store_that_fails_is_no_difference(store, monkeypatch, toy_files):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    with pytest.raises(UserError, match=r"run_id=0123 cannot be reproduced: .*does not answer"):
+        reproduce("0123", data=toy_files)
+
+
 def git(root, *command):
     identity = ("-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false")
     done = subprocess.run(["git", *identity, *command], cwd=root, check=True, capture_output=True, text=True)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import lenet_study
-from lenet_study.errors import ReproductionError, UserError, one_line
+from lenet_study.errors import DiskError, ReproductionError, StoreError, UserError, one_line
 from lenet_study.evidence import export, predictions, verdicts
 from lenet_study.evidence.verdicts import FactChange, Outcome, Verdict
 from lenet_study.execution.reporter import Reporter
@@ -70,8 +70,20 @@ def reproduce(
     Raises:
         UserError: The run is no finished training, or cannot be reproduced here; the message says why.
         ReproductionError: The result differs.
-        StoreError: The store failed.
     """
+    try:
+        verdict = _reproduce(run_id, threads, data_dir, data, root, reporter)
+    except (StoreError, DiskError) as error:  # neither identical nor different
+        raise UserError(f"run_id={run_id} cannot be reproduced: {error}") from error
+    if verdict.kind == "differs":
+        raise ReproductionError(f"run_id={run_id} differs: {verdict.sentence}")
+    reporter.message(f"run_id={run_id} is {verdict.kind}: {verdict.sentence}")
+    return verdict
+
+
+def _reproduce(
+    run_id: str, threads: int, data_dir: str, data: DataFiles | None, root: Path, reporter: Reporter
+) -> Verdict:
     connect()
     stored = StoredTraining.load(run_id)
     if stored.stage not in STAGES:
@@ -93,9 +105,6 @@ def reproduce(
             run.set_tags({Tag.VERDICT: "cannot", Tag.VERDICT_REASON: error})
             raise UserError(f"run_id={run_id} cannot be reproduced: {error}") from error
         reporter.on_address(links.how_to_look(), f"{stored.name} reproduced", links.run_address(run))
-    if verdict.kind == "differs":
-        raise ReproductionError(f"run_id={run_id} differs: {verdict.sentence}")
-    reporter.message(f"run_id={run_id} is {verdict.kind}: {verdict.sentence}")
     return verdict
 
 
