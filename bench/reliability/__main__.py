@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ def main(parts: str, scale: float, seed: int, path: Path) -> None:
         raise click.BadParameter(
             f"{', '.join(unknown)}: choose from {', '.join(PARTS)}", param_hint="--parts"
         )
+    # A connection that is kept takes a database that was put back for the one that it has read.
+    os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         stores = ToyStores(Path(folder))
         for name in parts.split(","):

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
+import mlflow
+
 from bench.reliability.row import Row
 from bench.reliability.stores import ToyStore, ToyStores, end_of
 from lenet_study.tracking.champions import CHAMPION
@@ -130,13 +132,8 @@ def _deviations(store: ToyStore, kind: str, path: Path, before: Tables) -> tuple
 
 
 def _champion_run(store: ToyStore) -> str:
-    """Return the run of the champion; not by MLflow, which keeps the file open that was there before."""
-    query = (
-        "SELECT run_id FROM model_versions JOIN registered_model_aliases USING (name, version) "
-        "WHERE name = ? AND alias = ?"
-    )
-    with closing(sqlite3.connect(store.database)) as connection:
-        return str(connection.execute(query, (NAME, CHAMPION)).fetchone()[0])
+    client = mlflow.MlflowClient(store.uri, store.uri)
+    return str(client.get_model_version_by_alias(NAME, CHAMPION).run_id)
 
 
 def _tables(database: Path) -> Tables:
