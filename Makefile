@@ -1,6 +1,7 @@
 # `make help` lists the targets. `make study` and `make test` need nothing but Python 3.11 and make.
 PYTHON ?= python3.11
 EPOCHS ?= 15
+REPEATS ?= 1
 VARIANT ?= v4
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 RUN = mlflow run . --experiment-name fashion-mnist-lenet --env-manager local
@@ -57,8 +58,8 @@ $(BENCH): requirements.txt requirements-bench.txt pyproject.toml
 data: setup ## find or fetch Fashion-MNIST, and verify it
 	python -m lenet_study data
 
-study: setup ## run the whole study; EPOCHS=1 makes a quick pass
-	$(RUN) -e study -P epochs=$(EPOCHS)
+study: setup ## run the whole study; EPOCHS=1 makes a quick pass, REPEATS=10 trains with ten seeds
+	$(RUN) -e study -P epochs=$(EPOCHS) -P repeats=$(REPEATS)
 
 train: setup ## train one model: VARIANT=v2 EPOCHS=15
 	$(RUN) -e train -P variant=$(VARIANT) -P epochs=$(EPOCHS)

@@ -185,7 +185,8 @@ result = train(TrainingJob(recipe=recipe, hardware=Hardware(device="cpu"), data=
 client = mlflow.MlflowClient()
 run = client.get_run(result.run_id)
 model = load_model(result.run_id)
-table = comparison(StudyResult({"v2-dropout": result}, select({"v2-dropout": result}), None, None, {}))
+trained = {"v2-dropout": {0: result}}
+table = comparison(StudyResult(trained, select(trained), {}, {}, {}))
 curves = training_curves.curves({"v2-dropout": result.history}, {"v2-dropout": 1})
 picture = architecture.draw("v2-dropout", VARIANTS["v2-dropout"])
 artifact = client.download_artifacts(result.run_id, "model_summary.txt", ".")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from types import SimpleNamespace
 
 import mlflow
@@ -257,7 +258,7 @@ def test_the_study_tells_its_selection_and_its_champion(finished):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_a_training_gave_is_read_back_from_its_run(finished, variant):
-    trained = finished.result.trained[variant]
+    trained = finished.result.trained[variant][CONFIG.seed]
     stored = StoredTraining.load(trained.run_id)
     assert replace(TrainingResult.of(stored), seconds=trained.seconds) == trained
     assert 0 < stored.seconds < trained.seconds + 1
@@ -490,5 +491,18 @@ def test_select_takes_the_first_on_a_tie():
         )
         return TrainingResult("a run", epoch, [epoch], None, 1.0, None)
 
-    options = {"baseline": trained(0.5), "v1": trained(0.7), "v2": trained(0.7)}
+    options = {"baseline": {0: trained(0.5)}, "v1": {0: trained(0.7)}, "v2": {0: trained(0.7)}}
     assert select(options) == "v1"
+
+
+def test_select_compares_means_over_seeds():
+    def trained(*accuracies):
+        epoch = partial(
+            Epoch, epoch=1, learning_rate=0.1, train_loss=1.0, train_accuracy=0.5, val_loss=1.0, seconds=1.0
+        )
+        epochs = [epoch(val_accuracy=accuracy) for accuracy in accuracies]
+        return {
+            seed: TrainingResult("a run", each, [each], None, 1.0, None) for seed, each in enumerate(epochs)
+        }
+
+    assert select({"v1": trained(0.9, 0.5), "v2": trained(0.7, 0.8)}) == "v2"

@@ -84,6 +84,7 @@ def study(
     hardware: Hardware,
     folders: Folders,
     folds: Folds = 5,
+    repeats: Annotated[int, Interval(ge=1, le=1000), "Seeds of every variant, from the seed on."] = 1,
     workers: Workers = 0,
     force: Force = False,
 ) -> None:
@@ -93,6 +94,7 @@ def study(
     run_study(
         config,
         folds=folds,
+        repeats=repeats,
         hardware=hardware,
         workers=workers,
         data=DataFiles.at(folders.data_dir),

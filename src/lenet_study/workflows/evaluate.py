@@ -52,10 +52,14 @@ class EvaluationJob:
     parent_work: str = ""  # id of the search's run that it belongs to
     before: EvaluationResult | None = None  # another model's, to set the confusion matrices side by side
     resume: str = ""  # id of the interrupted run to go on with; empty begins one
+    embedded: bool = True  # whether to draw the features with t-SNE, which takes most of the time
 
     @classmethod
     def of(cls, model: str, job: TrainingJob, before: EvaluationResult | None = None) -> EvaluationJob:
-        """Return the evaluation of a model as a training was done: same seed, hardware, images and work."""
+        """Return the evaluation of a model as a training was done: same seed, hardware, images and work.
+
+        Of a study's repeats, only the first one's features are drawn.
+        """
         return cls(
             model=model,
             seed=job.recipe.config.seed,
@@ -64,6 +68,7 @@ class EvaluationJob:
             study=job.study,
             parent_work=job.parent,
             before=before,
+            embedded=not job.repeated,
         )
 
     def run(self, reporter: Reporter, monitor: Monitor) -> EvaluationResult:
@@ -111,7 +116,8 @@ def evaluate(job: EvaluationJob, reporter: Reporter = Reporter()) -> EvaluationR
             reporter.message(f"{name}: {_log_scores(run, predicted)}")
             _log_confusion(run, name, predicted, job.before)
             _log_examples(run, test, predicted, job.seed)
-            _log_embedding(run, name, predicted, job.seed, reporter)
+            if job.embedded:
+                _log_embedding(run, name, predicted, job.seed, reporter)
         finally:
             reporter.on_run_end(name)
         if not (job.study or job.parent_work):

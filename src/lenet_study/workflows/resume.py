@@ -141,6 +141,7 @@ class _Options:
             result = study(
                 _config_of(stored.params),
                 folds=int(stored.params["folds"]),
+                repeats=int(stored.params.get("repeats", 1)),  # a study before version 0.4 had one seed
                 hardware=_hardware_of(stored.params),
                 workers=int(stored.params["workers"]),
                 variants=stored.params["variants"].split(","),
@@ -149,7 +150,7 @@ class _Options:
                 resume=stored.run_id,
                 reporter=self.reporter,
             )
-            return dict(result.trained)
+            return result.trainings
         job = self._job_of(stored)
         if stored.stage == "kfold":
             return kfold_side_by_side(job, int(stored.params.get("workers", 0)), self.reporter)

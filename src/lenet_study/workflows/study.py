@@ -1,8 +1,12 @@
-"""``study``: all variants trained, one selected, evaluated, retrained, cross-validated, and promoted."""
+"""``study``: all variants trained, one selected, evaluated, retrained, cross-validated, and promoted.
+
+With repeats, trainings, evaluations and retrainings are done once for each of several seeds. A seed gives all
+variants the same split, so that they can be compared in pairs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -13,7 +17,7 @@ from lenet_study.errors import JobError, UserError
 from lenet_study.evidence.published import published_models
 from lenet_study.execution.executor import Executor
 from lenet_study.execution.reporter import Reporter
-from lenet_study.recipes.recipe import Recipe, TrainingConfig, variant_recipes
+from lenet_study.recipes.recipe import SEED_LIMIT, TrainingConfig, variant_recipes
 from lenet_study.recipes.variants import VARIANTS
 from lenet_study.tracking import links
 from lenet_study.tracking.run import Run, open_run
@@ -31,25 +35,36 @@ from lenet_study.workflows.retrain import RetrainingJob
 from lenet_study.workflows.train import TrainingJob, TrainingResult
 from lenet_study.workflows.waiting import wait_for_store
 
-_COMPARED = ["best_epoch", "train_accuracy", "val_accuracy", "val_accuracy_augmented", "val_loss"]
-_COMPARED += ["test_accuracy", "test_loss"]
+_TRAINED = ["best_epoch", "train_accuracy", "val_accuracy", "val_accuracy_augmented", "val_loss"]
+_COMPARED = ["seeds", *_TRAINED, "test_accuracy", "test_loss", "val_accuracy_std", "test_accuracy_std"]
 
 
 @dataclass(frozen=True)
 class StudyResult:
     """The results of a study; while it goes on, those of failed jobs are missing."""
 
-    trained: Mapping[str, TrainingResult]  # by variant
+    trained: Mapping[str, Mapping[int, TrainingResult]]  # by variant and seed
     selected: str  # variant
-    evaluated: EvaluationResult | None
-    retrained: tuple[TrainingResult, EvaluationResult] | None
-    folds: Mapping[str, TrainingResult]
+    evaluated: Mapping[int, EvaluationResult]  # by seed
+    retrained: Mapping[int, tuple[TrainingResult, EvaluationResult]]  # by seed
+    folds: Mapping[str, TrainingResult]  # of the first seed
+
+    @property
+    def trainings(self) -> dict[str, TrainingResult]:
+        """All trainings of the variants, by variant, or by variant and seed if there are several seeds."""
+        repeated = len({seed for results in self.trained.values() for seed in results}) > 1
+        return {
+            f"{variant} seed {seed}" if repeated else variant: result
+            for variant, results in self.trained.items()
+            for seed, result in results.items()
+        }
 
 
 def study(
     config: TrainingConfig,
     *,
     folds: int = 5,
+    repeats: int = 1,
     hardware: Hardware = Hardware(),
     workers: int = 0,
     data: DataFiles | None = None,
@@ -63,11 +78,12 @@ def study(
     """Run the whole study; its trainings are runs of their own, tagged with the study's id.
 
     A study issued again goes on in the run of the one that was interrupted, and uses finished trainings with
-    the same fingerprints again.
+    the same fingerprints again: one with more repeats trains those that are new.
 
     Args:
-        config: The parameters of every training.
+        config: The parameters of every training; its seed is the first one.
         folds: Parts of the cross-validation.
+        repeats: Seeds, one after the other from the first one.
         hardware: What each training computes on.
         workers: Trainings side by side; 0 takes as many as the cores allow.
         data: The images.
@@ -79,19 +95,22 @@ def study(
         make_executor: Makes what runs so many jobs at a time.
 
     Raises:
-        UserError: A class has fewer images than there are folds.
+        UserError: A class has fewer images than there are folds, or a seed is too large.
         JobError: A part failed; the others are done, and the store holds their results.
     """
     start = perf_counter()
     data = data or DataFiles.at()
-    params = {**asdict(config), **asdict(hardware), "workers": workers, "folds": folds}
+    params = {**asdict(config), **asdict(hardware), "workers": workers, "folds": folds, "repeats": repeats}
     params |= {"data_dir": str(data.folder), "checkpoint_dir": checkpoint_dir, "variants": ",".join(variants)}
     workers, share = divide_cores(hardware, workers)
     share.prepare()
     dataset.folds(data.train().labels, folds, config.seed)  # refuses too many before there is a run
-    recipes = {name: recipe for name, recipe in variant_recipes(config).items() if name in variants}
+    if config.seed + repeats > SEED_LIMIT:
+        last = SEED_LIMIT - 1
+        raise UserError(f"seed={config.seed} and repeats={repeats} lead beyond {last}: choose a smaller seed")
     make_job = partial(TrainingJob, hardware=share, data=data, checkpoint_dir=checkpoint_dir, once=not force)
-    identity = _fingerprint(make_job, recipes, folds)
+    jobs = _jobs(config, repeats, variants, make_job)
+    identity = _fingerprint(jobs, folds)
     end_abandoned(reporter)
     resume = resume or ("" if force else reuse.interrupted(identity))
     if resume:
@@ -101,12 +120,12 @@ def study(
         stage="study",
         params=params,
         tags={Tag.FINGERPRINT: identity, Tag.THREADS: share.threads, Tag.WORKERS: workers},
-        description=f"{len(recipes)} variants, selection, evaluation.",
+        description=f"{len(variants)} variants, {_seeds(config, repeats)}, selection, evaluation.",
         resume=resume,
     ) as run:
         run.set_tags({Tag.STUDY: run.id})
         with make_executor(workers, reporter) as executor:
-            result = run_jobs(executor, recipes, partial(make_job, study=run.id), folds, params)
+            result = run_jobs(executor, [replace(job, study=run.id) for job in jobs], folds, params)
         _log(run, result, perf_counter() - start, executor)
         wait_for_store(reporter)
         _promote(run, reporter)
@@ -115,79 +134,120 @@ def study(
     return result
 
 
-def _fingerprint(make_job: partial[TrainingJob], recipes: Mapping[str, Recipe], folds: int) -> str:
-    trainings = {name: make_job(recipe=recipe).fingerprint() for name, recipe in recipes.items()}
+def _jobs(
+    config: TrainingConfig, repeats: int, variants: Collection[str], make_job: partial[TrainingJob]
+) -> list[TrainingJob]:
+    """Return the trainings of the variants, all of one seed before those of the next."""
+    return [
+        make_job(recipe=recipe, repeated=seed > config.seed)
+        for seed in range(config.seed, config.seed + repeats)
+        for name, recipe in variant_recipes(replace(config, seed=seed)).items()
+        if name in variants
+    ]
+
+
+def _seeds(config: TrainingConfig, repeats: int) -> str:
+    last = config.seed + repeats - 1
+    return f"seed {last}" if repeats == 1 else f"seeds {config.seed} to {last}"
+
+
+def _fingerprint(jobs: Sequence[TrainingJob], folds: int) -> str:
+    trainings = {job.name: job.fingerprint() for job in jobs}
     return reuse.fingerprint({"stage": "study", "trainings": trainings, "folds": folds})
 
 
 def run_jobs(
-    executor: Executor,
-    recipes: Mapping[str, Recipe],
-    make_job: partial[TrainingJob],
-    folds: int,
-    params: Mapping[str, object],
+    executor: Executor, jobs: Sequence[TrainingJob], folds: int, params: Mapping[str, object]
 ) -> StudyResult:
-    """Train all variants, select one on validation accuracy, and look at it closely.
+    """Train all variants, select one on mean validation accuracy, and look at it closely.
 
-    ``make_job`` holds what all trainings have in common, ``params`` those of the study's run.
+    ``jobs`` are the variants' trainings, those of one seed after those of another; ``params`` are those of
+    the study's run.
 
     Raises:
         JobError: None of the variants could be trained.
     """
     reporter = executor.reporter
-    largest = max(recipes.values(), key=lambda recipe: make_job(recipe=recipe).size)
-    reporter.on_plan("study", _sizes(recipes, largest, make_job, folds))  # until one is selected
+    largest = max(jobs, key=lambda job: job.size)
+    reporter.on_plan("study", _sizes(jobs, largest.recipe.name, folds))  # until one is selected
     # The largest first: the small ones then fill the gaps.
-    submitted = {name: executor.submit(make_job(recipe=recipes[name])) for name in reversed(list(recipes))}
-    trained = executor.results({name: submitted[name] for name in recipes})
+    in_order = sorted(jobs, key=lambda job: (job.recipe.config.seed, -job.size))
+    submitted = {job.name: executor.submit(job) for job in in_order}
+    results = executor.results({job.name: submitted[job.name] for job in jobs})
+    trained: dict[str, dict[int, TrainingResult]] = {}
+    for job in jobs:
+        if job.name in results:
+            trained.setdefault(job.recipe.name, {})[job.recipe.config.seed] = results[job.name]
     if not trained:
         raise JobError("None of the variants could be trained")
     selected = select(trained)
     reporter.message(f"Selected on validation accuracy: {selected}")
-    reporter.on_plan("study", _sizes(recipes, recipes[selected], make_job, folds))
+    reporter.on_plan("study", _sizes(jobs, selected, folds))
 
-    job = make_job(recipe=recipes[selected])
-    former = trained[selected].run_id
-    evaluated = {f"{selected} on test": executor.submit(EvaluationJob.of(former, job))}
-    retrained = {f"{selected} retrained": executor.submit(RetrainingJob(training=job, former=former))}
+    chosen = [job for job in jobs if job.recipe.name == selected and job.name in results]
+    evaluated = {
+        f"{job.name} on test": executor.submit(EvaluationJob.of(results[job.name].run_id, job))
+        for job in chosen
+    }
+    retrained = {
+        f"{job.name} retrained": executor.submit(RetrainingJob(training=job, former=results[job.name].run_id))
+        for job in chosen
+    }
     folds_trained: Mapping[str, TrainingResult] = {}
     wait_for_store(reporter)
     try:
-        folds_trained = kfold(replace(job, folds=folds), executor, params)
+        folds_trained = kfold(replace(chosen[0], folds=folds, repeated=False), executor, params)
     except JobError as error:
         executor.failed[f"{folds}-fold"] = str(error)
+    evaluations, retrainings = executor.results(evaluated), executor.results(retrained)
+    seeds = {job.name: job.recipe.config.seed for job in chosen}
     return StudyResult(
         trained,
         selected,
-        next(iter(executor.results(evaluated).values()), None),
-        next(iter(executor.results(retrained).values()), None),
+        {seed: evaluations[on] for name, seed in seeds.items() if (on := f"{name} on test") in evaluations},
+        {
+            seed: retrainings[again]
+            for name, seed in seeds.items()
+            if (again := f"{name} retrained") in retrainings
+        },
         folds_trained,
     )
 
 
-def _sizes(
-    recipes: Mapping[str, Recipe], selected: Recipe, make_job: partial[TrainingJob], folds: int
-) -> dict[str, float]:
+def _sizes(jobs: Sequence[TrainingJob], selected: str, folds: int) -> dict[str, float]:
     """Return how long each training of a study takes, relative to the others, by its name."""
-    job = make_job(recipe=selected, folds=folds)
-    jobs = [make_job(recipe=recipe) for recipe in recipes.values()]
-    jobs += [replace(job, stage="retrain")]
-    jobs += [replace(job, stage="fold", fold=fold) for fold in range(1, folds + 1)]
-    return {job.name: job.size for job in jobs}
+    chosen = [job for job in jobs if job.recipe.name == selected]
+    further = [replace(job, stage="retrain") for job in chosen]
+    first = replace(chosen[0], stage="fold", folds=folds, repeated=False)
+    further += [replace(first, fold=fold) for fold in range(1, folds + 1)]
+    return {job.name: job.size for job in [*jobs, *further]}
 
 
-def select(trained: Mapping[str, TrainingResult]) -> str:
-    """Return the variant whose best epoch has the highest validation accuracy; the first on a tie."""
-    return max(trained, key=lambda variant: trained[variant].best.val_accuracy or 0.0)
+def select(trained: Mapping[str, Mapping[int, TrainingResult]]) -> str:
+    """Return the variant whose best epochs have the highest mean validation accuracy; the first on a tie."""
+    return max(trained, key=lambda variant: _mean_accuracy(trained[variant].values()))
+
+
+def _mean_accuracy(results: Collection[TrainingResult]) -> float:
+    return sum(result.best.val_accuracy or 0.0 for result in results) / len(results)
 
 
 def comparison(result: StudyResult) -> pd.DataFrame:
-    """Set the study's figures beside the published ones: one row per training."""
-    rows = best_epochs(result.trained).rename(columns={"epoch": "best_epoch"}).to_dict("index")
-    if result.evaluated:
-        rows[result.selected] |= _test_scores(result.evaluated)
+    """Set the study's figures beside the published ones: one row per variant, its means over the seeds.
+
+    With several seeds, ``seeds`` is their number, and the columns that end in ``_std`` are standard
+    deviations of a sample.
+    """
+    tables = {
+        variant: best_epochs({str(seed): each for seed, each in results.items()}).rename(
+            columns={"epoch": "best_epoch"}
+        )
+        for variant, results in result.trained.items()
+    }
+    rows = {variant: _summary(table[_TRAINED]) for variant, table in tables.items()}
+    rows[result.selected] |= _test_scores(result.evaluated.values())
     if result.retrained:
-        rows[f"{result.selected}-retrained"] = _test_scores(result.retrained[1])
+        rows[f"{result.selected}-retrained"] = _test_scores(each for _, each in result.retrained.values())
     if result.folds:
         rows[f"{result.selected}-kfold-mean"] = best_epochs(result.folds)[AVERAGED].mean().to_dict()
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=_COMPARED)  # also if some failed
@@ -197,26 +257,37 @@ def comparison(result: StudyResult) -> pd.DataFrame:
     return table.merge(published, on="training", how="left", suffixes=("", "_published"))
 
 
-def _test_scores(evaluated: EvaluationResult) -> dict[str, object]:
-    return {"test_accuracy": evaluated.predictions.accuracy, "test_loss": evaluated.predictions.loss}
+def _summary(table: pd.DataFrame) -> dict[str, float]:
+    """Return means and, under names that end in ``_std``, deviations of a table's columns."""
+    means, deviations = table.mean().to_dict(), table.std().add_suffix("_std").to_dict()
+    return {"seeds": len(table), **means, **deviations}
+
+
+def _test_scores(evaluated: Iterable[EvaluationResult]) -> dict[str, float]:
+    predictions = [evaluation.predictions for evaluation in evaluated]
+    scores = {
+        "test_accuracy": [each.accuracy for each in predictions],
+        "test_loss": [each.loss for each in predictions],
+    }
+    return _summary(pd.DataFrame(scores)) if predictions else {}
 
 
 def _seconds(result: StudyResult) -> pd.DataFrame:
     """Return the wall time of each job."""
-    seconds = {f"train {variant}": training.seconds for variant, training in result.trained.items()}
-    if result.evaluated:
-        seconds[result.evaluated.name] = result.evaluated.seconds
-    if result.retrained:
-        training, evaluation = result.retrained
-        seconds |= {f"retrain {result.selected}": training.seconds, evaluation.name: evaluation.seconds}
+    seconds = {f"train {name}": training.seconds for name, training in result.trainings.items()}
+    seconds |= {evaluated.name: evaluated.seconds for evaluated in result.evaluated.values()}
+    for training, evaluation in result.retrained.values():
+        retrained = evaluation.name.removesuffix(" on test")
+        seconds |= {f"train {retrained}": training.seconds, evaluation.name: evaluation.seconds}
     seconds |= {f"train {fold}": training.seconds for fold, training in result.folds.items()}
     return pd.DataFrame({"job": list(seconds), "seconds": list(seconds.values())})
 
 
 def _log(run: Run, result: StudyResult, seconds: float, executor: Executor) -> None:
-    trained, reporter = result.trained, executor.reporter
+    trained, reporter = result.trainings, executor.reporter
     run.set_tags(reuse.reused_tags(trained))
-    run.log_figure(curves(trained, title=f"The {len(trained)} variants"), File.COMPARISON_PICTURE)
+    first_seeds = {variant: next(iter(results.values())) for variant, results in result.trained.items()}
+    run.log_figure(curves(first_seeds, title=f"The {len(first_seeds)} variants"), File.COMPARISON_PICTURE)
     table, jobs = comparison(result), _seconds(result)
     run.log_table(table, File.COMPARISON)
     run.log_table(jobs, File.SECONDS)
@@ -254,10 +325,14 @@ def _readable(table: pd.DataFrame) -> str:
         "test_accuracy_published": "published test",
     }
 
+    if (table["seeds"] > 1).any():
+        headings |= {"seeds": "seeds", "val_accuracy_std": "val ±", "test_accuracy_std": "test ±"}
+
     def percent(value: float) -> str:
         return "" if pd.isna(value) else f"{value:.2%}"
 
     formats = {heading: percent for name, heading in headings.items() if "accuracy" in name}
-    formats["best epoch"] = lambda value: "" if pd.isna(value) else f"{value:.0f}"
+    for heading in ("best epoch", "seeds"):
+        formats[heading] = lambda value: "" if pd.isna(value) else f"{value:.0f}"
     readable = table[list(headings)].rename(columns=headings)
     return str(readable.to_string(index=False, formatters=formats, na_rep=""))

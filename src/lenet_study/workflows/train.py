@@ -65,16 +65,14 @@ class TrainingJob:
     checkpoint_dir: str = ""  # folder of all runs' checkpoints; empty for one beside a local store
     resume: str = ""  # id of the interrupted run to go on with; empty begins one
     once: bool = False  # whether an equal training that has finished is used again, see ``train_once``
+    repeated: bool = False  # whether another seed comes first in its study, so that its name tells its own
 
     @property
     def name(self) -> str:
         """The name of its run."""
-        suffix = {
-            "fold": f" fold {self.fold}/{self.folds}",
-            "retrain": " retrained",
-            "confirm": f" seed {self.recipe.config.seed}",
-        }
-        return self.recipe.name + suffix.get(self.stage, "")
+        seed = f" seed {self.recipe.config.seed}" if self.repeated or self.stage == "confirm" else ""
+        suffix = {"fold": f" fold {self.fold}/{self.folds}", "retrain": " retrained"}
+        return self.recipe.name + seed + suffix.get(self.stage, "")
 
     def params(self) -> dict[str, object]:
         """Return the params of its run: those of the entry point ``train``, and the model."""
