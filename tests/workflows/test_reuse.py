@@ -24,6 +24,7 @@ from lenet_study.workflows.train import TrainingJob, train
 
 CONFIG = TrainingConfig(epochs=2, batch_size=16, learning_rate=0.002, seed=3)
 CPU = Hardware(device="cpu")
+SAID = Path("said.txt")  # by a process that was struck
 
 
 @pytest.fixture
@@ -138,13 +139,14 @@ def run_study(files, reporter, **options):
 
 
 class Striking(Reporter):
-    """Sends this process a signal as soon as a line begins so."""
+    """Sends this process a signal as soon as a line begins so; what came before is in a file."""
 
     def __init__(self, beginning, number):
         self.beginning, self.number = beginning, number
 
     def message(self, line):
-        print(line)  # a test that fails shows what the process did before it died
+        with SAID.open("a") as file:
+            file.write(f"{line}\n")
         if line.startswith(self.beginning):
             os.kill(os.getpid(), self.number)
 
@@ -191,7 +193,7 @@ def test_a_study_issued_again_goes_on_in_its_run(store, toy_files, whole, beginn
     run_study(toy_files, recorder)
     (after,) = trainings(store, stage="study")
     assert (after.info.run_id, after.info.status) == (before.info.run_id, "FINISHED")
-    assert said in recorder.text
+    assert said in recorder.text, f"{SAID.read_text()}\n---- and then\n{recorder.text}"
     assert weights(store) == whole
     for stage, count in {"kfold": 1, "evaluate": 2}.items():
         assert [run.info.status for run in trainings(store, stage=stage)] == ["FINISHED"] * count
