@@ -455,10 +455,10 @@ def test_the_history_is_printed(store):
     reporter = Recorder()
     print_history(reporter)
     lines = reporter.text.splitlines()
-    assert lines[0].split() == ["time", "(UTC)", "by", "change", "from", "to", "run", "why"]
-    assert len(lines) == 5
-    assert "rolled back by hand from version 3" in lines[-1]
-    assert last_run(store).info.run_id in lines[-1]
+    assert lines[0].split() == ["time", "(UTC)", "by", "change", "from", "to", "run"]
+    assert lines[-1] == "    rolled back by hand from version 3"
+    assert last_run(store).info.run_id in lines[-2]
+    assert max(map(len, lines)) <= 100
 
 
 def test_without_a_former_champion_nothing_is_rolled_back(store):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import pandas as pd
 
 from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking.champions import CHAMPION, Champions
 from lenet_study.tracking.store import NAME, connect
+
+
+WIDTH = 100  # columns of a reason
 
 
 def history(reporter: Reporter = Reporter()) -> None:
@@ -31,8 +36,11 @@ def history(reporter: Reporter = Reporter()) -> None:
             "from": change.former or "–",
             "to": change.version or "–",
             "run": change.run_id or "–",
-            "why": change.reason,
         }
         for change in changes
     ]
-    reporter.message(pd.DataFrame(rows).to_string(index=False))
+    heading, *lines = pd.DataFrame(rows).to_string(index=False).splitlines()
+    reporter.message(heading)
+    for line, change in zip(lines, changes, strict=True):
+        reporter.message(line)
+        reporter.message(textwrap.fill(change.reason, WIDTH, initial_indent="    ", subsequent_indent="    "))
