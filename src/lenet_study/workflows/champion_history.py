@@ -10,7 +10,6 @@ from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking.champions import CHAMPION, Champions
 from lenet_study.tracking.store import NAME, connect
 
-
 WIDTH = 100  # columns of a reason
 
 
