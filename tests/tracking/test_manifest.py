@@ -4,6 +4,7 @@ import json
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -109,6 +110,21 @@ def test_a_damaged_manifest_is_refused(store, run_id, damage):
 def test_a_changed_row_of_the_database_is_named(store, run_id, tmp_path, statement, change):
     change_database(tmp_path, statement)
     assert changes(store, run_id) == [change]
+
+
+def test_a_model_s_copies_are_compared_and_what_the_run_has_not_logged_is_not(store, run_id):
+    manifest = load_manifest(store.get_run(run_id))
+
+    def model(epochs="3", loss=0.125, **further):
+        metrics = {"val/loss": loss, "system/cpu": 7.0}
+        return SimpleNamespace(
+            params={"epochs": epochs, **further},
+            metrics=[SimpleNamespace(key=key, value=value) for key, value in metrics.items()],
+        )
+
+    assert list(manifest.model_changes(model(other="1"))) == []
+    assert list(manifest.model_changes(model(epochs="4"))) == ["param epochs is '4', and was logged as '3'"]
+    assert list(manifest.model_changes(model(loss=0.5))) == ["metric val/loss of its model is 0.5, not 0.125"]
 
 
 def test_a_step_that_is_there_twice_is_named(store, run_id):

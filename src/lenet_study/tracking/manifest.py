@@ -88,9 +88,12 @@ class Manifest:
 
     def model_changes(self, model: LoggedModel) -> Iterator[str]:
         """Yield in words what the page of the run's model shows otherwise than the run has logged it."""
-        yield from _differences("param", {name: self.params.get(name) for name in model.params}, model.params)
-        for metric in model.metrics or []:
-            if not _same(metric.value, self.last(metric.key)):
+        logged = {name: value for name, value in self.params.items() if name in model.params}
+        yield from _differences("param", logged, model.params)
+        for metric in (
+            model.metrics or []
+        ):  # with what else was measured at that moment, such as system metrics
+            if metric.key in self.metrics and not _same(metric.value, self.last(metric.key)):
                 yield f"metric {metric.key} of its model is {metric.value}, not {self.last(metric.key)}"
 
     def last(self, metric: str) -> float | None:
