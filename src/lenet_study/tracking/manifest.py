@@ -92,7 +92,7 @@ class Manifest:
         yield from _differences("param", logged, model.params)
         for metric in (
             model.metrics or []
-        ):  # with what else was measured at that moment, such as system metrics
+        ):  # and what else was measured, such as system metrics
             if metric.key in self.metrics and not _same(metric.value, self.last(metric.key)):
                 yield f"metric {metric.key} of its model is {metric.value}, not {self.last(metric.key)}"
 
