@@ -12,10 +12,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from lenet_study.evidence.comparison import MARGIN, Comparison, OverSeeds, SplitName
 from lenet_study.evidence.figures.style import COLOURS, PALETTE, new_figure, styled
 
-_MARKERS = ("o", "s")  # of the first model and the second
+_MARKERS = (("o", 8), ("s", 5.5))  # of the first model and the second, whose smaller one hides no equal one
 _INK = "#333333"
-_NAME_LENGTH = 40  # characters that fit beside another name
-_OVER = {"validation": "over seeds, corrected for overlapping splits", "test": "over trainings"}
+_NAME_LENGTH = 32  # characters that fit beside another name
+_OVER = {"validation": "over seeds, corrected for overlap", "test": "over trainings"}
 
 
 @styled
@@ -27,8 +27,8 @@ def comparison(result: Comparison, colours: tuple[str, str]) -> Figure:
     splits = result.splits()
     names = _short(result.names[0]), _short(result.names[1])
     lines = {split: len(result.rows(split)) + (len(over.first) > 1) for split, over in splits.items()}
-    heights = [1.3 + 0.27 * lines[split] for split in splits]
-    figure = new_figure(10, sum(heights) + 0.7, " and ".join(names))
+    heights = [1.45 + 0.27 * lines[split] for split in splits]
+    figure = new_figure(10, sum(heights) + 0.8, " and ".join(names))
     grid = figure.subplots(len(splits), 2, squeeze=False, gridspec_kw={"height_ratios": heights})
     for (accuracies, differences), (split, over) in zip(grid, splits.items(), strict=True):
         _draw_accuracies(accuracies, over, names, colours)
@@ -68,8 +68,8 @@ def _draw_accuracies(axes: Axes, over: OverSeeds, names: tuple[str, str], colour
         sides = [[*over.first, figures["first_mean"]], [*over.second, figures["second_mean"]]]
     rows = range(len(sides[0]))
     axes.hlines(rows, *sides, color="#BBBBBB", lw=1.5, zorder=1)
-    for side, name, colour, marker in zip(sides, names, colours, _MARKERS, strict=True):
-        axes.plot(side, rows, marker, color=colour, ms=6, mec="white", mew=0.6, label=name)
+    for side, name, colour, (marker, size) in zip(sides, names, colours, _MARKERS, strict=True):
+        axes.plot(side, rows, marker, color=colour, ms=size, mec="white", mew=0.6, label=name)
     _separate_mean(axes, over)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=2))
     axes.margins(x=0.08)
@@ -105,10 +105,10 @@ def _title_differences(axes: Axes, split: SplitName, over: OverSeeds, names: tup
     }
     outcome = outcomes[over.outcome] if len(over.first) > 1 else "one pair"
     axes.set_title(f"Difference: {outcome}", loc="left", weight="bold")
-    marks = [f"green: ±{100 * MARGIN:g} points"]
-    marks += ["thin: 95 % over images"] if split == "test" else []
+    marks = ["thin: 95 % over images"] if split == "test" else []
     marks += [f"thick: 95 % {_OVER[split]}"] if len(over.first) > 1 else []
-    axes.set_xlabel(f"points; right of 0, {names[0]} is better\n{'; '.join(marks)}")
+    lines = [f"points; right of 0, {names[0]} is better", f"green: ±{100 * MARGIN:g} points"]
+    axes.set_xlabel("\n".join([*lines, "; ".join(marks)]).strip())
 
 
 def _short(name: str) -> str:
