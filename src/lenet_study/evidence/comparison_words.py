@@ -79,11 +79,13 @@ def _lines(comparison: Comparison, split: SplitName, over: OverSeeds) -> list[st
     share, smallest = over.share, 2 / 2**seeds
     flips = f"sign flips p = {over.sign_flip_p:.3g}"
     flips += f" (never below {smallest:.3g} with {seeds} seeds)" if smallest > _LEVEL else ""
+    ties = sum(one == other for one, other in zip(over.first, over.second, strict=True))
+    equal = f", equal with {ties}" if ties else ""
     corrected = "corrected paired t-test" if split == "validation" else "paired t-test"
     return [
         f"Mean difference {_points(over.difference)} points, {_interval(comparison, split, over)}.",
-        f"{comparison.names[0]} is better with {share.count} of {seeds} seeds: {share.count / seeds:.0%}, "
-        f"95 % interval {share.low:.1%} to {share.high:.1%} (over seeds).",
+        f"{comparison.names[0]} is better with {share.count} of {seeds} seeds{equal}: "
+        f"{share.count / seeds:.0%}, 95 % interval {share.low:.1%} to {share.high:.1%} (over seeds).",
         f"{flips}; {corrected} p = {over.t_p:.3g}.",
         conclusion,
     ]

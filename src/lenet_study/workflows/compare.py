@@ -26,7 +26,9 @@ from lenet_study.tracking.stored_training import StoredTraining, evaluation_of, 
 
 STAGES = ("train", "recipe", "confirm", "trial", "fold", "retrain")
 _SPLITS = {"validation": "val", "test": "test"}  # as metrics name them
-_CURE = "name a variant, a training's run id, a version's number, an alias, or models:/…"
+_CURE = (
+    "name a variant, a training's run id, a version's number, an alias, or an address models:/NAME/VERSION"
+)
 Settings: TypeAlias = tuple[tuple[str, object], ...]
 Key: TypeAlias = tuple[Settings, int]  # settings of the training, and seed
 
