@@ -214,6 +214,16 @@ def test_other_test_images_are_not_compared(store):
     refused("v4", "v3", "no predictions of both")
 
 
+@pytest.mark.parametrize("content", ["", "no,table", '"'])
+def test_predictions_that_cannot_be_read_are_passed_over_in_words(seeds, content):
+    runs = [pair.run_ids for pair in compared("v4", "v3")[0].pairs][1]
+    evaluations = [evaluate(seeds, run_id, 10) for run_id in runs]
+    seeds.log_text(evaluations[0], content, "predictions.csv")
+    result, text = compared("v4", "v3")
+    assert result.test is None
+    assert f"run {evaluations[0]} is passed over" in text
+
+
 @pytest.mark.parametrize("status", ["RUNNING", "FAILED", "KILLED"])
 def test_only_finished_trainings_count(seeds, status):
     unfinished = add(seeds, "v4", 0.99, seed=2, status=status)

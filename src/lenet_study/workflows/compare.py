@@ -70,7 +70,7 @@ def compare(a: str, b: str, reporter: Reporter = Reporter()) -> Comparison:
     first, second = (_side(name, value, reporter.message) for name, value in (("a", a), ("b", b)))
     matched = _matched(first, second, reporter.message)
     labels = _labels(first, second)
-    comparison = Comparison(names=labels, pairs=tuple(_pairs(matched, first, second, reporter.message)))
+    comparison = Comparison(names=labels, pairs=tuple(_pairs(matched, reporter.message)))
     _refuse_too_little(comparison, first, second)
     words = comparison_words.text(comparison)
     reporter.message(f"\n{words}\n")
@@ -193,7 +193,7 @@ def _matched(
         (one,), (other,) = first.trainings, second.trainings
         if one.run_id == other.run_id:
             raise UserError(f"{both} are the same training, run {one.run_id}: name two models")
-        if differing := _differing(_described(one), _described(other)):
+        if differing := _differing(asdict(one.recipe.config), asdict(other.recipe.config)):
             tell(f"{both} were trained otherwise ({differing}): only their predictions are compared")
         return [(one, other)]
     firsts, seconds = _latest(first, tell), _latest(second, tell)
@@ -215,10 +215,6 @@ def _most_frequent(keys: Sequence[Key]) -> Settings:
     for settings, _ in keys:
         counts[settings] = counts.get(settings, 0) + 1
     return max(counts, key=lambda settings: counts[settings])
-
-
-def _described(training: StoredTraining) -> dict[str, object]:
-    return asdict(training.recipe.config)
 
 
 def _differing(one: dict[str, object], other: dict[str, object]) -> str:
@@ -251,10 +247,7 @@ def _tell_passed_over(
 
 
 def _pairs(
-    matched: Iterable[tuple[StoredTraining, StoredTraining]],
-    first: Side,
-    second: Side,
-    tell: Callable[[str], None],
+    matched: Iterable[tuple[StoredTraining, StoredTraining]], tell: Callable[[str], None]
 ) -> Iterable[Pair]:
     """Yield the pairs that have something to compare."""
     for one, other in matched:
@@ -298,24 +291,23 @@ def _predictions(training: StoredTraining, tell: Callable[[str], None]) -> pd.Da
     if not (evaluation := evaluation_of(training)):
         return None
     try:
-        text = evaluation.text(File.PREDICTIONS)
-    except UserError as error:
-        tell(f"{evaluation.name}: passed over: {error}")
+        table = pd.read_csv(StringIO(evaluation.text(File.PREDICTIONS)), usecols=["true", "predicted"])
+    except (UserError, ValueError) as error:  # damaged, empty or another file
+        tell(f"{evaluation.name}: run {evaluation.run_id} is passed over: {error}")
         return None
-    return pd.read_csv(StringIO(text)) if text else None
+    return table
 
 
 def _refuse_too_little(comparison: Comparison, first: Side, second: Side) -> None:
     """Refuse a comparison that could say nothing: one seed, and no predictions of both."""
     if comparison.test or len(comparison.pairs) > 1:
         return
-    runs = " and ".join(
-        f"`evaluate` model={side.trainings[0].run_id if side.single else 'RUN'}" for side in (first, second)
-    )
+    what, run_ids = "no images in common", [side.trainings[0].run_id for side in (first, second)]
+    if comparison.pairs:
+        (pair,) = comparison.pairs
+        what, run_ids = f"one seed in common ({pair.label})", [*pair.run_ids]
     both = f"{first.parameter} and {second.parameter}"
-    what = (
-        "no images in common" if not comparison.pairs else f"one seed in common ({comparison.pairs[0].label})"
-    )
+    runs = " and ".join(f"`evaluate` model={run_id}" for run_id in run_ids)
     raise UserError(f"{both} have {what} and no predictions of both: train more seeds, or {runs}")
 
 
