@@ -167,6 +167,21 @@ def path_cases() -> Iterator[Case]:
     yield Case(("promote", "--version", "7", "--rollback", "true"), ("version=7", "rollback=true"))
     for value in ["", *NO_RUNS]:
         yield Case(("reproduce", "--run-id", value), ("run_id=", value[:40]))
+    for value in [
+        "",
+        *NO_RUNS,
+        "v9",
+        "v4",
+        "7",
+        "champion",
+        "9" * 30,
+        "models:",
+        "models:/nosuch/1",
+        "models:/a/b/c",
+    ]:
+        yield Case(("compare", "--a", value, "--b", "v3"), (f"a={value[:40]}",))
+        yield Case(("compare", "--a", "v3", "--b", value), ("a=v3" if value.strip() else f"b={value}",))
+    yield Case(("compare", "--a", "v3", "--b", "v3"), ("a=v3", "b=v3", "the same"))
 
 
 def recipe_cases() -> Iterator[Case]:

@@ -14,6 +14,7 @@ from lenet_study.evidence import export
 from lenet_study.recipes.variants import Variant
 from lenet_study.tracking import registry
 from lenet_study.tracking.run import open_run
+from lenet_study.tracking.store import NAME
 from lenet_study.tracking.stored_training import StoredTraining
 from lenet_study.training.dataset import Normalisation
 from lenet_study.training.model import LeNet
@@ -331,3 +332,22 @@ def test_a_confirmation_that_was_changed_is_refused(store):
     store.set_model_version_tag(version.name, version.version, "confirm.p_value", "0.01")
     with pytest.raises(UserError, match="confirmation were changed since its search wrote them"):
         registry.confirmation_of(registry.version_with_alias("challenger"))
+
+
+def test_a_version_is_named_by_number_alias_or_address(store):
+    first, second = add_training(store, "v1", 0.9), add_training(store, "v2", 0.9)
+    store.set_registered_model_alias(NAME, "champion", 1)
+    for reference in ("1", "champion", f"models:/{NAME}/1", f"models:/{NAME}@champion"):
+        assert registry.run_of_version(reference) == first
+    assert registry.run_of_version("2") == second
+    for reference in ("v1", "", "0", "01", "-1", "9" * 30, second):
+        assert registry.run_of_version(reference) == ""
+
+
+@pytest.mark.parametrize(
+    "reference", ["7", "previous", "models:/nosuch/1", f"models:/{NAME}/7", "models:/a/b/c"]
+)
+def test_a_version_that_is_not_there_is_refused(reference, store):
+    add_training(store, "v1", 0.9)
+    with pytest.raises(UserError, match=r"no such version|names no registered model"):
+        registry.run_of_version(reference)

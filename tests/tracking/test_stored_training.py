@@ -12,7 +12,13 @@ from lenet_study.recipes.recipe import Recipe, TrainingConfig, variant_recipes
 from lenet_study.recipes.variants import VARIANTS
 from lenet_study.tracking.run import open_run
 from lenet_study.tracking.schema import Metric, Tag
-from lenet_study.tracking.stored_training import StoredTraining, best_training, finished_trainings
+from lenet_study.tracking.stored_training import (
+    StoredTraining,
+    best_training,
+    evaluation_of,
+    finished_trainings,
+    trainings_named,
+)
 from lenet_study.training.history import Epoch
 
 HISTORY = tuple(
@@ -164,3 +170,33 @@ def test_the_best_training_of_a_searched_model_is_one_of_a_recipe_file(store):
     add_training(store, "slim", 0.7, variant="slim", stage="recipe")
     expected = add_training(store, "slim", 0.8, variant="slim", stage="spec")
     assert best_training(searched).run_id == expected
+
+
+def test_all_trainings_of_a_model_the_latest_first(store):
+    runs = [
+        add_training(store, "v1", 0.9, variant="v1", stage=stage) for stage in ("train", "confirm", "spec")
+    ]
+    add_training(store, "v1 retrained", 0.9, variant="v1", stage="retrain")
+    add_training(store, "v2", 0.9, variant="v2")
+    add_training(store, "v1", 0.9, variant="v1", status="FAILED")
+    assert {training.run_id for training in trainings_named("v1")} == {*runs}
+    starts = [training.start for training in trainings_named("v1")]
+    assert starts == sorted(starts, reverse=True)
+    assert trainings_named("v3") == []
+
+
+def test_the_evaluation_of_a_training_is_of_its_weights(store):
+    training = StoredTraining.load(add_training(store, "v1", 0.9, **{"weights.sha256": "abc"}))
+    assert evaluation_of(training) is None
+    options = {"stage": "evaluate", "registered": False, "model.run_id": training.run_id}
+    add_training(store, "of others", None, **options, **{"weights.sha256": "def"})
+    add_training(store, "failed", None, status="FAILED", **options, **{"weights.sha256": "abc"})
+    assert evaluation_of(training) is None
+    expected = add_training(store, "on test", None, **options, **{"weights.sha256": "abc"})
+    assert evaluation_of(training).run_id == expected
+
+
+def test_the_digest_of_a_split(store):
+    tags = {"dataset.validation.sha256": "abc"}
+    training = StoredTraining.load(add_training(store, "v1", 0.9, **tags))
+    assert (training.digest("validation"), training.digest("test")) == ("abc", "")

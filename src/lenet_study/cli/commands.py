@@ -212,6 +212,17 @@ def reproduce(
 
 
 @entry_point
+def compare(
+    a: Annotated[str, "A variant, the run id of a training, or a version: 3, champion, models:/…"] = "",
+    b: Annotated[str, "The model to compare it with, named in the same ways."] = "",
+) -> None:
+    """Compare two models over the seeds of their trainings, and on the test images."""
+    from lenet_study.workflows.compare import compare as run_comparison
+
+    run_comparison(a, b, _terminal())
+
+
+@entry_point
 def reap() -> None:
     """End the runs whose process is gone."""
     from lenet_study.workflows.orphans import reap as run_reap

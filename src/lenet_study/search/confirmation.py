@@ -10,6 +10,7 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial
 
+from lenet_study.evidence.comparison import OVERLAP
 from lenet_study.evidence.statistics import corrected_paired_t_test
 from lenet_study.execution.executor import Executor
 from lenet_study.execution.reporter import duration
@@ -25,7 +26,6 @@ from lenet_study.tracking.run import Run
 from lenet_study.tracking.schema import File, Metric, Tag
 from lenet_study.tracking.store import NAME, runs_with
 from lenet_study.tracking.stored_training import StoredTraining
-from lenet_study.training.dataset import VALIDATION_FRACTION
 from lenet_study.workflows.evaluate import EvaluationJob
 from lenet_study.workflows.train import TrainingJob, TrainingResult
 
@@ -166,9 +166,7 @@ def _figures(table: pd.DataFrame, comparisons: int) -> dict[str, float]:
     by the number of comparisons that this search has made so far (Bonferroni): the best of many attempts is
     partly luck.
     """
-    # Images that validate for each image trained on: two seeds' splits share most of them.
-    overlap = VALIDATION_FRACTION / (1 - VALIDATION_FRACTION)
-    test = corrected_paired_t_test(table["difference"].tolist(), overlap, "greater")
+    test = corrected_paired_t_test(table["difference"].tolist(), OVERLAP, "greater")
     return {
         "seeds": float(len(table)),
         "challenger_mean": float(table["challenger"].mean()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import warnings
@@ -29,7 +30,7 @@ from lenet_study.errors import StoreError, UserError, one_line
 from lenet_study.evidence import export
 from lenet_study.recipes.recipe_file import content_digest
 from lenet_study.tracking import served_model
-from lenet_study.tracking.champions import CHALLENGER, CHAMPION
+from lenet_study.tracking.champions import CHALLENGER, CHAMPION, PREVIOUS
 from lenet_study.tracking.disk import require_room
 from lenet_study.tracking.operations import model_digest, register_version
 from lenet_study.tracking.run import Run
@@ -312,6 +313,35 @@ def version_of(run_id: str) -> Version | None:
     with store_call():
         versions = mlflow.MlflowClient().search_model_versions(f"name = '{NAME}' and run_id = '{run_id}'")
     return versions[0] if versions else None
+
+
+def run_of_version(reference: str) -> str:
+    """Return the id of the run that made a version; empty if it is written as none.
+
+    Args:
+        reference: A version's number, an alias such as ``champion``, or a ``models:/…`` address.
+
+    Raises:
+        UserError: There is no such version.
+        StoreError: The store failed.
+    """
+    if re.fullmatch("[1-9][0-9]{0,8}", reference):
+        version = version_numbered(reference)
+    elif reference in (CHAMPION, PREVIOUS, CHALLENGER):
+        version = version_with_alias(reference)
+    elif reference.startswith("models:/"):
+        with store_call():
+            try:
+                return _run_of(reference)
+            except MlflowException as error:
+                if _is_outage(error):
+                    raise
+                raise UserError(f"names no registered model ({one_line(error, 200)})") from error
+    else:
+        return ""
+    if not version:
+        raise UserError(f"{NAME} has no such version")
+    return str(version.run_id)
 
 
 def version_numbered(number: str) -> Version | None:

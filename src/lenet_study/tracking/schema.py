@@ -82,6 +82,11 @@ class Tag:
     GIT_CHANGES = Name("git.changes", "Why `changes.patch` does not hold the uncommitted changes")
     VERDICT = Name("verdict", "Of a repetition: `identical`, `equivalent`, `differs` or `cannot`")
     VERDICT_REASON = Name("verdict.reason", "The verdict in one sentence")
+    COMPARISON_OUTCOME = Name(
+        "comparison.{split}",
+        "Of two compared models on the split `val` or `test`, over seeds: `first`, `second`, `equal` or "
+        "`undecided`",
+    )
     REPRODUCED_RUN_ID = Name("reproduced.run_id", "Run that was trained again")
     PYTHON = Name("environment.python", "Version of Python")
     PACKAGES_SHA256 = Name("environment.sha256", "Sum of the list of installed packages")
@@ -160,6 +165,14 @@ class Metric:
         "interval `difference_low` and `difference_high` (Newcombe), exact `p_value` and `mid_p_value` "
         "(McNemar), `class_agreement`, `max_abs_difference` of a logit",
     )
+    COMPARE_FIGURE = Name(
+        "compare/{split}_{figure}",
+        "Of two models on the split `val` or `test`, over their common `seeds`: accuracies `first_mean` and "
+        "`second_mean`, mean `difference`, `difference_std`, 95 % interval `difference_low` and "
+        "`difference_high`, `share` of seeds with which the first is better, `share_low` and `share_high` "
+        "(Clopper and Pearson), `sign_flip_p`, and `t_p` of the paired t-test, on `val` corrected for splits "
+        "that share images",
+    )
 
 
 class File:
@@ -188,6 +201,11 @@ class File:
     TSNE = Name("tsne.png", "Features of all test images in two dimensions")
     COMPARISON_PICTURE = Name("comparison.png", "Curves of all variants of a study")
     COMPARISON = Name("comparison.csv", "The study's figures beside the published ones")
+    PAIRS = Name(
+        "comparison_pairs.csv", "Accuracies of two compared models and their difference, seed by seed"
+    )
+    PAIRS_PICTURE = Name("comparison_pairs.png", "The same as a picture, with the intervals of the mean")
+    COMPARISON_TEXT = Name("comparison.txt", "The comparison of two models in words")
     SECONDS = Name("seconds.csv", "Wall time of each job of a study")
     FOLDS = Name("folds.csv", "Best epoch of every fold")
     CANDIDATES = Name("candidates.csv", "Trainings that a promotion compared")
@@ -213,6 +231,7 @@ STAGES = {
     "history": "the run whose params are the history of the champion",
     "predict": "the classes of image files",
     "reproduce": "a training done again, and compared with what the store holds",
+    "compare": "a comparison of two models over seeds and images",
 }
 FORMER_STAGES = {"recipe": "spec"}
 

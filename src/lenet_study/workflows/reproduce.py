@@ -174,7 +174,7 @@ def _compared_images(training: TrainingJob, stored: StoredTraining) -> Split:
     """Return the validation images, else the first that were trained on; refuse others than the run's."""
     train, validation = training.images()
     for context, split in (("train", train), ("validation", validation)):
-        recorded = stored.tag(Name(Tag.DATASET_SHA256.format(context=context), ""))
+        recorded = stored.digest(context)
         if split and recorded and split.digest() != recorded:
             raise UserError(
                 f"its {context} images are not those of {training.data.folder}: name their data_dir"
