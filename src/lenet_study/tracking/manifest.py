@@ -90,9 +90,7 @@ class Manifest:
         """Yield in words what the page of the run's model shows otherwise than the run has logged it."""
         logged = {name: value for name, value in self.params.items() if name in model.params}
         yield from _differences("param", logged, model.params)
-        for metric in (
-            model.metrics or []
-        ):  # and what else was measured, such as system metrics
+        for metric in model.metrics or []:  # and what else was measured, such as system metrics
             if metric.key in self.metrics and not _same(metric.value, self.last(metric.key)):
                 yield f"metric {metric.key} of its model is {metric.value}, not {self.last(metric.key)}"
 
