@@ -71,7 +71,7 @@ DEFAULTS = {
         "precision": "float32",
         **PLACES,
     },
-    "study": {"folds": 5, "force": False, **CONFIG, **PLACES, **KEPT},
+    "study": {"folds": 5, "repeats": 1, "force": False, **CONFIG, **PLACES, **KEPT},
     "relocate": {},
     "backup": {"to": ""},
     "restore": {"source": None, "to": None},
@@ -107,6 +107,7 @@ REJECTED = [
     (["train", "--threads", "100000000"], ["--threads", "100000000"]),
     (["train", "--device", "tpu"], ["--device", "tpu", "cuda"]),
     (["study", "--workers", "-1"], ["--workers", "-1", "0"]),
+    (["study", "--repeats", "0"], ["--repeats", "0", "1<=x<=1000"]),
     (["kfold", "--folds", "1"], ["--folds", "1", "2<=x<="]),
     (["predict", "--output", "xml"], ["--output", "xml", "request"]),
     (["promote", "--rollback", "maybe"], ["--rollback", "maybe", "true"]),
@@ -314,12 +315,13 @@ V2_JOB = TrainingJob(
 TERMINAL = "the terminal"
 CALLED = {  # options, workflow, its arguments by position and by name
     "study": (
-        ["--epochs", "3", "--folds", "2", "--workers", "4", *ON],
+        ["--epochs", "3", "--folds", "2", "--repeats", "10", "--workers", "4", *ON],
         "workflows.study.study",
         [TrainingConfig(epochs=3)],
         {
             "force": False,
             "folds": 2,
+            "repeats": 10,
             "workers": 4,
             "hardware": HARDWARE,
             "data": IMAGES,
