@@ -92,7 +92,7 @@ def welch_interval(
 
 
 def deviation_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Return the chi-square interval of a normal distribution's standard deviation; one value gives 0, inf."""
+    """Return the chi-square interval of a normal standard deviation; one value gives 0 and inf."""
     count = len(values)
     if count < 2:
         return 0.0, math.inf
@@ -100,4 +100,3 @@ def deviation_interval(values: Sequence[float], confidence: float = 0.95) -> tup
     tails = ((1 + confidence) / 2, (1 - confidence) / 2)
     low, high = (math.sqrt(squares / float(stats.chi2.ppf(tail, count - 1))) for tail in tails)
     return low, high
-
