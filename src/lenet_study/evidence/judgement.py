@@ -18,8 +18,8 @@ from lenet_study.evidence.measures import (
     EVALUATE,
     MEASURES,
     OF_VARIANT,
+    STAGE_WORDS,
     Sample,
-    heads_untrained,
     sample,
     trainings_of,
 )
@@ -88,7 +88,7 @@ def _with_caveats(judged: JudgedClaim, caveats: Sequence[str]) -> JudgedClaim:
     if caveats:
         sentence += f" Not like for like: {'; '.join(caveats)}."
         verdict = ClaimVerdict.CAVEAT if verdict is ClaimVerdict.REPRODUCED else verdict
-    if judged.claim.explanation and verdict is not ClaimVerdict.REPRODUCED:
+    if judged.claim.explanation and verdict in (ClaimVerdict.CAVEAT, ClaimVerdict.FAILED):
         sentence += f" {judged.claim.explanation}"
     return replace(judged, verdict=verdict, sentence=sentence)
 
@@ -98,104 +98,99 @@ def _with_caveats(judged: JudgedClaim, caveats: Sequence[str]) -> JudgedClaim:
 
 def _figure(claim: Claim, results: StudyResults) -> JudgedClaim:
     measure, (variant,) = MEASURES[claim.measured], claim.variants
-    ours = sample(results, variant, claim.stage, claim.measured)
+    ours, published = sample(results, variant, claim.stage, claim.measured), _published_figure(claim)
     assert claim.figure is not None, "the file was checked"
-    published = _published_figure(claim)
     if ours.values.empty:
-        return _unmeasured(claim, published, claim.figure, [ours])
+        return _unmeasured(claim, published, [ours])
     ruling = rules.judge_figure(
         ours.values.tolist(),
         claim.figure,
         half_digit=claim.half_digit,
         delta=claim.tolerance,
-        like_for_like=True,
+        like_for_like=not claim.caveat,
         averaged=len(ours.values) if claim.stage == "fold" else 1,
     )
-    over = _over(ours, claim.stage)
-    interval = _interval(measure.text, ruling)
-    sentence = f"{measure.text(ruling.value)} over {over}"
-    sentence += f", a further one within {interval}" if interval else ", which show no spread"
+    value, over = measure.text(ruling.value), _over(ours, claim.stage)
+    sentence = f"{value} over {over}"
+    if interval := _interval(measure.text, ruling):
+        sentence += f"; a further one would lie within {interval}"
     if ruling.side:
         away = measure.difference(claim.figure - ruling.value)
-        near = ruling.verdict is ClaimVerdict.CAVEAT
-        sentence += f": the published {published} is {away} away, {'less' if near else 'more'} than matters"
+        compared = "less" if ruling.verdict is ClaimVerdict.CAVEAT else "more"
+        sentence += f", and the published {published} is {away} away, {compared} than what matters"
     elif interval:
-        sentence += f", which holds the published {published}"
-    return _judged(claim, ruling, published, measure.text(ruling.value), over, sentence, [ours])
+        sentence += f", as does the published {published}"
+    return _judged(claim, ruling, published, value, over, sentence, [ours])
 
 
 def _comparison(claim: Claim, results: StudyResults) -> JudgedClaim:
-    assert claim.against is not None, "the file was checked"
-    measure = MEASURES[claim.measured]
-    published = "higher" if measure.better > 0 else "lower"
-    if claim.figure is not None:
-        published = measure.difference(claim.figure)
-    parts, samples = [], []
-    for pair in itertools.product(claim.variants, claim.against.variants or [""]):
-        one, other = _sides(claim, results, *pair)
-        samples += [one, other]
-        differences = measure.better * _paired(one, other)
-        if differences.empty:
-            continue
-        family, size = _family(claim, results, pair)
-        shifted = (differences - claim.margin).tolist()
-        overlap = _overlap(claim)
-        ruling = rules.judge_comparison(
-            shifted, band=claim.tolerance, overlap=overlap, family=family, family_size=size
-        )
-        parts.append((pair, _moved(ruling, claim.margin, measure.better), differences))
-    if not parts or len(parts) < len(samples) // 2:
-        return _unmeasured(claim, published, _or_nan(claim.figure), samples)
-    pair, ruling, differences = min(parts, key=lambda part: (ORDER.index(part[1].verdict), -part[1].p_value))
-    wins = int((differences > claim.margin).sum())
-    words = " over " + pair[1] if pair[1] else ""
+    measure, sides = MEASURES[claim.measured], _sides(claim, results)
+    samples = [side for _, *both in sides for side in both]
+    published = _published_difference(claim, "higher" if measure.better > 0 else "lower")
+    differences = {pair: measure.better * _paired(one, other) for pair, one, other in sides}
+    if any(values.empty for values in differences.values()):
+        return _unmeasured(claim, published, samples)
+    rulings = {pair: _compare(claim, results, pair, values) for pair, values in differences.items()}
+    pair = min(rulings, key=lambda pair: (ORDER.index(rulings[pair].verdict), -rulings[pair].p_value))
+    ruling, values = rulings[pair], differences[pair]
+    wins = int((values > claim.margin).sum())
     sentence = (
-        f"{pair[0]}{words}: {measure.difference(ruling.value)} in the mean, better in {wins} of "
-        f"{len(differences)} seeds, Holm's p {ruling.p_value:.2g} (sign-flip p {ruling.flip_p_value:.2g})"
+        f"{_named(claim, pair)}: {measure.difference(ruling.value)} in the mean, as claimed in {wins} of "
+        f"{_count(len(values), 'seed')}, Holm's p {ruling.p_value:.2g} (sign-flip p {ruling.flip_p_value:.2g})"
     )
     if interval := _interval(measure.difference, ruling):
-        sentence += f", interval {interval}"
+        sentence += f", {interval}"
     if claim.margin:
-        sentence += f"; it must exceed {measure.difference(claim.margin)}"
-    if len(parts) > 1:
-        sentence += f"; the least sure of {len(parts)} pairs"
-    over = _pairs_over(claim, len(differences))
-    return _judged(claim, ruling, published, measure.difference(ruling.value), over, sentence, samples)
+        sentence += f"; more than {measure.difference(claim.margin)} is claimed"
+    if len(rulings) > 1:
+        sentence += f"; the least certain of {len(rulings)} pairs"
+    ours, over = measure.difference(ruling.value), _pairs_over(claim, len(values))
+    return _judged(claim, ruling, published, ours, over, sentence, samples)
+
+
+def _compare(claim: Claim, results: StudyResults, pair: tuple[str, str], differences: pd.Series) -> Ruling:
+    """Judge one pair; the ruling's figures are plain differences, negative where the first is lower."""
+    family, size = _family(claim, results, pair)
+    ruling = rules.judge_comparison(
+        (differences - claim.margin).tolist(),
+        band=claim.tolerance,
+        overlap=_overlap(claim),
+        family=family,
+        family_size=size,
+    )
+    sign = MEASURES[claim.measured].better
+    low, high = sorted(sign * (end + claim.margin) for end in (ruling.low, ruling.high))
+    return replace(ruling, value=sign * (ruling.value + claim.margin), low=low, high=high)
 
 
 def _about_equal(claim: Claim, results: StudyResults) -> JudgedClaim:
-    published = "about equal"
-    if claim.figure is not None:
-        published = MEASURES[claim.measured].difference(claim.figure)
+    published = _published_difference(claim, "about equal")
     if claim.against is None:
         return _spread(claim, results, published)
-    measure = MEASURES[claim.measured]
-    parts, samples = [], []
-    for pair in itertools.product(claim.variants, claim.against.variants or [""]):
-        one, other = _sides(claim, results, *pair)
-        samples += [one, other]
-        if ruling := _equality(claim, one, other):
-            parts.append((pair, ruling))
-    if len(parts) < len(samples) // 2:
-        return _unmeasured(claim, published, _or_nan(claim.figure), samples)
-    pair, ruling = min(parts, key=lambda part: (ORDER.index(part[1].verdict), -abs(part[1].value)))
-    beside = f" and {pair[1]}" if pair[1] else ""
-    sentence = f"{pair[0]}{beside}: {measure.difference(ruling.value)} apart in the mean"
+    measure, sides = MEASURES[claim.measured], _sides(claim, results)
+    samples = [side for _, *both in sides for side in both]
+    rulings = {pair: _equality(claim, one, other) for pair, one, other in sides}
+    decided = {pair: ruling for pair, ruling in rulings.items() if ruling}
+    if len(decided) < len(rulings):
+        return _unmeasured(claim, published, samples)
+    pair = min(decided, key=lambda pair: (ORDER.index(decided[pair].verdict), -abs(decided[pair].value)))
+    ruling = decided[pair]
+    sentence = f"{_named(claim, pair)}: {measure.difference(ruling.value)} in the mean"
     if interval := _interval(measure.difference, ruling):
-        sentence += f", interval {interval}"
+        sentence += f", {interval}"
     sentence += f"; within ±{measure.difference(claim.tolerance)[1:]} they count as equal"
-    if len(parts) > 1:
-        sentence += f"; the farthest of {len(parts)}"
-    if "fold" in (claim.stage, claim.other_side[0]):
-        over = f"{_over(samples[0], claim.stage)} and {_over(samples[1], claim.other_side[0])}, unpaired"
+    if len(rulings) > 1:
+        sentence += f"; the farthest apart of {len(rulings)} pairs"
+    if _is_unpaired(claim):
+        over = f"{_over(samples[0], claim.stage)} and {_over(samples[1], claim.other_side[0])}"
     else:
         over = _pairs_over(claim, len(_paired(*samples[:2])))
     return _judged(claim, ruling, published, measure.difference(ruling.value), over, sentence, samples)
 
 
 def _equality(claim: Claim, one: Sample, other: Sample) -> Ruling | None:
-    """Judge two sides: by seeds in pairs, or unpaired where one of them is the folds of one seed."""
-    if "fold" in (claim.stage, claim.other_side[0]):
+    """Judge two sides, by seeds in pairs where that can be; None if there is nothing to judge."""
+    if _is_unpaired(claim):
         if one.values.empty or other.values.empty:
             return None
         low, high = welch_interval(one.values.tolist(), other.values.tolist())
@@ -207,26 +202,33 @@ def _equality(claim: Claim, one: Sample, other: Sample) -> Ruling | None:
     return rules.judge_paired_equality(differences.tolist(), delta=claim.tolerance, overlap=_overlap(claim))
 
 
+def _is_unpaired(claim: Claim) -> bool:
+    """Whether one side are the folds of one seed, which have no partners among the seeds."""
+    return "fold" in (claim.stage, claim.other_side[0])
+
+
 def _spread(claim: Claim, results: StudyResults, published: str) -> JudgedClaim:
     """Judge whether folds are about equal among themselves."""
     measure, (variant,) = MEASURES[claim.measured], claim.variants
     ours = sample(results, variant, claim.stage, claim.measured)
     if len(ours.values) < 2:
-        return _unmeasured(claim, published, _or_nan(claim.figure), [ours])
+        return _unmeasured(claim, published, [ours])
     ruling = rules.judge_spread(ours.values.tolist(), delta=claim.tolerance)
-    text = f"± {measure.difference(ruling.value)[1:]}"
+
+    def text(value: float) -> str:
+        return measure.difference(value)[1:]  # a deviation has no sign
+
     sentence = (
-        f"a standard deviation of {measure.difference(ruling.value)[1:]}, interval "
-        f"{_interval(lambda value: measure.difference(value)[1:], ruling)}; up to "
-        f"{measure.difference(claim.tolerance)[1:]} they count as equal"
+        f"The standard deviation is {text(ruling.value)}, {_interval(text, ruling)}; up to "
+        f"{text(claim.tolerance)} they count as equal"
     )
-    return _judged(claim, ruling, published, text, _over(ours, claim.stage), sentence, [ours])
+    over = _over(ours, claim.stage)
+    return _judged(claim, ruling, published, f"± {text(ruling.value)}", over, sentence, [ours])
 
 
 def _structure(claim: Claim, results: StudyResults) -> JudgedClaim:
     """Judge a claim about models themselves, which needs no run; runs that were measured must agree, too."""
     assert claim.figure is not None, "the file was checked"
-    measure = MEASURES[claim.metric]
     values = {variant: OF_VARIANT[claim.metric](VARIANTS[variant]) for variant in claim.variants}
     run_ids: tuple[str, ...] = ()
     if claim.metric in results.trainings:
@@ -237,7 +239,7 @@ def _structure(claim: Claim, results: StudyResults) -> JudgedClaim:
     farthest = max(values, key=lambda name: abs(values[name] - float(claim.figure or 0)))
     ruling = rules.judge_structure(values[farthest], claim.figure, claim.half_digit)
     equal = ruling.verdict is ClaimVerdict.REPRODUCED
-    ours, published = measure.text(ruling.value), _published_figure(claim)
+    ours, published = _with_digits(claim, ruling.value), _published_figure(claim)
     sentence = f"{ours}, as published" if equal else f"{farthest} has {ours}, published {published}"
     judged = _judged(claim, ruling, published, ours, "the model itself", sentence, [])
     return replace(judged, run_ids=run_ids)
@@ -252,16 +254,17 @@ def _qualitative(claim: Claim, results: StudyResults) -> JudgedClaim:
     samples = [side for _, side in sides]
     published = _published_statement(claim)
     if not common:
-        return _unmeasured(claim, published, math.nan, samples)
+        return _unmeasured(claim, published, samples)
     shown = [[side[seed] for seed in common] for side in tables]
     others = shown[1] if statement.compares else ()
     bootstrap = support(statement, shown[0], claim.classes, others)
     ruling = rules.judge_share(bootstrap.share, SHARE)
     over = f"{_count(len(common), 'seed')} × {len(shown[0][0]):,} images"
-    sentence = f"{bootstrap.words}; {bootstrap.share:.1%} of the resamples of {over} bear it out"
-    if len(common) == 1 and ruling.verdict is ClaimVerdict.REPRODUCED:
-        ruling = replace(ruling, verdict=ClaimVerdict.CAVEAT)
-        sentence += "; it is about one training alone"
+    sentence = f"{bootstrap.words}; {100 * bootstrap.share:.1f} % of the resamples of {over} bear it out"
+    if len(common) == 1:
+        sentence += "; one training is no sample of seeds"
+        if ruling.verdict is ClaimVerdict.REPRODUCED:
+            ruling = replace(ruling, verdict=ClaimVerdict.CAVEAT)
     return _judged(claim, ruling, published, bootstrap.words, over, sentence, samples)
 
 
@@ -269,9 +272,7 @@ def _predictions(
     claim: Claim, results: StudyResults, variant: str, stage: str
 ) -> tuple[dict[int, pd.DataFrame], Sample]:
     """Return the predictions of a variant by seed, and what of them there is and is missing."""
-    ours = sample(results, variant, stage, "test_accuracy")
-    if claim.statement == "heads_disagree" and heads_untrained(results):
-        return {}, replace(ours, values=ours.values.iloc[:0], run_ids=())
+    ours = sample(results, variant, stage, STATEMENTS[claim.statement].metric)
     tables = {
         int(seed): results.predictions[run_id]
         for seed, run_id in zip(ours.values.index, ours.run_ids, strict=True)
@@ -289,7 +290,7 @@ def _published_statement(claim: Claim) -> str:
     """Return the figure behind a statement, of the published weights; "stated" where there are none."""
     statement, (variant,) = STATEMENTS[claim.statement], claim.variants
     table = published_predictions()
-    if statement.compares or claim.statement == "heads_disagree" or variant not in table:
+    if statement.compares or statement.metric != "test_accuracy" or variant not in table:
         return "stated"
     names = np.array(CLASSES)
     predicted = pd.DataFrame({"true": names[table["label"]], "predicted": names[table[variant]]})
@@ -299,11 +300,27 @@ def _published_statement(claim: Claim) -> str:
 # ---- what they share ----
 
 
-def _sides(claim: Claim, results: StudyResults, variant: str, other: str) -> tuple[Sample, Sample]:
-    """Return the values of a claim's own side and of the other; an empty ``other`` is the same variant."""
+def _sides(claim: Claim, results: StudyResults) -> list[tuple[tuple[str, str], Sample, Sample]]:
+    """Return each pair of variants with the values of both; the second is empty if both are the same one."""
+    (stage, metric), others = claim.other_side, (claim.against.variants if claim.against else ()) or ("",)
+    return [
+        (
+            (variant, other),
+            sample(results, variant, claim.stage, claim.measured),
+            sample(results, other or variant, stage, metric),
+        )
+        for variant, other in itertools.product(claim.variants, others)
+    ]
+
+
+def _named(claim: Claim, pair: tuple[str, str]) -> str:
+    """Return in words which difference it is: of two variants, or of two kinds of figures of one."""
+    if pair[1]:
+        return f"Difference of {pair[0]} and {pair[1]}"
     stage, metric = claim.other_side
-    own = sample(results, variant, claim.stage, claim.measured)
-    return own, sample(results, other or variant, stage, metric)
+    if metric != claim.measured:
+        return f"Difference of {MEASURES[claim.measured].meaning} and {MEASURES[metric].meaning}, {pair[0]}"
+    return f"Difference of {pair[0]} {STAGE_WORDS[claim.stage]} and {STAGE_WORDS[stage]}"
 
 
 def _paired(one: Sample, other: Sample) -> pd.Series:
@@ -338,12 +355,6 @@ def _family(claim: Claim, results: StudyResults, pair: tuple[str, str]) -> tuple
     return p_values, len(pairs)
 
 
-def _moved(ruling: Ruling, margin: float, sign: int) -> Ruling:
-    """Return a comparison's ruling as plain differences: with its margin, and lower where lower is better."""
-    ends = sorted(sign * (end + margin) for end in (ruling.low, ruling.high))
-    return replace(ruling, value=sign * (ruling.value + margin), low=ends[0], high=ends[1])
-
-
 def _judged(
     claim: Claim,
     ruling: Ruling,
@@ -366,7 +377,7 @@ def _judged(
         low=ruling.low,
         high=ruling.high,
         over=over,
-        sentence=f"{sentence[0].upper()}{sentence[1:]}.",
+        sentence=f"{sentence}.",
         run_ids=_unique(run_id for one in samples for run_id in one.run_ids),
         missing=missing,
         commands=_commands(claim, samples, missing),
@@ -374,9 +385,7 @@ def _judged(
     )
 
 
-def _unmeasured(
-    claim: Claim, published: str, published_value: float, samples: Sequence[Sample]
-) -> JudgedClaim:
+def _unmeasured(claim: Claim, published: str, samples: Sequence[Sample]) -> JudgedClaim:
     missing = _unique(missing for one in samples for missing in one.missing)
     missing = missing or ("runs of equal seeds on both sides",)
     return JudgedClaim(
@@ -384,7 +393,7 @@ def _unmeasured(
         verdict=ClaimVerdict.UNMEASURED,
         published=published,
         ours="",
-        published_value=published_value,
+        published_value=_or_nan(claim.figure),
         value=math.nan,
         low=math.nan,
         high=math.nan,
@@ -410,7 +419,7 @@ def _what_decides(claim: Claim, ruling: Ruling) -> str:
         return f"about {ruling.seeds_needed} seeds would decide it"
     if claim.stage == "fold":
         return "more folds, or cross-validations of more seeds, would decide it"
-    return "the spread is so wide that no number of seeds would decide it"
+    return "no number of seeds would decide it: the trainings vary too much, or share too many images"
 
 
 def _interval(text: Callable[[float], str], ruling: Ruling) -> str:
@@ -436,13 +445,22 @@ def _count(number: int, noun: str) -> str:
 
 
 def _published_figure(claim: Claim) -> str:
-    """Return the published figure with the digits that it was published with."""
-    measure, figure = MEASURES[claim.metric], claim.figure or 0.0
+    return _with_digits(claim, _or_nan(claim.figure))
+
+
+def _with_digits(claim: Claim, value: float) -> str:
+    """Return a value with the digits to which the claim's figure was published."""
+    measure = MEASURES[claim.metric]
     if claim.digits is None or measure.unit in ("count", "millions"):
-        return measure.text(figure)
+        return measure.text(value)
     if measure.unit == "share":
-        return f"{100 * figure:.{max(0, claim.digits - 2)}f} %"
-    return f"{figure:.{claim.digits}f}"
+        return f"{100 * value:.{max(0, claim.digits - 2)}f} %"
+    return f"{value:.{claim.digits}f}"
+
+
+def _published_difference(claim: Claim, words: str) -> str:
+    """Return the published difference; where the report gives no figure, what it says of it."""
+    return words if claim.figure is None else MEASURES[claim.measured].difference(claim.figure)
 
 
 def _unique(values: Iterable[str]) -> tuple[str, ...]:

@@ -49,7 +49,9 @@ class Measure:
 
     def difference(self, value: float) -> str:
         """Return a difference of two values in words."""
-        return f"{100 * value:+.2f} points" if self.unit == "share" else f"{value:+.4f}"
+        if self.unit == "share":
+            return f"{100 * value:+.2f} points"
+        return f"{value:+.1f} epochs" if self.unit == "epochs" else f"{value:+.4f}"
 
 
 MEASURES = {

@@ -42,9 +42,9 @@ class Scorecard:
 
     @property
     def false_alarms(self) -> float:
-        """Number of true figures to expect outside their 95 % intervals by chance alone.
+        """Number of figures to expect outside their 95 % intervals if all were true.
 
-        It is an upper bound of those that count as not reproduced: those must also be farther than delta.
+        Fewer of them count as not reproduced: only those that are also farther than delta.
         """
         figures = [one for one in self.judged if one.claim.kind == "figure" and math.isfinite(one.low)]
         return (1 - rules.CONFIDENCE) * len(figures)
@@ -67,8 +67,8 @@ class Scorecard:
     def alarm_sentence(self) -> str:
         """What chance alone does, in words."""
         return (
-            f"By chance alone, at most {self.false_alarms:.1f} true figures are expected outside their 95 % "
-            "intervals, and one of twenty families of comparisons to hold a false one."
+            f"Were all figures true, {self.false_alarms:.1f} of them would lie outside their 95 % intervals by "
+            "chance. A family of comparisons holds a false one with at most 5 %."
         )
 
     def table(self) -> pd.DataFrame:

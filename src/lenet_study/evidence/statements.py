@@ -30,6 +30,7 @@ class Statement:
     holds: Callable[[Counts, Counts, tuple[int, ...]], np.ndarray]  # of resamples, and of the other model's
     words: Callable[[Counts, Counts, tuple[int, ...]], str]  # the figure behind it, of one table's counts
     compares: bool = False  # whether it is about two models
+    metric: str = "test_accuracy"  # that trainings have if they have such predictions
 
 
 def confusion_codes(table: pd.DataFrame) -> np.ndarray:
@@ -69,7 +70,7 @@ def _hardest_words(counts: Counts, _: Counts, classes: tuple[int, ...]) -> str:
     recalls = _recalls(counts)
     order = [CLASSES[number] for number in np.argsort(recalls, kind="stable")[:2]]
     return (
-        f"{CLASSES[classes[0]]} has a recall of {recalls[classes[0]]:.1%}; "
+        f"{CLASSES[classes[0]]} has a recall of {_percent(recalls[classes[0]], 1)}; "
         f"the lowest two are those of {order[0]} and {order[1]}"
     )
 
@@ -84,7 +85,7 @@ def _taken_for_words(counts: Counts, _: Counts, classes: tuple[int, ...]) -> str
     first, second = classes
     wrong = _wrong(counts)[first]
     share = wrong[second] / wrong.sum() if wrong.sum() else 0.0
-    return f"{share:.0%} of the wrong {CLASSES[first]} are taken for {CLASSES[second]}"
+    return f"{_percent(share)} of the errors on {CLASSES[first]} are {CLASSES[second]}"
 
 
 def _are_each_other_s(counts: Counts, other: Counts, classes: tuple[int, ...]) -> np.ndarray:
@@ -94,7 +95,7 @@ def _are_each_other_s(counts: Counts, other: Counts, classes: tuple[int, ...]) -
 
 def _each_other_words(counts: Counts, other: Counts, classes: tuple[int, ...]) -> str:
     forth, back = (_taken_for_words(counts, other, pair) for pair in (classes, classes[::-1]))
-    return f"{forth}, {back}"
+    return f"{forth}; {back}"
 
 
 def _share_within(counts: Counts, classes: tuple[int, ...]) -> np.ndarray:
@@ -109,7 +110,7 @@ def _is_most_within(counts: Counts, _: Counts, classes: tuple[int, ...]) -> np.n
 
 
 def _within_words(counts: Counts, _: Counts, classes: tuple[int, ...]) -> str:
-    return f"{float(_share_within(counts, classes)):.0%} of all errors are among these {len(classes)} classes"
+    return f"{_percent(float(_share_within(counts, classes)))} of all errors are among these {len(classes)} classes"
 
 
 def _is_taken_less(counts: Counts, other: Counts, classes: tuple[int, ...]) -> np.ndarray:
@@ -121,7 +122,7 @@ def _taken_less_words(counts: Counts, other: Counts, classes: tuple[int, ...]) -
     first, second = classes
     rows = [_confusion(table)[first] for table in (other, counts)]
     before, after = (row[second] / max(1.0, row.sum()) for row in rows)
-    return f"{before:.1%} of {CLASSES[first]} are taken for {CLASSES[second]} before, {after:.1%} after"
+    return f"{_percent(before, 1)} of {CLASSES[first]} are taken for {CLASSES[second]} before, {_percent(after, 1)} after"
 
 
 def _disagree_mostly(counts: Counts, _: Counts, __: tuple[int, ...]) -> np.ndarray:
@@ -129,7 +130,13 @@ def _disagree_mostly(counts: Counts, _: Counts, __: tuple[int, ...]) -> np.ndarr
 
 
 def _agreement_words(counts: Counts, _: Counts, __: tuple[int, ...]) -> str:
-    return f"both heads name the same class on {counts[1] / max(1.0, counts.sum()):.1%} of the images"
+    return (
+        f"both heads name the same class on {_percent(counts[1] / max(1.0, counts.sum()), 1)} of the images"
+    )
+
+
+def _percent(share: float, digits: int = 0) -> str:
+    return f"{100 * share:.{digits}f} %"
 
 
 _CONFUSION = (confusion_codes, len(CLASSES) ** 2)
@@ -139,7 +146,9 @@ STATEMENTS = {
     "mostly_each_other": Statement(2, *_CONFUSION, _are_each_other_s, _each_other_words),
     "most_errors_within": Statement(5, *_CONFUSION, _is_most_within, _within_words),
     "taken_less_often": Statement(2, *_CONFUSION, _is_taken_less, _taken_less_words, compares=True),
-    "heads_disagree": Statement(0, _agreement_codes, 2, _disagree_mostly, _agreement_words),
+    "heads_disagree": Statement(
+        0, _agreement_codes, 2, _disagree_mostly, _agreement_words, metric="auxiliary_agreement"
+    ),
 }
 
 
