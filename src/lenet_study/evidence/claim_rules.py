@@ -92,7 +92,7 @@ def judge_figure(
     needed = None
     if verdict is ClaimVerdict.UNDECIDED and len(values) > 1 and averaged == 1:
         std = float(np.std(values, ddof=1))
-        needed = _fewest(lambda n: _t(n) * std * math.sqrt(1 + 1 / n) <= delta, len(values))
+        needed = _fewest(lambda n: _t(n) * std * np.sqrt(1 + 1 / n) <= delta, len(values))
     side = 0 if inside else int(np.sign(published - mean))
     return Ruling(verdict, mean, low, high, needed, side=side)
 
@@ -143,10 +143,10 @@ def judge_comparison(
     if verdict is ClaimVerdict.UNDECIDED and len(differences) > 1:
         strictest = SIGNIFICANT / max(1, family_size)  # Holm's first step
 
-        def decided(n: int) -> bool:
-            error = test.std * math.sqrt(1 / n + overlap)
-            significant = bool(2 * stats.t.sf(abs(test.mean) / error, n - 1) < strictest)
-            return significant or abs(test.mean) + _t(n) * error <= band
+        def decided(n: np.ndarray) -> np.ndarray:
+            error = test.std * np.sqrt(1 / n + overlap)
+            significant = 2 * stats.t.sf(abs(test.mean) / error, n - 1) < strictest
+            return significant | (abs(test.mean) + _t(n) * error <= band)
 
         needed = _fewest(decided, len(differences))
     flip = sign_flip_test(differences)
@@ -185,9 +185,9 @@ def judge_paired_equality(differences: Sequence[float], *, delta: float, overlap
         return ruling
     mean, std = ruling.value, float(np.std(differences, ddof=1))
 
-    def decided(n: int) -> bool:
-        half = _t(n) * std * math.sqrt(1 / n + overlap)
-        return abs(mean) + half <= delta or abs(mean) - half > delta
+    def decided(n: np.ndarray) -> np.ndarray:
+        half = _t(n) * std * np.sqrt(1 / n + overlap)
+        return (abs(mean) + half <= delta) | (abs(mean) - half > delta)
 
     return Ruling(ruling.verdict, mean, low, high, _fewest(decided, len(differences)))
 
@@ -221,10 +221,12 @@ def _within(low: float, high: float, band: float) -> bool:
     return -band - _ROUNDING <= low and high <= band + _ROUNDING
 
 
-def _t(count: int) -> float:
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
+def _t(counts: np.ndarray) -> np.ndarray:
+    return np.asarray(stats.t.ppf((1 + CONFIDENCE) / 2, counts - 1))
 
 
-def _fewest(decided: Callable[[int], bool], present: int) -> int | None:
+def _fewest(decided: Callable[[np.ndarray], np.ndarray], present: int) -> int | None:
     """Return the smallest number of seeds that decides, if mean and spread stay as they are."""
-    return next((count for count in range(present + 1, MOST_SEEDS + 1) if decided(count)), None)
+    counts = np.arange(present + 1, MOST_SEEDS + 1)
+    enough = counts[decided(counts)]
+    return int(enough[0]) if len(enough) else None

@@ -136,7 +136,7 @@ def _comparison(claim: Claim, results: StudyResults) -> JudgedClaim:
     wins = int((values > claim.margin).sum())
     sentence = (
         f"{_named(claim, pair)}: {measure.difference(ruling.value)} in the mean, as claimed in {wins} of "
-        f"{_count(len(values), 'seed')}, Holm's p {ruling.p_value:.2g} (sign-flip p {ruling.flip_p_value:.2g})"
+        f"{_count(len(values), 'seed')}, Holm's p {ruling.p_value:.2g}, sign-flip p {ruling.flip_p_value:.2g}"
     )
     if interval := _interval(measure.difference, ruling):
         sentence += f", {interval}"

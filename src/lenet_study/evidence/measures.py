@@ -41,7 +41,7 @@ class Measure:
     def text(self, value: float) -> str:
         """Return a value in words."""
         if self.unit == "share":
-            return f"{100 * value:.2f} %"
+            return f"{100 * min(1.0, max(0.0, value)):.2f} %"  # an interval may end beyond
         if self.unit == "count":
             return f"{value:,.0f}"
         digits, name = {"nats": (4, ""), "epochs": (1, ""), "millions": (2, " million")}[self.unit]

@@ -67,8 +67,8 @@ class Scorecard:
     def alarm_sentence(self) -> str:
         """What chance alone does, in words."""
         return (
-            f"Were all figures true, {self.false_alarms:.1f} of them would lie outside their 95 % intervals by "
-            "chance. A family of comparisons holds a false one with at most 5 %."
+            f"Were all figures true, {self.false_alarms:.1f} would by chance lie outside their intervals; "
+            "a family of comparisons holds a false one with a probability of at most 5 %."
         )
 
     def table(self) -> pd.DataFrame:

@@ -110,7 +110,8 @@ def _is_most_within(counts: Counts, _: Counts, classes: tuple[int, ...]) -> np.n
 
 
 def _within_words(counts: Counts, _: Counts, classes: tuple[int, ...]) -> str:
-    return f"{_percent(float(_share_within(counts, classes)))} of all errors are among these {len(classes)} classes"
+    share = _percent(float(_share_within(counts, classes)))
+    return f"{share} of all errors are among these {len(classes)} classes"
 
 
 def _is_taken_less(counts: Counts, other: Counts, classes: tuple[int, ...]) -> np.ndarray:
@@ -121,8 +122,8 @@ def _is_taken_less(counts: Counts, other: Counts, classes: tuple[int, ...]) -> n
 def _taken_less_words(counts: Counts, other: Counts, classes: tuple[int, ...]) -> str:
     first, second = classes
     rows = [_confusion(table)[first] for table in (other, counts)]
-    before, after = (row[second] / max(1.0, row.sum()) for row in rows)
-    return f"{_percent(before, 1)} of {CLASSES[first]} are taken for {CLASSES[second]} before, {_percent(after, 1)} after"
+    before, after = (_percent(row[second] / max(1.0, row.sum()), 1) for row in rows)
+    return f"{before} of {CLASSES[first]} are taken for {CLASSES[second]} before, {after} after"
 
 
 def _disagree_mostly(counts: Counts, _: Counts, __: tuple[int, ...]) -> np.ndarray:
@@ -130,9 +131,8 @@ def _disagree_mostly(counts: Counts, _: Counts, __: tuple[int, ...]) -> np.ndarr
 
 
 def _agreement_words(counts: Counts, _: Counts, __: tuple[int, ...]) -> str:
-    return (
-        f"both heads name the same class on {_percent(counts[1] / max(1.0, counts.sum()), 1)} of the images"
-    )
+    share = _percent(counts[1] / max(1.0, counts.sum()), 1)
+    return f"both heads name the same class on {share} of the images"
 
 
 def _percent(share: float, digits: int = 0) -> str:
