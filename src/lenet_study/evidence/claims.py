@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -132,12 +132,17 @@ def _validate(content: dict[str, Any], where: str) -> Claims:
         return pydantic.TypeAdapter(Claims).validate_json(json.dumps(content, default=str))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        location = ["claim" if part == "claims" else str(part) for part in first["loc"]]
-        if location[:1] == ["claim"] and len(location) > 1:
-            location[1] = str(content["claims"][int(location[1])].get("id", location[1]))
         value = "" if first["type"] == "missing" else f"={first['input']!r:.80}"
-        field = ".".join(location)
+        field = _in_words(first["loc"], content["claims"])
         raise UserError(f"{where}: {field}{value} is refused ({first['msg']}): mend the file") from error
+
+
+def _in_words(location: Sequence[int | str], claims: Any) -> str:
+    """Return where a field stands, a claim by its id if it has one."""
+    parts = ["claim" if part == "claims" else str(part) for part in location]
+    if len(location) > 1 and isinstance(number := location[1], int) and isinstance(claims[number], dict):
+        parts[1] = str(claims[number].get("id", number))
+    return ".".join(parts)
 
 
 def _problems(claims: Claims) -> Iterator[str]:
