@@ -145,7 +145,7 @@ def test_two_claims_of_one_name_are_refused():
         ("title =", "is no TOML"),
         (HEAD, r"holds no \[\[claim\]\]"),
         ("", "is refused"),
-        ("claim = 1", "claim=1 is refused"),
+        (HEAD + "claim = 1", "claim=1 is refused"),
         (HEAD + "claim = [1]", "claim.0=1 is refused"),
         (HEAD.replace("15", '"15"') + "claim = []", "protocol.epochs='15' is refused"),
     ],
@@ -156,7 +156,7 @@ def test_a_file_of_another_form_is_refused(content, sentence):
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
-    with pytest.raises(UserError, match="cannot be read .*: name a file of claims"):
+    with pytest.raises(UserError, match=r"cannot be read .*: name a file of claims"):
         load_claims(tmp_path / "none.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot be read"):

@@ -90,7 +90,7 @@ def test_draws_are_seeded():
         (
             "hardest_class",
             [SHIRT],
-            "Shirt has a recall of 60.0 %; the lowest two are those of Shirt and Coat",
+            "Shirt has a recall of 60.0 %; the lowest two are of Shirt and Coat",
         ),
         ("mostly_taken_for", [SHIRT, TSHIRT], "75 % of the errors on Shirt are T-shirt/top"),
         ("most_errors_within", UPPER, "100 % of all errors are among these 5 classes"),
