@@ -8,12 +8,10 @@ import pytest
 
 from lenet_study.evidence import claim_rules as rules
 from lenet_study.evidence._pending_statistics import (
-    deviation_interval,
     holm,
     mean_interval,
     prediction_interval,
     sign_flip_test,
-    welch_interval,
 )
 from lenet_study.evidence.claim_rules import ClaimVerdict
 
@@ -270,19 +268,10 @@ def test_sign_flips_are_enumerated():
     assert 0 < sign_flip_test(many) == sign_flip_test(-many) < 1
 
 
-def test_intervals_of_means_have_the_published_values():
-    """R's `sleep` data: t.test(..., paired = TRUE), and the plain test by Welch."""
+def test_the_interval_of_a_mean_has_the_published_value():
+    """R's `sleep` data: t.test(..., paired = TRUE)."""
     first = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
     second = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
     paired = np.subtract(first, second)
     assert mean_interval(paired) == pytest.approx((-2.459886, -0.700114), abs=1e-6)
-    assert welch_interval(first, second) == pytest.approx((-3.3654832, 0.2054832), abs=1e-6)
-    assert welch_interval([1.0], second) == (-math.inf, math.inf)
-    assert welch_interval([2.0, 2.0], [1.0, 1.0]) == (1.0, 1.0)
-
-
-def test_the_deviation_s_interval_covers_the_true_one():
-    draws = np.random.default_rng(0).normal(size=(500, 5))
-    intervals = [deviation_interval(row) for row in draws]
-    assert np.mean([low <= 1 <= high for low, high in intervals]) >= 0.93
-    assert deviation_interval([1.0]) == (0.0, math.inf)
+    assert np.isnan([*mean_interval([1.0]), *mean_interval([1.0, 1.0]), *prediction_interval([1.0])]).all()

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from lenet_study.evidence import claim_rules as rules
-from lenet_study.evidence._pending_statistics import welch_interval
 from lenet_study.evidence.claim_rules import ClaimVerdict, Ruling
 from lenet_study.evidence.claims import Claim
+from lenet_study.evidence.intervals import welch_interval
 from lenet_study.evidence.measures import (
     EVALUATE,
     MEASURES,
