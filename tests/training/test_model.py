@@ -8,7 +8,7 @@ import torch
 from bench.torchvision_import import import_torchvision
 from torch import nn
 
-from lenet_study.recipes.variants import VARIANTS, parameter_count
+from lenet_study.recipes.variants import VARIANTS, multiply_adds, parameter_count
 from lenet_study.training.model import CLASSES, LeNet, summary
 
 PARAMETERS = {"baseline": 77_486, "v1": 77_486, "v2": 333_970, "v3": 480_586, "v4": 481_458}
@@ -184,6 +184,7 @@ def test_features_and_auxiliary_script(name, images):
 def test_summary_totals_are_the_reports(name, mult_adds, passes, parameters, total):
     line = re.compile(r"^(.+?)(?: \((?:MB|Units\.MEGABYTES)\))?: (.+)$", re.MULTILINE)
     totals = dict(line.findall(summary(VARIANTS[name])))
+    assert f"{multiply_adds(VARIANTS[name]) / 1e6:.2f}" == mult_adds
     assert totals == {
         "Total params": f"{PARAMETERS[name]:,}",
         "Trainable params": f"{PARAMETERS[name]:,}",

@@ -13,6 +13,7 @@ from conftest import TRAINING_ARTIFACTS, Recorder, add_training, open_store
 
 from lenet_study.errors import JobError, StoreError, UserError
 from lenet_study.evidence.figures.style import COLOURS
+from lenet_study.evidence.scorecard import scorecard
 from lenet_study.execution.executor import Monitor
 from lenet_study.execution.inline import InlineExecutor
 from lenet_study.recipes.recipe import Recipe, TrainingConfig, variant_recipes
@@ -20,6 +21,7 @@ from lenet_study.recipes.variants import VARIANTS, parameter_count
 from lenet_study.tracking import registry
 from lenet_study.tracking.schema import Metric, Tag
 from lenet_study.tracking.stored_training import StoredTraining
+from lenet_study.tracking.study_results import latest_study, study_results
 from lenet_study.training import dataset
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.hardware import Hardware
@@ -118,6 +120,22 @@ def test_every_run_is_finished_and_belongs_to_the_study(finished):
     for run in finished.runs.values():
         assert run.info.status == "FINISHED"
         assert run.data.tags["study"] == the_study.info.run_id
+
+
+def test_the_study_is_read_back_as_claims_and_report_want_it(finished):
+    the_study, chosen = run_of(finished, "study").info.run_id, chosen_of(finished)
+    assert latest_study() == the_study
+    results = study_results(the_study)
+    assert (results.run_id, results.selected, results.missing) == (the_study, chosen, ())
+    stages = results.trainings["stage"].value_counts().to_dict()
+    assert stages == {"train": 5, "fold": 2, "retrain": 1}
+    assert (results.trainings["seed"] == CONFIG.seed).all()
+    assert set(results.predictions) == set(results.evaluations["model_run_id"])
+    assert len(results.predictions) == 2
+    assert set(results.histories) == set(results.trainings.index)
+    card = scorecard(results)
+    assert (card.seeds, len(card.caveats)) == (1, 3)  # toy epochs, batches and learning rate
+    assert {judged.verdict for judged in card.judged if judged.claim.kind == "structure"} == {"reproduced"}
 
 
 def test_only_folds_are_nested(finished):
