@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from lenet_study.evidence import claim_rules as rules
-from lenet_study.evidence._pending_statistics import (
+from lenet_study.evidence.claim_rules import ClaimVerdict
+from lenet_study.evidence.statistics import (
     holm,
     mean_interval,
     prediction_interval,
     sign_flip_test,
 )
-from lenet_study.evidence.claim_rules import ClaimVerdict
 
 DELTA = 0.005
 STEP = 1e-6  # beyond a border

@@ -10,14 +10,14 @@ from enum import StrEnum
 import numpy as np
 from scipy import stats
 
-from lenet_study.evidence._pending_statistics import (
+from lenet_study.evidence.intervals import deviation_interval
+from lenet_study.evidence.statistics import (
+    corrected_paired_t_test,
     holm,
     mean_interval,
     prediction_interval,
     sign_flip_test,
 )
-from lenet_study.evidence.intervals import deviation_interval
-from lenet_study.evidence.statistics import corrected_paired_t_test
 
 CONFIDENCE = 0.95
 SIGNIFICANT = 0.05  # Holm's p below which a comparison counts

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from lenet_study.evidence.comparison import OVERLAP
 from lenet_study.evidence.results import StudyResults
 from lenet_study.recipes.variants import Variant, multiply_adds, parameter_count
 
@@ -19,7 +20,6 @@ STAGE_WORDS = {
     "fold": "trained on the folds",
     "untrained": "trained with auxiliary=untrained",
 }
-OVERLAP = 0.25  # validation to training images, 0.2 / 0.8: Nadeau and Bengio's ratio
 LAST_EPOCHS = 5  # of the curve, in which its steps are measured
 EVALUATE = "mlflow run . -e evaluate -P model={run_id} --env-manager local"
 
