@@ -50,21 +50,21 @@ def confusion_comparison(before: np.ndarray, after: np.ndarray, names: tuple[str
         axes.set_title(f"{name}: {accuracy:.2%} correct")
     bar = figure.colorbar(image, ax=(first, second), shrink=0.75, ticks=(0, 1, 5, 10, 25, 50, 75, 100))
     bar.set_label("share of the true class (%)")
-    _draw_change(change, shares[1] - shares[0], names)
+    image = _draw_change(change, shares[1] - shares[0])
+    figure.colorbar(image, ax=change, shrink=0.75).set_label("percentage points better")
     _draw_recalls(classes, np.diag(shares[0]), np.diag(shares[1]), names)
     return figure
 
 
-def _draw_change(axes: Axes, change: np.ndarray, names: tuple[str, str]) -> None:
-    """Draw the differences of two matrices in percent; blue where the second is better."""
+def _draw_change(axes: Axes, change: np.ndarray) -> AxesImage:
+    """Draw what a second matrix in percent has more than a first; blue where that is better."""
     better = np.where(np.eye(len(change), dtype=bool), change, -change)
     text = np.vectorize(lambda c: f"{c:+.1f}" if abs(c) >= 0.05 else "")(change)
     limit = max(np.abs(change).max(), 1)
     image = _draw_matrix(axes, better, text, "RdBu", Normalize(-limit, limit))
-    axes.set_title(f"{names[1]} minus {names[0]}, in percentage points")
-    bar = axes.figure.colorbar(image, ax=axes, shrink=0.75)
-    bar.set_label("blue is better (more on the diagonal, fewer off it), red worse")
-    bar.ax.yaxis.set_major_formatter(lambda points, _: f"{abs(points):g}")
+    rule = "blue is better: more on the diagonal, fewer off it; red is worse"
+    axes.set_title(f"the second minus the first, in percentage points\n{rule}")
+    return image
 
 
 def _draw_recalls(axes: Axes, before: np.ndarray, after: np.ndarray, names: tuple[str, str]) -> None:
@@ -75,10 +75,10 @@ def _draw_recalls(axes: Axes, before: np.ndarray, after: np.ndarray, names: tupl
     axes.plot(after, rows, "o", color="#08519C", ms=7, label=names[1])
     axes.set_yticks(rows, CLASSES)
     axes.invert_yaxis()
-    axes.set(xlabel="images of the class classified so (%)")
-    axes.set_title("Recall of each class", pad=24)
+    axes.set(xlabel="share of the true class that was predicted (%)")
+    axes.set_title("recall of each class", pad=40)
     axes.grid(visible=True)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1))
 
 
 @styled
@@ -92,14 +92,14 @@ def tsne(embedding: np.ndarray, labels: np.ndarray, predicted: np.ndarray, title
         x, y = embedding[labels == number].T
         axes.scatter(x, y, s=size, color=colour, alpha=0.7, lw=0, label=name)
         x, y = embedding[(labels == number) & wrong].T
-        axes.scatter(x, y, s=1.5 * size, facecolor=colour, edgecolor="black", lw=0.5, zorder=3)
+        axes.scatter(x, y, s=2 * size, facecolor=colour, edgecolor="black", lw=0.5, zorder=3)
     for number, name in enumerate(CLASSES):
         x, y = embedding[labels == number].T
         if len(x):
             text = axes.text(np.median(x), np.median(y), name, weight="bold", zorder=4)
             text.set(ha="center", va="center", path_effects=[withStroke(linewidth=3, foreground="white")])
     label = f"misclassified\n({wrong.sum():,} of {len(wrong):,})"
-    axes.scatter((), (), s=1.5 * size, facecolor="white", edgecolor="black", lw=0.5, label=label)
+    axes.scatter((), (), s=2 * size, facecolor="white", edgecolor="black", lw=0.5, label=label)
     axes.set(xticks=(), yticks=(), xlabel="t-SNE 1", ylabel="t-SNE 2", aspect="equal")
     figure.legend(loc="outside right upper", markerscale=2, title="true class", alignment="left")
     return figure

@@ -18,7 +18,7 @@ PALETTE = ("#8C8C8C", "#E69F00", "#56B4E9", "#117733", "#7B3294", "#CC3311", "#3
 COLOURS: dict[str, str] = dict(zip(VARIANTS, cycle(PALETTE), strict=False))
 CHANGED = "#D55E00"
 # Folds have no names to remember: shades of a hue that no variant has, told apart by lightness and marker.
-_SHADES = LinearSegmentedColormap.from_list("folds", ("#33061F", "#A3195B", "#F2A0C0"))
+_SHADES = LinearSegmentedColormap.from_list("folds", ("#26000F", "#D81B60", "#F9A8C6"))
 styled = rc_context(  # a decorator: the settings hold while a figure is made
     {
         "figure.dpi": 150,

@@ -171,7 +171,7 @@ def augmentation(
     axes.set(xticks=(), yticks=())
     axes.spines[:].set_visible(False)
     axes.imshow(tiles.swapaxes(1, 2).reshape(rows * side, columns * side), cmap="gray", vmin=0, vmax=255)
-    axes.set_xlabel(fill(f"Each image draws: {transforms(strength)}.", 16 * columns), color="#555555")
+    axes.set_xlabel(fill(f"At random: {transforms(strength)}.", 13 * columns), color="#555555")
     labels = ("original", *(f"augmented {number}" for number in range(1, columns)))
     for column, label in enumerate(labels):
         text = axes.text((column + 0.5) * side, 0, label, ha="center", va="bottom", size=8)
@@ -184,17 +184,17 @@ def augmentation(
 
 
 def transforms(strength: Augmentation) -> str:
-    """Return in words what may happen to an image, and how probable each change is.
+    """Return in words what may happen to an image, and to which share of them.
 
-    >>> transforms(Augmentation(jitter=0, autocontrast=0, solarize=0))
-    'mirrored 25 %'
+    >>> transforms(Augmentation(autocontrast=0, solarize=0))
+    'mirrored (25 % of the images), brightness and contrast changed by up to 20 %'
     """
-    words = {
-        "mirrored {:.0f} %": 100 * strength.flip,
-        "brightness and contrast × up to 1 ± {:g}": strength.jitter,
-        "contrast stretched {:.0f} %": 100 * strength.autocontrast,
-        f"grey levels from {SOLARIZE_THRESHOLD} on inverted {{:.0f}} %": 100 * strength.solarize,
+    phrases = {
+        "mirrored ({:.0f} % of the images)": 100 * strength.flip,
+        "brightness and contrast changed by up to {:.0f} %": 100 * strength.jitter,
+        "contrast stretched to the full range ({:.0f} %)": 100 * strength.autocontrast,
+        f"grey levels from {SOLARIZE_THRESHOLD} on inverted ({{:.0f}} %)": 100 * strength.solarize,
         "moved by up to {} pixels": strength.shift,
-        "a rectangle blackened {:.0f} %": 100 * strength.erase,
+        "a rectangle blackened ({:.0f} %)": 100 * strength.erase,
     }
-    return ", ".join(phrase.format(value) for phrase, value in words.items() if value) or "nothing"
+    return ", ".join(phrase.format(value) for phrase, value in phrases.items() if value) or "nothing"
