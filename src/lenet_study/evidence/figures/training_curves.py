@@ -166,12 +166,13 @@ def augmentation(
     # One picture of all images: axes for each took 0.7 s and more to lay out.
     tiles = np.pad(images, ((0, 0), (0, 0), (GAP, GAP), (GAP, GAP)), constant_values=255)
     rows, columns, side = tiles.shape[:3]
-    figure = new_figure(1.15 * columns, 1.13 * rows + 0.8, title)
+    caption = fill(f"At random: {transforms(strength)}.", 13 * columns)
+    figure = new_figure(1.15 * columns, 1.13 * rows + 0.6 + 0.18 * len(caption.splitlines()), title)
     axes = figure.subplots()
     axes.set(xticks=(), yticks=())
     axes.spines[:].set_visible(False)
     axes.imshow(tiles.swapaxes(1, 2).reshape(rows * side, columns * side), cmap="gray", vmin=0, vmax=255)
-    axes.set_xlabel(fill(f"At random: {transforms(strength)}.", 13 * columns), color="#555555")
+    axes.set_xlabel(caption, color="#555555")
     labels = ("original", *(f"augmented {number}" for number in range(1, columns)))
     for column, label in enumerate(labels):
         text = axes.text((column + 0.5) * side, 0, label, ha="center", va="bottom", size=8)
