@@ -111,14 +111,11 @@ class _ReadyModel:
 
     def tags(self) -> dict[str, object]:
         """Return what the run tells of the model."""
-        tags: dict[str, object] = {
-            **variant_tags(self.loaded.variant),
-            Tag.MODEL_RUN_ID: self.loaded.run_id,
-            Tag.TORCHSCRIPT_SHA256: self.loaded.torchscript_sha256,
-        }
-        if self.foreign is None:
-            return tags | {Tag.WEIGHTS_SHA256: self.loaded.weights_sha256}
-        return tags | {Tag.INPUTS: self.foreign.scale, Tag.INPUTS_REASON: self.foreign.reason}
+        tags: dict[str, object] = {Tag.TORCHSCRIPT_SHA256: self.loaded.torchscript_sha256}
+        if self.foreign:
+            return tags | {Tag.INPUTS: self.foreign.scale, Tag.INPUTS_REASON: self.foreign.reason}
+        tags |= {Tag.MODEL_RUN_ID: self.loaded.run_id, Tag.WEIGHTS_SHA256: self.loaded.weights_sha256}
+        return tags | variant_tags(self.loaded.variant)
 
 
 def _examine(job: EvaluationJob, module: ForeignModule) -> ForeignModel:
