@@ -20,7 +20,10 @@ from lenet_study.training.model import SIDE, LeNet
 PARITY_TOLERANCE = 1e-4  # largest difference of two logits that rounding alone explains
 MAX_BYTES = 2**30  # of a TorchScript file, also unpacked; the study's largest has 2 MB
 PICKLE = b"\x80\x02"  # begins what torch.save wrote before version 1.6
-_A_PICKLE = "is a pickle of torch.save, which could run anything when it is read"
+_CURE = "name one that `train` exported or torch.jit.save wrote"
+_NO_TORCHSCRIPT = f"is not a TorchScript file: {_CURE}"
+_A_PICKLE = f"is a pickle of torch.save, which could run anything when it is read: {_CURE}"
+_ORIGINAL = "bring the original back, or train the model again"
 _EXPORTED = ("model", "features", "auxiliary", "description")  # together only in files of this project
 DEPRECATION = r"`torch\.jit\.\w+` is deprecated.*"  # TorchScript is what the study publishes
 
@@ -101,15 +104,14 @@ def read_torchscript(path: Path) -> torch.jit.ScriptModule:
     Raises:
         UserError: It is a pickle, damaged, too large, or something else; the message tells the cure.
     """
-    cure = "name a whole file that `train` exported or torch.jit.save wrote"
     if problem := _archive_problem(path):
-        raise UserError(f"{path} {problem}: {cure}")
+        raise UserError(f"{path} {problem}")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=DEPRECATION)
             return torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, OSError, ValueError) as error:
-        raise UserError(f"{path} is not a TorchScript file: {cure}") from error
+        raise UserError(f"{path} {_NO_TORCHSCRIPT}") from error
 
 
 def is_exported(loaded: torch.jit.ScriptModule) -> bool:
@@ -129,32 +131,32 @@ def require_exported(loaded: torch.jit.ScriptModule, path: Path) -> None:
 
 
 def _archive_problem(path: Path) -> str:
-    """Return why a file is no whole archive of TorchScript, in words; empty if it may be one."""
+    """Return why a file is no whole archive of TorchScript, and the cure; empty if it may be one."""
     try:
         if path.stat().st_size > MAX_BYTES:
-            return f"has more than {MAX_BYTES:,} bytes"
+            return f"has more than {MAX_BYTES:,} bytes: {_CURE}"
         with path.open("rb") as file:
             start = file.read(2)
         if not zipfile.is_zipfile(path):
-            kinds = {b"PK": "was cut short", PICKLE: _A_PICKLE}
-            return kinds.get(start, "is not a TorchScript file")
+            kinds = {b"PK": f"was cut short: {_ORIGINAL}", PICKLE: _A_PICKLE}
+            return kinds.get(start, _NO_TORCHSCRIPT)
     except OSError:
-        return "is not a TorchScript file"
+        return _NO_TORCHSCRIPT
     return _content_problem(path)
 
 
 def _content_problem(archive: Path) -> str:
-    """Return what is wrong with a zip archive's members; torch reads them without a look at their sums."""
+    """Return what is wrong with a zip archive's members; torch itself looks at none of their sums."""
     try:
         with zipfile.ZipFile(archive) as content:
             names = content.namelist()
             if sum(member.file_size for member in content.infolist()) > MAX_BYTES:
-                return f"unpacks to more than {MAX_BYTES:,} bytes"
+                return f"unpacks to more than {MAX_BYTES:,} bytes: {_CURE}"
             damaged = content.testzip() is not None
     except Exception:  # of many kinds: whatever the damaged bytes make of the format
         damaged, names = True, []
     if damaged:
-        return "is damaged (a checksum within it does not hold)"
+        return f"is damaged (a checksum within it does not hold): {_ORIGINAL}"
     of_torch = any(name.endswith("/data.pkl") for name in names)
     return _A_PICKLE if of_torch and not any(name.endswith("/constants.pkl") for name in names) else ""
 

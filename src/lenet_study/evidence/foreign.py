@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lenet_study.errors import UserError, one_line
+from lenet_study.errors import UserError
 from lenet_study.evidence.inputs import Inputs, Scale
 from lenet_study.evidence.predictions import Predictions, outputs
 from lenet_study.evidence.statistics import mcnemar
@@ -44,7 +44,7 @@ class ForeignModule:
         try:
             answer = self.module(batch)
         except Exception as error:  # of many kinds: the code is not ours
-            reason = one_line(RuntimeError(str(error).strip().rpartition("\n")[2]))
+            reason = (str(error).splitlines() or [type(error).__name__])[-1][:200]
             raise UserError(
                 f"model={self.reference} fails on images {list(batch.shape)} ({reason}): "
                 "name a model of grey images of 28 × 28 pixels"
