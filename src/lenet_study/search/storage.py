@@ -96,10 +96,8 @@ def _open_study(storage: RDBStorage, settings: Settings, fingerprint: Mapping[st
         directions=settings.directions,
         load_if_exists=True,
     )
-    with quiet():
-        study.set_metric_names(
-            list(attributes.OBJECTIVES[: len(settings.directions)])
-        )  # for Optuna's own pages
+    with quiet():  # the names are for Optuna's own pages and tables
+        study.set_metric_names(list(attributes.OBJECTIVES[: len(settings.directions)]))
     defaults = {attributes.SEARCH_ID: uuid.uuid4().hex, attributes.FINGERPRINT: dict(fingerprint)}
     for name, value in defaults.items():
         if name not in study.user_attrs:
