@@ -22,7 +22,10 @@ MAX_BYTES = 2**30  # of a TorchScript file, also unpacked; the study's largest h
 PICKLE = b"\x80\x02"  # begins what torch.save wrote before version 1.6
 _CURE = "name one that `train` exported or torch.jit.save wrote"
 _NO_TORCHSCRIPT = f"is not a TorchScript file: {_CURE}"
-_A_PICKLE = f"is a pickle of torch.save, which could run anything when it is read: {_CURE}"
+_A_PICKLE = (
+    "is a pickle of torch.save, which could run anything when it is read: name one that `train` exported, or "
+    "save torch.jit.script(model) with torch.jit.save"
+)
 _ORIGINAL = "bring the original back, or train the model again"
 _EXPORTED = ("model", "features", "auxiliary", "description")  # together only in files of this project
 DEPRECATION = r"`torch\.jit\.\w+` is deprecated.*"  # TorchScript is what the study publishes
