@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from lenet_study.errors import UserError
-from lenet_study.evidence import foreign, predictions, published
+from lenet_study.evidence import foreign, predictions
 from lenet_study.evidence.figures import evaluation_charts
 from lenet_study.evidence.foreign import ForeignModel, ForeignModule
 from lenet_study.evidence.inputs import Inputs
 from lenet_study.evidence.predictions import Predictions
+from lenet_study.evidence.published_files import images_in_agreement, published_variant
 from lenet_study.evidence.statistics import wilson_interval
 from lenet_study.execution.executor import Monitor
 from lenet_study.execution.reporter import Reporter
@@ -241,11 +242,11 @@ def _log_scores(run: Run, predicted: Predictions) -> str:
 
 def _log_published(run: Run, name: str, sha256: str, predicted: Predictions, reporter: Reporter) -> None:
     """If a published file was evaluated, log on how many images it does what it was found to do before."""
-    variant = published.published_variant(sha256)
+    variant = published_variant(sha256)
     if not variant:
         return
     run.set_tags({Tag.PUBLISHED: variant})
-    count = published.images_in_agreement(variant, predicted.predicted, predicted.labels)
+    count = images_in_agreement(variant, predicted.predicted, predicted.labels)
     if count is not None:
         images = len(predicted.labels)
         run.log_metrics({Metric.PUBLISHED_AGREEMENT: count / images})
