@@ -50,7 +50,7 @@ DEFAULTS = {
     "compare": {"a": "", "b": ""},
     "reap": {},
     "sync": {},
-    "evaluate": {"model": CHAMPION, "seed": 0, **PLACE},
+    "evaluate": {"model": CHAMPION, "inputs": "auto", "seed": 0, **PLACE},
     "retrain": {"variant": "v4", "recipe": "", **CONFIG, **PLACE, **KEPT},
     "predict": {"model": CHAMPION, "image": "", "output": "table"},
     "promote": {"version": 0, "rollback": False},
@@ -102,6 +102,7 @@ REJECTED = [
     (["search", "--objectives", "speed"], ["--objectives", "speed", "accuracy,parameters"]),
     (["search", "--search-name", "a/b"], ["--search-name", "a/b", "letters"]),
     (["search", "--trials", "0"], ["--trials", "0", "1<=x<="]),
+    (["evaluate", "--inputs", "own"], ["--inputs", "own", "auto", "unit", "normalised", "symmetric"]),
     (["evaluate", "--seed", str(2**32)], ["--seed", str(2**32), str(2**32 - 1)]),
     (["train", "--threads", "-1"], ["--threads", "-1", "0"]),
     (["train", "--threads", "100000000"], ["--threads", "100000000"]),
@@ -338,9 +339,12 @@ CALLED = {  # options, workflow, its arguments by position and by name
     ),
     "retrain": (V2, "workflows.retrain.retrain", [V2_JOB, TERMINAL], {}),
     "evaluate": (
-        ["--model", "model.pt", "--seed", "4", *ON],
+        ["--model", "model.pt", "--inputs", "normalised", "--seed", "4", *ON],
         "workflows.evaluate.evaluate",
-        [EvaluationJob(model="model.pt", seed=4, hardware=HARDWARE, data=IMAGES), TERMINAL],
+        [
+            EvaluationJob(model="model.pt", inputs="normalised", seed=4, hardware=HARDWARE, data=IMAGES),
+            TERMINAL,
+        ],
         {},
     ),
     "predict": (

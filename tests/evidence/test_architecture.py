@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex
 
 from lenet_study.evidence.figures import architecture
 from lenet_study.evidence.figures.style import CHANGED
+from lenet_study.recipes.recipe import TrainingConfig
 from lenet_study.recipes.variants import VARIANTS, Variant
 from lenet_study.training.model import LeNet
 
@@ -87,11 +88,20 @@ def test_it_highlights_the_change_alone(name, changes, stages):
     assert len(boxes(figure)) == 11  # 9 stages, 2 heads
 
 
-def test_it_shows_the_schedule():
-    (constant,) = architecture.draw("baseline", VARIANTS["baseline"]).axes[1].patches
-    (halved,) = architecture.draw("v1", VARIANTS["v1"]).axes[1].patches
-    assert set(constant.get_data().values) == {1}
-    assert list(halved.get_data().values) == [1] * 5 + [0.5] * 5 + [0.25] * 5
+def test_it_shows_the_schedule_of_the_epochs_that_were_trained():
+    config = TrainingConfig(epochs=7, learning_rate=0.4)
+    (constant,) = architecture.draw("baseline", VARIANTS["baseline"], config=config).axes[1].patches
+    (halved,) = architecture.draw("v1", VARIANTS["v1"], config=config).axes[1].patches
+    assert list(constant.get_data().values) == [0.4] * 7
+    assert list(halved.get_data().values) == [0.4] * 5 + [0.2] * 2
+    labels = architecture.draw("v1", VARIANTS["v1"], config=config).axes[1].get_yticklabels()
+    assert [label.get_text() for label in labels] == ["0", "0.2", "0.4"]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 15, 300])
+def test_any_number_of_epochs_can_be_read(epochs):
+    config = TrainingConfig(epochs=epochs, learning_rate=0.00012345)
+    assert_readable(architecture.draw("v1", VARIANTS["v1"], config=config))
 
 
 WIDER = Variant(

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import pickle
 import warnings
+import zipfile
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -372,6 +375,97 @@ def test_a_file_that_was_cut_short(files, tmp_path):
         with pytest.raises(UserError) as caught:
             export.load_torchscript(path)
         assert_one_sentence_naming(path, caught.value)
+
+
+class Evil:
+    """Makes a file when Python unpickles it."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+def archive_with(source, member, content, target):
+    """Copy an archive with other content, and a sum that holds, of one member."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, content if name.endswith(f"/{member}") else old.read(name))
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["today's", "before 1.6"])
+def test_a_pickle_is_refused_unread(tmp_path, zipped):
+    marker, path = tmp_path / "marker", tmp_path / "model.pt"
+    torch.save({"weights": Evil(marker)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError) as caught:
+        export.read_torchscript(path)
+    assert "is a pickle of torch.save, which could run anything when it is read" in str(caught.value)
+    assert_one_sentence_naming(path, caught.value)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("member", ["data.pkl", "constants.pkl"])
+def test_python_s_pickles_within_an_archive_do_not_run(files, tmp_path, member, protocol):
+    marker, path = tmp_path / "marker", tmp_path / "model.pt"
+    archive_with(files["baseline"][1], member, pickle.dumps(Evil(marker), protocol), path)
+    with pytest.raises(UserError) as caught:
+        export.read_torchscript(path)
+    assert_one_sentence_naming(path, caught.value)
+    assert not marker.exists()
+
+
+def test_a_file_that_is_too_large_is_refused_unread(tmp_path):
+    path = tmp_path / "model.pt"
+    with path.open("wb") as file:
+        file.truncate(export.MAX_BYTES + 1)
+    with pytest.raises(UserError, match="has more than 1,073,741,824 bytes"):
+        export.read_torchscript(path)
+
+
+def test_a_file_that_unpacks_to_too_much_is_refused(files, tmp_path):
+    path, content = tmp_path / "model.pt", bytearray(files["baseline"][1].read_bytes())
+    entry = content.index(b"PK\x01\x02")  # the directory's first entry: its size is 24 bytes further on
+    content[entry + 24 : entry + 28] = (2**32 - 2).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="unpacks to more than 1,073,741,824 bytes"):
+        export.read_torchscript(path)
+
+
+def test_a_flipped_bit_is_found(files, tmp_path):
+    path, content = tmp_path / "model.pt", bytearray(files["baseline"][1].read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="a checksum within it does not hold"):
+        export.read_torchscript(path)
+
+
+def test_a_foreign_file_is_read_and_told_from_our_own(files, tmp_path):
+    ours = export.read_torchscript(files["baseline"][1])
+    assert export.is_exported(ours)
+    export.require_exported(ours, tmp_path)
+    write_other_model(tmp_path / "model.pt")
+    theirs = export.read_torchscript(tmp_path / "model.pt")
+    assert theirs(torch.ones(1)).item() == 2
+    assert not export.is_exported(theirs)
+    with pytest.raises(UserError, match="lacks model, features, auxiliary, description"):
+        export.require_exported(theirs, tmp_path / "model.pt")
+
+
+def test_names_alone_make_no_exported_file(tmp_path):
+    class Namesake(Doubling):
+        def __init__(self):
+            super().__init__()
+            self.model, self.features, self.auxiliary = (torch.nn.Identity() for _ in range(3))
+            self.description = "a network"
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(Namesake()), str(tmp_path / "model.pt"))
+    assert not export.is_exported(export.read_torchscript(tmp_path / "model.pt"))
+    with pytest.raises(UserError, match="lacks a description in JSON"):
+        export.load_torchscript(tmp_path / "model.pt")
 
 
 def assert_one_sentence_naming(path, error):

@@ -5,7 +5,7 @@ from drawing import assert_global_state_stays, assert_readable, colour, words
 from matplotlib.colors import to_hex
 
 from lenet_study.evidence.figures import evaluation_charts, style, training_curves
-from lenet_study.recipes.variants import VARIANTS
+from lenet_study.recipes.variants import VARIANTS, Augmentation
 from lenet_study.training.history import Epoch
 from lenet_study.training.model import CLASSES
 
@@ -44,14 +44,22 @@ def pictures():
     yield training_curves.curves({"v4 retrained": history(1, validated=False)})
     yield training_curves.curves({name: history(4) for name in VARIANTS}, title="five")
     yield training_curves.curves(many, dict.fromkeys(many, 2))
+    seeds = {name: [history(4, seed / 90) for seed in range(3)] for name in VARIANTS}
+    yield training_curves.seed_curves(seeds, "three seeds")
+    yield training_curves.seed_curves({"v2": [history(4)]})
     yield training_curves.learning_rate(history(1), "one epoch")
     yield training_curves.learning_rate(history(9))
     yield evaluation_charts.confusion_matrix(confusion(), "v2")
     yield evaluation_charts.confusion_comparison(np.diag([10] * 10), confusion(), ("v1", "v2"))
+    names = ("v4 seed 10 on test", "v4 seed 10 retrained on test")
+    yield evaluation_charts.confusion_comparison(confusion(), confusion(), names)
     yield evaluation_charts.tsne(embedding, labels, predicted, "v2")
     yield evaluation_charts.predictions(images, labels, predicted, np.linspace(0.1, 1, 9))
+    yield evaluation_charts.predictions(images, labels, predicted, np.linspace(0.1, 1, 9), "v2 on test")
     yield evaluation_charts.auxiliary(images[0], 9, heads)
-    yield training_curves.augmentation(images[:2], images[1:].reshape(2, 4, 28, 28))
+    yield evaluation_charts.auxiliary(images[0], 9, heads, "v2 on test: image 0 as each head sees it")
+    everything = Augmentation(shift=2, erase=0.1)
+    yield training_curves.augmentation(images[:2], images[1:].reshape(2, 4, 28, 28), everything, "v2")
 
 
 # ---- curves ----
@@ -88,6 +96,43 @@ def test_every_variant_and_fold_has_its_own_colour():
     lines = training_curves.curves(folds).axes[0].lines
     looks = {(colour(line), line.get_marker()) for line in lines}
     assert len(looks) == 10
+
+
+def test_folds_have_colours_that_no_variant_has():
+    folds = {f"fold {fold}": history(2) for fold in range(1, 6)}
+    colours = {colour(line) for line in training_curves.curves(folds).axes[0].lines}
+    assert len(colours) == 5
+    assert not colours & set(style.PALETTE)
+    assert style.colours_of(["v4", "v4 seed 3", "fold 1"]) == {
+        "v4": style.COLOURS["v4"],
+        "v4 seed 3": style.COLOURS["v4"],
+        "fold 1": style.colours_of(["fold 1"])["fold 1"],
+    }
+
+
+def test_seeds_are_thin_lines_below_their_mean_and_its_band():
+    seeds = [history(4, offset) for offset in (0.0, 0.1, 0.2)]
+    figure = training_curves.seed_curves({"v2": seeds, "v4": [history(4)]}, "The 2 variants")
+    for axes, metric in zip(figure.axes, ("loss", "accuracy"), strict=True):
+        *thin, training, mean, alone_training, alone = axes.lines
+        validation = np.array([[getattr(e, f"val_{metric}") for e in epochs] for epochs in seeds])
+        np.testing.assert_allclose([line.get_ydata() for line in thin], validation)
+        np.testing.assert_allclose(mean.get_ydata(), validation.mean(0))
+        np.testing.assert_allclose(training.get_ydata(), [getattr(e, f"train_{metric}") for e in seeds[1]])
+        assert max(line.get_linewidth() for line in thin) < mean.get_linewidth()
+        (band,) = axes.collections  # a single training has none
+        edges = band.get_paths()[0].vertices
+        heights = [np.ptp(edges[np.isclose(edges[:, 0], epoch), 1]) for epoch in range(1, 5)]
+        np.testing.assert_allclose(heights, 2 * 0.1)  # the sample's deviation is 0.1
+        assert [colour(line) for line in (mean, alone)] == [style.COLOURS["v2"], style.COLOURS["v4"]]
+        assert alone_training.get_linestyle() == "--"
+    written = words(figure.legends[0])
+    assert {"v2 (3 seeds)", "v4 (1 seed)", "± standard deviation of the seeds"} <= set(written)
+
+
+def test_seeds_of_unequal_length_are_compared_where_all_have_epochs():
+    axes = training_curves.seed_curves({"v2": [history(4), history(2)]}).axes[0]
+    assert list(axes.lines[-1].get_xdata()) == [1, 2]
 
 
 def test_curves_mark_the_best_epoch():
@@ -167,7 +212,7 @@ def test_comparison_is_after_minus_before():
     after = np.diag([200] * 10)  # twice the images: percentages stay comparable
     after[1, 1], after[1, 2] = 150, 50
     figure = evaluation_charts.confusion_comparison(before, after, ("v1", "v2"))
-    first, second, difference = (cells(axes) for axes in figure.axes)
+    first, second, difference = (cells(axes) for axes in figure.axes[:3])
     assert (first[0, 1][0], second[1, 2][0]) == ("10.0", "25.0")
     written = {place: text for place, (text, _) in difference.items() if text}
     assert written == {(0, 0): "+10.0", (0, 1): "-10.0", (1, 1): "-25.0", (1, 2): "+25.0"}
@@ -175,8 +220,20 @@ def test_comparison_is_after_minus_before():
     for place, better in (((0, 0), True), ((0, 1), True), ((1, 1), False), ((1, 2), False)):
         rgba = difference[place][1]
         assert (rgba[blue] > rgba[red]) == better
-    assert "v2 minus v1" in figure.axes[2].get_title()
+    assert "v2, compared with v1" in words(figure)
     assert "blue is better" in figure.axes[2].get_title()
+    scales = {axes.get_ylabel() for axes in figure.axes[4:]}
+    assert scales == {"share of the true class (%)", "percentage points better"}
+
+
+def test_comparison_draws_both_recalls_and_fits_a_page():
+    figure = evaluation_charts.confusion_comparison(np.diag([10] * 10), confusion(), ("v1", "v2"))
+    before, after = figure.axes[3].lines
+    assert list(before.get_xdata()) == [100] * 10
+    assert list(after.get_xdata()) == [100] * 6 + [75, 100, 0, 100]
+    assert words(figure.axes[3].get_legend()) == ["v1", "v2"]
+    small = min(text.get_fontsize() for axes in figure.axes for text in axes.texts)
+    assert small * 7 / figure.get_figwidth() >= 5  # points on a page of 7 inches
 
 
 # ---- images and embeddings ----
@@ -188,10 +245,14 @@ def test_tsne_names_classes_and_counts_mistakes():
     predicted[[1, 5]] = 9
     embedding = np.stack([labels * 10 + np.tile([-1, 0, 7], 9), -labels], axis=1).astype(float)
     figure = evaluation_charts.tsne(embedding, labels, predicted, title="v2")
-    *points, crosses = figure.axes[0].collections
+    *drawn, _ = figure.axes[0].collections  # the last one is for the legend
+    points, rings = drawn[::2], drawn[1::2]
     np.testing.assert_array_equal(points[3].get_offsets(), embedding[labels == 3])
-    np.testing.assert_array_equal(crosses.get_offsets(), embedding[[1, 5]])
     assert len({to_hex(point.get_facecolor()[0]) for point in points}) == 10
+    ringed = {k: ring.get_offsets().tolist() for k, ring in enumerate(rings) if len(ring.get_offsets())}
+    assert ringed == {0: embedding[[1]].tolist(), 1: embedding[[5]].tolist()}
+    for point, ring in zip(points, rings, strict=True):  # the true class's colour stays visible
+        assert to_hex(ring.get_facecolor()[0]) == to_hex(point.get_facecolor()[0])
     names = {text.get_text(): text.get_position() for text in figure.axes[0].texts}
     assert names == {CLASSES[k]: (10 * k, -k) for k in range(9)}
     assert "misclassified\n(2 of 27)" in words(figure.legends[0])
@@ -208,7 +269,9 @@ def test_predictions_tell_right_from_wrong_without_colour():
     right, wrong = (panels[i].spines["left"] for i in (0, 7))
     assert right.get_edgecolor() != wrong.get_edgecolor()
     assert wrong.get_linewidth() > right.get_linewidth()
-    assert "8 of 9 correct" in figure.get_suptitle()
+    assert figure.get_suptitle() == "Predicted class and its probability; 8 of 9 correct"
+    named = evaluation_charts.predictions(images, labels, predicted, np.linspace(0.2, 1, 9), "v2 on test")
+    assert named.get_suptitle() == "v2 on test: predicted class and its probability; 8 of 9 correct"
 
 
 def test_auxiliary_draws_each_heads_probabilities():
@@ -229,13 +292,27 @@ def test_auxiliary_draws_each_heads_probabilities():
 def test_augmentation_has_a_row_per_image():
     originals = np.full((2, 28, 28), [[[10]], [[20]]], dtype=np.uint8)
     augmented = originals[:, None] + np.arange(1, 4, dtype=np.uint8)[:, None, None]
-    figure = training_curves.augmentation(originals, augmented)
+    figure = training_curves.augmentation(originals, augmented, Augmentation(), "v4, augmented")
     (image,) = figure.axes[0].images
     middles = image.get_array()[15::30, 15::30]  # an image and a gap of one pixel around it
     assert middles.tolist() == [[10, 11, 12, 13], [20, 21, 22, 23]]
     assert set(np.unique(image.get_array())) == {*range(10, 14), *range(20, 24), 255}
-    assert words(figure) == ["original", "augmented 1", "augmented 2", "augmented 3"]
+    labels = [text.get_text() for text in figure.axes[0].texts]
+    assert labels == ["original", "augmented 1", "augmented 2", "augmented 3"]
     assert image.get_clim() == (0, 255)
+    assert figure.get_suptitle() == "v4, augmented"
+
+
+def test_augmentation_names_its_transforms():
+    images = np.zeros((1, 28, 28), np.uint8)
+    figure = training_curves.augmentation(images, images[:, None].repeat(8, 1), Augmentation(shift=3, flip=0))
+    caption = " ".join(figure.axes[0].get_xlabel().split())
+    assert caption == (
+        "At random: brightness and contrast changed by up to 20 %, contrast stretched to the full range "
+        "(20 %), grey levels from 15 on inverted (20 %), moved by up to 3 pixels."
+    )
+    none = Augmentation(flip=0, jitter=0, autocontrast=0, solarize=0)
+    assert training_curves.transforms(none) == "nothing"
 
 
 # ---- all of them ----

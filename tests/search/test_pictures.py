@@ -1,10 +1,8 @@
 """Pictures of a search: what they show, and that they can be read."""
 
-import matplotlib
-import matplotlib.pyplot as plt
 import optuna
 import pytest
-from drawing import assert_global_state_stays, words
+from drawing import assert_global_state_stays, assert_readable, words
 from optuna.trial import TrialState
 
 from lenet_study.search import pictures
@@ -77,6 +75,14 @@ def test_importances_name_every_parameter_the_largest_on_top():
     assert {label.get_text() for label in axes.get_yticklabels()} == set(study.trials[0].params)
 
 
+def test_importances_say_from_how_many_trials():
+    study = made(9, pruned=(2,), name="wide")
+    written = words(still_pictures(study)["parameter_importances"])
+    assert {"Search wide", "estimated from 8 complete trials"} <= set(written)
+    assert "share of the variance of validation accuracy (fANOVA)" in written
+    assert "<h2>Importances (from 8 complete trials)</h2>" in interactive_page(study)
+
+
 def test_the_front_is_what_no_trial_beats_in_both():
     study = made(5, ("maximize", "minimize"))
     trial = study.ask()
@@ -84,22 +90,24 @@ def test_the_front_is_what_no_trial_beats_in_both():
     study.tell(trial, [0.8, 9000])  # worse and larger than all
     (axes,) = still_pictures(study)["pareto_front"].axes
     points = {dots.get_label(): dots.get_offsets().tolist() for dots in axes.collections}
-    assert sorted(points["Best Trial"]) == [[0.9 + n / 1000, 1000 * n] for n in range(5)]
-    assert points["Trial"] == [[0.8, 9000]]
+    assert sorted(points["no trial is better in both"]) == [[0.9 + n / 1000, 1000 * n] for n in range(5)]
+    assert points["another trial is better"] == [[0.8, 9000]]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("validation accuracy", "parameters")
+    assert "6 complete trials" in words(axes.figure)
 
 
-@pytest.mark.parametrize("name", ["parameter_importances", "pareto_front"])
-def test_optuna_s_pictures_are_not_cut_off(name):
-    figure = still_pictures(made(8, ("maximize", "minimize")))[name]
-    figure.draw_without_rendering()
-    used, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
-    assert min(used.x0, used.y0, width - used.x1, height - used.y1) > 0, words(figure)
+@pytest.mark.parametrize("name", ["optimization_history", "parameter_importances", "pareto_front"])
+def test_still_pictures_name_their_search_and_can_be_read(name):
+    figure = still_pictures(made(8, ("maximize", "minimize"), name="wide"))[name]
+    assert "Search wide" in words(figure)
+    assert_readable(figure)
 
 
 def test_the_page_stands_alone_and_has_every_plot():
     page = interactive_page(made(8, ("maximize", "minimize")))
     for heading in ("Optimization history", "Parallel coordinate", "Slice", "Importances", "Pareto front"):
-        assert f"<h2>{heading}</h2>" in page
+        assert f"<h2>{heading}" in page
+    assert "Objective" not in page.split("</script>")[-1]  # both have names
     assert page.count("<script src=") == 0  # nothing is fetched
 
 
@@ -107,15 +115,6 @@ def test_a_name_is_no_markup():
     assert "<h1>Search a&lt;b</h1>" in interactive_page(made(0, name="a<b"))
 
 
-def test_our_picture_needs_no_pyplot_and_leaves_global_state_as_it_was(monkeypatch):
-    trials = made(8).trials
-    assert_global_state_stays(monkeypatch, pictures, lambda: pictures.optimization_history(trials))
-
-
-def test_optuna_s_pictures_leave_settings_as_they_were_and_no_figure_open():
+def test_still_pictures_leave_global_state_as_it_was(monkeypatch):
     study = made(8, ("maximize", "minimize"))
-    still_pictures(study)  # pyplot chooses its backend
-    before = matplotlib.rcParams.copy()
-    still_pictures(study)
-    assert matplotlib.rcParams.copy() == before
-    assert plt.get_fignums() == []
+    assert_global_state_stays(monkeypatch, pictures, lambda: still_pictures(study))

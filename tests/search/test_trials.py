@@ -492,3 +492,12 @@ def test_optuna_s_own_eyes_can_read_the_search(url):
     study = optuna.load_study(study_name="toy", storage=url)
     assert len([trial for trial in study.trials if trial.state == TrialState.COMPLETE]) == 6
     assert study.best_trial.value == max(trial.value for trial in study.trials if trial.value)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "names"),
+    [("accuracy", ["validation accuracy"]), ("accuracy,parameters", ["validation accuracy", "parameters"])],
+)
+def test_objectives_have_names_in_optuna_s_own_tables(url, objectives, names):
+    with opened(url, objectives=objectives) as store:
+        assert store.study.metric_names == names

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import click
 from annotated_types import Interval
 
+from lenet_study.evidence.inputs import Inputs
 from lenet_study.recipes.constraints import Folder
 from lenet_study.recipes.recipe import Seed, TrainingConfig
 from lenet_study.recipes.recipe_file import RecipeChoice
@@ -130,13 +131,18 @@ def retrain(training: Training) -> None:
 
 @entry_point
 def evaluate(
-    hardware: Hardware, model: Model = DEFAULT_MODEL, seed: Seed = 0, data_dir: DataDir = ""
+    hardware: Hardware,
+    model: Model = DEFAULT_MODEL,
+    inputs: Inputs = "auto",
+    seed: Seed = 0,
+    data_dir: DataDir = "",
 ) -> None:
     """Evaluate any model on the test split."""
     from lenet_study.workflows.evaluate import EvaluationJob
     from lenet_study.workflows.evaluate import evaluate as run_evaluation
 
-    job = EvaluationJob(model=model, seed=seed, hardware=hardware, data=DataFiles.at(data_dir))
+    data = DataFiles.at(data_dir)
+    job = EvaluationJob(model=model, inputs=inputs, seed=seed, hardware=hardware, data=data)
     run_evaluation(job, _terminal())
 
 

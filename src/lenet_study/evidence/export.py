@@ -18,6 +18,16 @@ from lenet_study.training.dataset import Normalisation
 from lenet_study.training.model import SIDE, LeNet
 
 PARITY_TOLERANCE = 1e-4  # largest difference of two logits that rounding alone explains
+MAX_BYTES = 2**30  # of a TorchScript file, also unpacked; the study's largest has 2 MB
+PICKLE = b"\x80\x02"  # begins what torch.save wrote before version 1.6
+_CURE = "name one that `train` exported or torch.jit.save wrote"
+_NO_TORCHSCRIPT = f"is not a TorchScript file: {_CURE}"
+_A_PICKLE = (
+    "is a pickle of torch.save, which could run anything when it is read: name one that `train` exported, or "
+    "save torch.jit.script(model) with torch.jit.save"
+)
+_ORIGINAL = "bring the original back, or train the model again"
+_EXPORTED = ("model", "features", "auxiliary", "description")  # together only in files of this project
 DEPRECATION = r"`torch\.jit\.\w+` is deprecated.*"  # TorchScript is what the study publishes
 
 
@@ -82,27 +92,76 @@ def save_program(exported: ExportedLeNet, path: Path) -> None:
 
 
 def load_torchscript(path: Path) -> torch.jit.ScriptModule:
-    """Read an exported file back; refuse what is damaged, or is no TorchScript file of this project."""
-    if zipfile.is_zipfile(path) and _is_damaged(path):
-        raise UserError(f"{path} is damaged (a checksum within it does not hold): bring the original back")
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=DEPRECATION)
-            loaded = torch.jit.load(str(path), map_location="cpu").eval()
-    except (RuntimeError, OSError, ValueError) as error:
-        raise UserError(f"{path} is not a TorchScript file: name one that `train` exported") from error
-    if missing := [name for name in ("features", "auxiliary", "description") if not hasattr(loaded, name)]:
-        raise UserError(f"{path} lacks {', '.join(missing)}: name a TorchScript file that `train` exported")
+    """Read an exported file back; raise as ``read_torchscript`` and ``require_exported`` do."""
+    loaded = read_torchscript(path)
+    require_exported(loaded, path)
     return loaded
 
 
-def _is_damaged(archive: Path) -> bool:
-    """Whether a zip archive's checksums do not hold: torch reads one without looking at them."""
+def read_torchscript(path: Path) -> torch.jit.ScriptModule:
+    """Read any TorchScript file.
+
+    torch reads the archive's pickles in C++, by a reader that knows TorchScript's types alone. Python's
+    ``pickle``, which runs what a file names, is never asked.
+
+    Raises:
+        UserError: It is a pickle, damaged, too large, or something else; the message tells the cure.
+    """
+    if problem := _archive_problem(path):
+        raise UserError(f"{path} {problem}")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=DEPRECATION)
+            return torch.jit.load(str(path), map_location="cpu").eval()
+    except (RuntimeError, OSError, ValueError) as error:
+        raise UserError(f"{path} {_NO_TORCHSCRIPT}") from error
+
+
+def is_exported(loaded: torch.jit.ScriptModule) -> bool:
+    """Whether a TorchScript file is one of this project's."""
+    try:
+        described = all(hasattr(loaded, name) for name in _EXPORTED)
+        return described and isinstance(json.loads(loaded.description), dict)
+    except (TypeError, ValueError):  # a description that is no JSON
+        return False
+
+
+def require_exported(loaded: torch.jit.ScriptModule, path: Path) -> None:
+    """Refuse a TorchScript file of another project."""
+    if not is_exported(loaded):
+        missing = [name for name in _EXPORTED if not hasattr(loaded, name)] or ["a description in JSON"]
+        raise UserError(f"{path} lacks {', '.join(missing)}: name a TorchScript file that `train` exported")
+
+
+def _archive_problem(path: Path) -> str:
+    """Return why a file is no whole archive of TorchScript, and the cure; empty if it may be one."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            return f"has more than {MAX_BYTES:,} bytes: {_CURE}"
+        with path.open("rb") as file:
+            start = file.read(2)
+        if not zipfile.is_zipfile(path):
+            kinds = {b"PK": f"was cut short: {_ORIGINAL}", PICKLE: _A_PICKLE}
+            return kinds.get(start, _NO_TORCHSCRIPT)
+    except OSError:
+        return _NO_TORCHSCRIPT
+    return _content_problem(path)
+
+
+def _content_problem(archive: Path) -> str:
+    """Return what is wrong with a zip archive's members; torch itself looks at none of their sums."""
     try:
         with zipfile.ZipFile(archive) as content:
-            return content.testzip() is not None
+            names = content.namelist()
+            if sum(member.file_size for member in content.infolist()) > MAX_BYTES:
+                return f"unpacks to more than {MAX_BYTES:,} bytes: {_CURE}"
+            damaged = content.testzip() is not None
     except Exception:  # of many kinds: whatever the damaged bytes make of the format
-        return True
+        damaged, names = True, []
+    if damaged:
+        return f"is damaged (a checksum within it does not hold): {_ORIGINAL}"
+    of_torch = any(name.endswith("/data.pkl") for name in names)
+    return _A_PICKLE if of_torch and not any(name.endswith("/constants.pkl") for name in names) else ""
 
 
 def load_program(path: Path) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +23,12 @@ from lenet_study.training.model import CLASSES
 
 @dataclass(frozen=True)
 class Predictions:
-    """An exported model's outputs for N images, on the CPU."""
+    """A model's outputs for N images, on the CPU; a foreign one may lack heads, and tells no features."""
 
     logits: torch.Tensor  # float32 [N, 10]
-    first: torch.Tensor  # auxiliary head after the first wave, float32 [N, 10]
-    second: torch.Tensor  # auxiliary head after the second wave, float32 [N, 10]
-    features: torch.Tensor  # penultimate layer, float32 [N, hidden units]
+    first: torch.Tensor | None  # auxiliary head after the first wave, float32 [N, 10]
+    second: torch.Tensor | None  # auxiliary head after the second wave, float32 [N, 10]
+    features: torch.Tensor | None  # penultimate layer, float32 [N, hidden units]
     labels: torch.Tensor  # true classes, int64 [N]
 
     @property
@@ -56,15 +57,24 @@ class Predictions:
         return self.logits.softmax(1)
 
 
-@torch.no_grad()
 def predict(model: torch.jit.ScriptModule, split: Split, device: torch.device) -> Predictions:
-    """Run an exported model, which is on ``device``, over all images in large batches."""
-    outputs: list[list[torch.Tensor]] = []
-    for images in split.images.split(EVALUATION_BATCH):
-        batch = as_input(images.to(device))
-        outputs.append([model(batch), *model.auxiliary(batch), model.features(batch)])
-    logits, first, second, features = (torch.cat(parts).cpu() for parts in zip(*outputs, strict=True))
+    """Run an exported model, which is on ``device``, over all images."""
+
+    def answer(images: torch.Tensor) -> Sequence[torch.Tensor]:
+        batch = as_input(images)
+        return [model(batch), *model.auxiliary(batch), model.features(batch)]
+
+    logits, first, second, features = outputs(answer, split.images, device)
     return Predictions(logits, first, second, features, split.labels)
+
+
+@torch.no_grad()
+def outputs(
+    answer: Callable[[torch.Tensor], Sequence[torch.Tensor]], images: torch.Tensor, device: torch.device
+) -> tuple[torch.Tensor, ...]:
+    """Return what a function of uint8 images [N, 28, 28] on ``device`` makes of all, batch by batch."""
+    batches = [answer(batch.to(device)) for batch in images.split(EVALUATION_BATCH)]
+    return tuple(torch.cat(parts).cpu() for parts in zip(*batches, strict=True))
 
 
 def confusion(predictions: Predictions) -> np.ndarray:
@@ -90,17 +100,23 @@ class AuxiliaryScores:
     agreement: float
 
 
-def auxiliary_scores(predictions: Predictions) -> AuxiliaryScores:
-    """Score the auxiliary heads over all images; the report averages the agreement over a few batches."""
+def auxiliary_scores(predictions: Predictions) -> AuxiliaryScores | None:
+    """Score the auxiliary heads over all images, if there are any.
+
+    The report averages the agreement over a few batches.
+    """
+    if predictions.first is None or predictions.second is None:
+        return None
     first, second = predictions.first.argmax(1), predictions.second.argmax(1)
     matches = (first == predictions.labels, second == predictions.labels, first == second)
     return AuxiliaryScores(*(match.double().mean().item() for match in matches))
 
 
 def table(predictions: Predictions) -> pd.DataFrame:
-    """Return a row per image, in file order: true and predicted class, probabilities, both heads."""
+    """Return a row per image, in file order: true and predicted class, probabilities, heads if any."""
     names = np.array(CLASSES)
     true_probability = predictions.probabilities.gather(1, predictions.labels[:, None])
+    heads = {"auxiliary_first": predictions.first, "auxiliary_second": predictions.second}
     return pd.DataFrame(
         {
             "image": np.arange(len(predictions.labels)),
@@ -108,8 +124,7 @@ def table(predictions: Predictions) -> pd.DataFrame:
             "predicted": names[predictions.predicted],
             "probability": predictions.probabilities.amax(1).numpy(),
             "true_probability": true_probability.squeeze(1).numpy(),
-            "auxiliary_first": names[predictions.first.argmax(1)],
-            "auxiliary_second": names[predictions.second.argmax(1)],
+            **{name: names[head.argmax(1)] for name, head in heads.items() if head is not None},
         }
     )
 

@@ -3,6 +3,8 @@
 Searches that version 0.1 (commit c940516) began hold the same names: under others they could not go on.
 """
 
+OBJECTIVES = ("validation accuracy", "parameters")  # a search has the first one, or both
+
 # on a study
 SEARCH_ID = "id"  # tells searches of the same name apart; all their MLflow runs carry it as a tag
 FINGERPRINT = "identity"  # what must stay the same for the trials to be comparable

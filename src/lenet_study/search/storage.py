@@ -21,7 +21,7 @@ from sqlalchemy.pool import NullPool
 
 from lenet_study.errors import UserError, one_line
 from lenet_study.search import attributes
-from lenet_study.search.sampling import Settings
+from lenet_study.search.sampling import Settings, quiet
 from lenet_study.search.trials import TrialStore, reason_of
 from lenet_study.tracking.store import redact
 from lenet_study.tracking.store_examination import damage
@@ -96,6 +96,8 @@ def _open_study(storage: RDBStorage, settings: Settings, fingerprint: Mapping[st
         directions=settings.directions,
         load_if_exists=True,
     )
+    with quiet():  # the names are for Optuna's own pages and tables
+        study.set_metric_names(list(attributes.OBJECTIVES[: len(settings.directions)]))
     defaults = {attributes.SEARCH_ID: uuid.uuid4().hex, attributes.FINGERPRINT: dict(fingerprint)}
     for name, value in defaults.items():
         if name not in study.user_attrs:

@@ -83,11 +83,16 @@ class LoadedModel:
     reference: str
     run_id: str  # empty for a plain file
     torchscript_sha256: str
-    weights_sha256: str
+    weights_sha256: str  # empty for a foreign file
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another project made it, so that it neither describes itself nor normalises for sure."""
+        return not export.is_exported(self.module)
 
     @property
     def name(self) -> str:
-        """Name of the run that trained it."""
+        """Name of the run that trained it; of a foreign file its own, without its ending."""
         return str(self.description.get("name", Path(self.reference).stem))
 
     @property
@@ -205,12 +210,13 @@ def _registered(model: LoggedModel, register: bool = True) -> LoggedModel:
         return replace(model, version=register_version(client, run_id, model_id, dict(model.tags)))
 
 
-def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
+def load_model(reference: str, keep: Path | None = None, *, foreign: bool = False) -> LoadedModel:
     """Read a model.
 
     Args:
         reference: A run id, a ``models:/…`` address, or the path of a TorchScript file.
         keep: Folder to make for the files of a logged model, once they are checked.
+        foreign: Whether the file may be that of another project.
 
     Raises:
         UserError: There is no such model, or its file is not the one that was logged.
@@ -222,7 +228,7 @@ def load_model(reference: str, keep: Path | None = None) -> LoadedModel:
         raise UserError(f"model={reference} cannot be read ({error.strerror}): name {_CURE}") from error
     if is_file:
         _check_manifest(path.resolve().parent.parent)
-        return _read(path, reference, run_id="")
+        return _read(path, reference, run_id="", foreign=foreign)
     is_address = reference.startswith(("models:/", "runs:/"))
     if exists or ("/" in reference and not is_address):
         raise UserError(f"model={reference} is no file: name {_CURE}")
@@ -269,9 +275,12 @@ def _run_of(uri: str) -> str:
     return str(client.get_model_version(*model).run_id)
 
 
-def _read(path: Path, reference: str, run_id: str) -> LoadedModel:
-    module = export.load_torchscript(path)
-    weights, sum_of_file = export.weights_digest(module.model), export.file_digest(path)
+def _read(path: Path, reference: str, run_id: str, *, foreign: bool = False) -> LoadedModel:
+    module, sum_of_file = export.read_torchscript(path), export.file_digest(path)
+    if foreign and not export.is_exported(module):
+        return LoadedModel(module, {}, reference, run_id, sum_of_file, weights_sha256="")
+    export.require_exported(module, path)
+    weights = export.weights_digest(module.model)
     return LoadedModel(module, export.description_of(module), reference, run_id, sum_of_file, weights)
 
 

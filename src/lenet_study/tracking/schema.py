@@ -76,6 +76,11 @@ class Tag:
     MANIFEST_SHA256 = Name("manifest.sha256", "Sum of the run's manifest")
     PARITY = Name("parity", "`passed` if every exported file computes what the trained model does")
     MODEL_RUN_ID = Name("model.run_id", "Run that trained the evaluated model")
+    INPUTS = Name(
+        "inputs.scale", "Scale of a foreign model's images: `unit` (0 to 1), `normalised` or `symmetric` (±1)"
+    )
+    INPUTS_REASON = Name("inputs.reason", "How this scale was found")
+    PUBLISHED = Name("published.variant", "Variant whose published file was evaluated")
     COMPARED_RUN_ID = Name("compared.run_id", "Run of the model set beside it")
     GIT_COMMIT = Name("git.commit", "Commit of the code")
     GIT_DIRTY = Name("git.dirty", "`true` if the tree had uncommitted changes")
@@ -146,6 +151,9 @@ class Metric:
     AUXILIARY_FIRST = Name("auxiliary/first_accuracy", "Test accuracy of the first auxiliary head", "0..1")
     AUXILIARY_SECOND = Name("auxiliary/second_accuracy", "Test accuracy of the second one", "0..1")
     AUXILIARY_AGREEMENT = Name("auxiliary/agreement", "Share of images on which both agree", "0..1")
+    PUBLISHED_AGREEMENT = Name(
+        "published/agreement", "Share of test images with the class that the published file predicted", "0..1"
+    )
     KFOLD_FOLDS = Name("kfold/folds", "Folds that were trained")
     KFOLD_MEAN = Name("kfold/{metric}_mean", "Mean over the folds' best epochs")
     KFOLD_STD = Name("kfold/{metric}_std", "Sample standard deviation over them")
@@ -198,7 +206,7 @@ class File:
     CONFUSION_COMPARISON = Name("confusion_comparison.png", "Two confusion matrices and their difference")
     PREDICTIONS_PICTURE = Name("predictions.png", "Random test images with their predictions")
     AUXILIARY = Name("auxiliary.png", "One image as all three heads see it")
-    TSNE = Name("tsne.png", "Features of all test images in two dimensions")
+    TSNE = Name("tsne.png", "Features of all test images in two dimensions; a foreign model's logits")
     COMPARISON_PICTURE = Name("comparison.png", "Curves of all variants of a study")
     COMPARISON = Name("comparison.csv", "The study's figures beside the published ones")
     PAIRS = Name(

@@ -12,8 +12,10 @@ from functools import partial
 from time import perf_counter
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from lenet_study.errors import JobError, UserError
+from lenet_study.evidence.figures import training_curves
 from lenet_study.evidence.published import published_models
 from lenet_study.execution.executor import Executor
 from lenet_study.execution.reporter import Reporter
@@ -286,8 +288,7 @@ def _seconds(result: StudyResult) -> pd.DataFrame:
 def _log(run: Run, result: StudyResult, seconds: float, executor: Executor) -> None:
     trained, reporter = result.trainings, executor.reporter
     run.set_tags(reuse.reused_tags(trained))
-    first_seeds = {variant: next(iter(results.values())) for variant, results in result.trained.items()}
-    run.log_figure(curves(first_seeds, title=f"The {len(first_seeds)} variants"), File.COMPARISON_PICTURE)
+    run.log_figure(_picture(result), File.COMPARISON_PICTURE)
     table, jobs = comparison(result), _seconds(result)
     run.log_table(table, File.COMPARISON)
     run.log_table(jobs, File.SECONDS)
@@ -301,6 +302,15 @@ def _log(run: Run, result: StudyResult, seconds: float, executor: Executor) -> N
         reporter.on_address(links.how_to_look(), f"{page} of all variants", address)
     if failed := executor.failed:
         run.set_tags({Tag.FAILED: "; ".join(f"{name}: {why}" for name, why in failed.items())})
+
+
+def _picture(result: StudyResult) -> Figure:
+    """Draw the curves of all variants, several seeds of one as a band."""
+    title, trained = f"The {len(result.trained)} variants", result.trained
+    if all(len(results) == 1 for results in trained.values()):
+        return curves({name: each for name, results in trained.items() for each in results.values()}, title)
+    histories = {name: [each.history for each in results.values()] for name, results in trained.items()}
+    return training_curves.seed_curves(histories, title=title)
 
 
 def _promote(run: Run, reporter: Reporter) -> None:

@@ -326,8 +326,8 @@ def _log_inputs(run: Run, job: TrainingJob, images: Split, validation: Split | N
     variant = job.recipe.variant
     run.log_text(recipe_file.dumps(job.recipe), File.RECIPE)  # first: `resume` reads it
     run.log_text(summary(variant), File.MODEL_SUMMARY)
-    run.log_figure(architecture.draw(job.recipe.name, variant), File.ARCHITECTURE)
-    run.log_figure(_augmentation_examples(images, job.recipe), File.AUGMENTATION)
+    run.log_figure(architecture.draw(job.recipe.name, variant, config=job.recipe.config), File.ARCHITECTURE)
+    run.log_figure(_augmentation_examples(images, job), File.AUGMENTATION)
     run.log_dataset(images, "train")
     if validation:
         run.log_dataset(validation, "validation")
@@ -391,10 +391,11 @@ def _augmented_accuracy(
     return loop.evaluate(model, augmented.to(device), normalisation)[1]
 
 
-def _augmentation_examples(train: Split, recipe: Recipe, rows: int = 6, columns: int = 8) -> Figure:
-    generator = loop.epoch_generator(recipe.config.seed, 0, train.images.device)
+def _augmentation_examples(train: Split, job: TrainingJob, rows: int = 6, columns: int = 8) -> Figure:
+    strength = job.recipe.variant.augmentation
+    generator = loop.epoch_generator(job.recipe.config.seed, 0, train.images.device)
     originals = train.images[:rows]
-    repeated = originals.repeat_interleave(columns, 0)
-    augmented = augment(repeated, generator, recipe.variant.augmentation)
+    augmented = augment(originals.repeat_interleave(columns, 0), generator, strength)
     grid = augmented.reshape(rows, columns, *originals.shape[1:])
-    return training_curves.augmentation(originals.cpu().numpy(), grid.cpu().numpy())
+    title = f"{job.name}: training images, augmented"
+    return training_curves.augmentation(originals.cpu().numpy(), grid.cpu().numpy(), strength, title)

@@ -14,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from lenet_study.evidence.figures.style import CHANGED, draw_steps, styled
@@ -24,6 +25,7 @@ from lenet_study.training.model import SIDE, LeNet
 
 LEFT, PITCH, MIDDLE, HEIGHT = 1.75, 1.42, 3.0, 6.3  # inches, like all coordinates here
 GREY = "#777777"
+AS_PUBLISHED = TrainingConfig()
 INK = {True: CHANGED, False: "black"}  # changed from the parent?
 OPERATIONS = {
     "Conv2d": "conv {0.kernel_size[0]}×{0.kernel_size[1]}, pad {0.padding[0]}",
@@ -50,8 +52,16 @@ class _Stage:
 
 
 @styled
-def draw(name: str, variant: Variant, variants: Mapping[str, Variant] = VARIANTS) -> Figure:
-    """Draw a model's layers, shapes and parameters; orange is what its parent in the table does not have."""
+def draw(
+    name: str,
+    variant: Variant,
+    variants: Mapping[str, Variant] = VARIANTS,
+    config: TrainingConfig = AS_PUBLISHED,
+) -> Figure:
+    """Draw a model's layers, shapes and parameters, and its learning rate in the epochs of a training.
+
+    Orange is what its parent in the table does not have.
+    """
     parent = variants.get(variant.parent or "", variant)
     stages, parent_stages = _stages(variant), _stages(parent)
     heads = {stage.part: stage for stage in stages if stage.part in HEADS.values()}
@@ -74,7 +84,7 @@ def draw(name: str, variant: Variant, variants: Mapping[str, Variant] = VARIANTS
         _write(axes, (first + last) / 2, 5.33, part, family="monospace")
         if part in HEADS:
             _draw_head(axes, (last, bottom), stage, heads[HEADS[part]])
-    _draw_schedule(figure, variant, changed=_schedule(variant) != _schedule(parent))
+    _draw_schedule(figure, variant, config, changed=_schedule(variant) != _schedule(parent))
     return figure
 
 
@@ -153,15 +163,17 @@ def _draw_solid(axes: Axes, x: float, y: float, stage: _Stage, changed: bool = F
     return origin[0] - 0.04, origin[0] + w + d + 0.04, origin[1] - 0.04
 
 
-def _draw_schedule(figure: Figure, variant: Variant, changed: bool) -> None:
-    """Draw the learning rates of a training, as shares of the initial one."""
+def _draw_schedule(figure: Figure, variant: Variant, config: TrainingConfig, changed: bool) -> None:
+    """Draw the learning rate of each epoch of a training."""
     width, ink = figure.get_figwidth(), INK[changed]
     inset = figure.add_axes((1 - 3.2 / width, 0.55 / HEIGHT, 2.8 / width, 0.9 / HEIGHT))
-    recipe = Recipe(name="", variant=variant, config=TrainingConfig(learning_rate=1))
-    rates = [learning_rate_at(epoch, recipe) for epoch in range(1, recipe.config.epochs + 1)]
+    recipe, initial = Recipe(name="", variant=variant, config=config), config.learning_rate
+    rates = [learning_rate_at(epoch, recipe) for epoch in range(1, config.epochs + 1)]
     draw_steps(inset, 1, rates, ink)
     inset.set_title(f"learning rate: {_schedule(variant)}", color=ink, size=9)
-    inset.set(xlabel="epoch", ylim=(0, 1.15), yticks=(0, 0.5, 1), yticklabels=("0", "½", "initial"))
+    inset.set(xlabel="epoch", xlim=(0.5, config.epochs + 0.5), ylim=(0, 1.15 * initial))
+    inset.set_yticks((0, initial / 2, initial), [f"{rate:g}" for rate in (0, initial / 2, initial)])
+    inset.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _schedule(variant: Variant) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import cycle
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
 from lenet_study.recipes.variants import VARIANTS
@@ -16,6 +17,8 @@ from lenet_study.recipes.variants import VARIANTS
 PALETTE = ("#8C8C8C", "#E69F00", "#56B4E9", "#117733", "#7B3294", "#CC3311", "#332288", "#44AA99")
 COLOURS: dict[str, str] = dict(zip(VARIANTS, cycle(PALETTE), strict=False))
 CHANGED = "#D55E00"
+# Folds have no names to remember: shades of a hue that no variant has, told apart by lightness and marker.
+_SHADES = LinearSegmentedColormap.from_list("folds", ("#26000F", "#D81B60", "#F9A8C6"))
 styled = rc_context(  # a decorator: the settings hold while a figure is made
     {
         "figure.dpi": 150,
@@ -36,6 +39,14 @@ def new_figure(width: float, height: float, title: str = "") -> Figure:
     if title:
         figure.suptitle(title, weight="bold", size=12)
     return figure
+
+
+def colours_of(names: Iterable[str]) -> dict[str, str]:
+    """Return a colour for each training: its variant's, by the first word of its name, else a shade."""
+    colours = {name: COLOURS.get(name.partition(" ")[0], "") for name in names}
+    others = [name for name, colour in colours.items() if not colour]
+    shades = [to_hex(_SHADES(place)) for place in np.linspace(0, 1, max(len(others), 2))]
+    return colours | dict(zip(others, shades, strict=False))
 
 
 def draw_steps(axes: Axes, first: int, rates: Sequence[float], colour: str) -> None:
