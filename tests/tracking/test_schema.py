@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lenet_study.evidence.measures import MEASURES
 from lenet_study.recipes.recipe import TrainingConfig
 from lenet_study.tracking.schema import File, Metric, Name, Tag, names
 from lenet_study.training.history import Epoch
@@ -15,6 +16,7 @@ from lenet_study.training.history import Epoch
 SOURCE = Path(__file__).parents[2] / "src" / "lenet_study"
 SCHEMA = [name for section in (Tag, Metric, File) for name in names(section)]
 FIELDS = {field.name for declaration in (Epoch, TrainingConfig) for field in fields(declaration)}
+FIELDS |= MEASURES.keys()  # columns of a study's tables
 WRITERS = {"set_tags", "log_metrics", "set_tag", "log_metric", "set_model_version_tag", "runs_with"}
 SAVERS = {"log_text", "log_table", "log_figure"}  # their second argument is a file's name
 READERS = {"tags", "metrics"}  # `run.data.tags["…"]`, `run.data.metrics.get("…")`
