@@ -1,0 +1,125 @@
+"""Judged claims as the report reads them, and the order and signs of verdicts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class JudgedClaim(Protocol):
+    """A claim of the published study with its verdict; numbers are NaN where there are none."""
+
+    @property
+    def id(self) -> str:
+        """Name of the claim, fit for an address."""
+
+    @property
+    def title(self) -> str:
+        """A few words."""
+
+    @property
+    def quotation(self) -> str:
+        """The published words."""
+
+    @property
+    def published(self) -> str:
+        """The published figure in words."""
+
+    @property
+    def ours(self) -> str:
+        """Our figure in words."""
+
+    @property
+    def low(self) -> float:
+        """Lower end of our interval."""
+
+    @property
+    def high(self) -> float:
+        """Upper end of it."""
+
+    @property
+    def published_value(self) -> float:
+        """The published figure."""
+
+    @property
+    def verdict(self) -> str:
+        """One of ``VERDICTS``; another word is shown as it is."""
+
+    @property
+    def sentence(self) -> str:
+        """Why, in one sentence."""
+
+    @property
+    def run_ids(self) -> Sequence[str]:
+        """Runs that our figure was computed from."""
+
+    @property
+    def over(self) -> str:
+        """What the interval is over, such as seeds."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a verdict is shown."""
+
+    sign: str  # a second cue beside the colour
+    kind: str  # class of the stylesheet
+    phrase: str  # after a number of claims, in the report's first sentence
+
+
+OPEN = Verdict("…", "open", "not judged yet")
+VERDICTS: Mapping[str, Verdict] = {  # as they are listed: what needs attention first
+    "not distinguishable": Verdict("?", "undecided", "undecided"),
+    "not reproduced": Verdict("✗", "failed", "not reproduced"),
+    "reproduced with a caveat": Verdict("≈", "caveat", "with a caveat"),
+    "reproduced": Verdict("✓", "reproduced", "reproduced"),
+}
+
+
+def shown_as(verdict: str) -> Verdict:
+    """Return how a verdict is shown; a word that is not in the table counts as not judged yet."""
+    return VERDICTS.get(verdict, OPEN)
+
+
+def in_order(claims: Sequence[JudgedClaim]) -> list[JudgedClaim]:
+    """Return claims as they are listed: undecided and failed first, then in the order of the claims."""
+    ranks = {verdict: rank for rank, verdict in enumerate(VERDICTS)}
+    return sorted(claims, key=lambda claim: ranks.get(claim.verdict, 0))
+
+
+def counts(claims: Sequence[JudgedClaim]) -> dict[Verdict, int]:
+    """Return the numbers of claims by verdict, the best first, without those that no claim has."""
+    numbers = Counter(shown_as(claim.verdict) for claim in claims)
+    order = [*reversed(VERDICTS.values()), OPEN]
+    return {verdict: numbers[verdict] for verdict in order if numbers[verdict]}
+
+
+def headline(claims: Sequence[JudgedClaim]) -> str:
+    """Return the result in one sentence."""
+    if not claims:
+        return "No claim has been judged yet."
+    numbers = counts(claims)
+    reproduced = numbers.pop(VERDICTS["reproduced"], 0)
+    others = "".join(f", {number} {verdict.phrase}" for verdict, number in numbers.items())
+    verb = "was" if reproduced == 1 else "were"
+    return f"{reproduced} of {len(claims)} published claims {verb} reproduced{others}."
+
+
+def scorecard_markdown(claims: Sequence[JudgedClaim]) -> str:
+    """Return the scorecard as Markdown: for a run's note, a README, a terminal."""
+    rows = ["| | claim | published | ours | verdict |", "|---|---|---|---|---|"]
+    for claim in in_order(claims):
+        verdict = shown_as(claim.verdict)
+        cells = (verdict.sign, claim.title, claim.published, claim.ours, claim.verdict)
+        rows.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
+    return "\n".join([f"**{headline(claims)}**", "", *rows, ""])
+
+
+def _cell(text: str) -> str:
+    """Return text that stays within its cell and is no markup: run names are anybody's."""
+    plain = " ".join(text.split())
+    for sign, harmless in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
+        plain = plain.replace(sign, harmless)
+    return plain
