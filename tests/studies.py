@@ -69,7 +69,7 @@ def study_results(seeds=10, images=10_000, folds=5, epochs=15, labels=None) -> S
     def evaluate(model, accuracy):
         identity = run_id("evaluate", model)
         table = _predictions(random, labels, difficulty, accuracy)
-        predictions[identity] = table
+        predictions[model] = table
         evaluations[identity] = {
             "model_run_id": model,
             "test_accuracy": (table["true"] == table["predicted"]).mean(),
@@ -136,7 +136,7 @@ def claims(results: StudyResults) -> list[Claim]:
             title="v3 and v2 are close",
             quotation="the performance of this model is similar to the performance of the previous variant",
             published="about equal",
-            ours="+0.1 points (−0.3 to +0.5)",
+            ours="+0.1 points (-0.3 to +0.5)",
             low=-0.003,
             high=0.005,
             published_value=0.0,

@@ -1,4 +1,8 @@
-"""Statistical tests of the project's claims."""
+"""Tests and intervals of the project's claims: over seeds, whose trainings vary, and over images.
+
+How many seeds a comparison needs is in ``planning``, how good probabilities are in ``calibration``;
+docs/statistics.md says what is used when.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,13 @@ from typing import Literal
 
 import numpy as np
 from scipy import stats
+
+EXACT_PAIRS = 20  # pairs of which all sign patterns are tried: 2^19 sums take 20 ms
+_DRAWS = 99_999  # patterns drawn for more pairs: the smallest p value is 1 / 100,000
+_TIE = 1e-9  # share of the largest sum by which equal sums differ, as decimal fractions are rounded
+
+
+# ---- over seeds ----
 
 
 @dataclass(frozen=True)
@@ -48,9 +59,147 @@ def corrected_paired_t_test(
     return PairedTest(mean, std, statistic, p_value)
 
 
+def mean_interval(
+    differences: Sequence[float], ratio: float = 0.0, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return the confidence interval of the mean of paired differences, from Student's t.
+
+    It holds zero where ``corrected_paired_t_test`` has a p value above 1 - ``confidence``; the ratio is
+    described there. NaN for a single pair and for differences that do not vary, whose spread is unknown.
+
+    >>> [round(end, 2) for end in mean_interval([1.0, 2.0, 4.0])]
+    [-1.46, 6.13]
+    """
+    values = np.asarray(differences, dtype=float)
+    std = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    if std == 0:
+        return math.nan, math.nan
+    mean, half_width = float(values.mean()), interval_half_width(len(values), std, ratio, confidence)
+    return mean - half_width, mean + half_width
+
+
+def interval_half_width(count: int, std: float, ratio: float = 0.0, confidence: float = 0.95) -> float:
+    """Return half the width of an interval t · s · √(1/n + ratio) around the mean of n values.
+
+    A ratio of 0 makes it the mean's confidence interval, 1 the prediction interval of one more value.
+    """
+    return float(stats.t.ppf((1 + confidence) / 2, count - 1)) * std * math.sqrt(1 / count + ratio)
+
+
+def prediction_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Return where one more value will lie: mean ± t · s · √(1 + 1/n), if all are drawn from one normal law.
+
+    NaN for a single value. Source: G. Hahn and W. Meeker, "Statistical Intervals", Wiley 1991, chapter 4.
+    """
+    if len(values) < 2:
+        return math.nan, math.nan
+    return t_prediction_interval(
+        len(values), float(np.mean(values)), float(np.std(values, ddof=1)), confidence
+    )
+
+
+def t_prediction_interval(
+    count: int, mean: float, std: float, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return the ``prediction_interval`` of values of which the number, mean and sample deviation are known.
+
+    >>> [round(end, 2) for end in t_prediction_interval(22, 13.71, 3.55)]
+    [6.16, 21.26]
+    """
+    half_width = interval_half_width(count, std, ratio=1, confidence=confidence)
+    return mean - half_width, mean + half_width
+
+
+def sign_flip_test(differences: Sequence[float], seed: int = 0) -> float:
+    """Return the two-sided p value of paired differences: the share of sign patterns with as large a sum.
+
+    If two models do equally well, each difference is as likely with the other sign (R. Fisher, "The Design
+    of Experiments", 1935, section 21). No law of the differences is assumed. All 2^n patterns are tried for
+    up to ``EXACT_PAIRS`` pairs, so that p is at least 2 / 2^n: 0.0625 for five seeds. For more pairs m
+    patterns are drawn, of which b have as large a sum, and p is (b + 1) / (m + 1): B. Phipson and G. Smyth,
+    "Permutation P-values should never be zero", 2010.
+
+    Args:
+        differences: One for each pair.
+        seed: Of the patterns that are drawn.
+
+    >>> sign_flip_test([0.1, 0.2, 0.3, 0.4])
+    0.125
+    """
+    values = np.asarray(differences, dtype=float)
+    least = abs(values.sum()) - _TIE * np.abs(values).sum()
+    if len(values) > EXACT_PAIRS:
+        random = np.random.default_rng(seed)
+        drawn = np.zeros(_DRAWS)
+        for value in values:  # one after the other: all signs at once would take 100 MB
+            drawn += random.choice((-value, value), _DRAWS)
+        return float((np.count_nonzero(np.abs(drawn) >= least) + 1) / (_DRAWS + 1))
+    sums = values[:1]  # the first sign stays: with all signs flipped, a sum has the same size
+    for value in values[1:]:
+        sums = np.concatenate((sums + value, sums - value))
+    return float(np.mean(np.abs(sums) >= least))
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of seeds, and its exact 95 % interval."""
+
+    count: int
+    total: int
+    low: float
+    high: float
+
+
+def share_above_zero(differences: Sequence[float]) -> Share:
+    """Return the share of pairs whose difference is above zero; a tie is not."""
+    above = int(np.count_nonzero(np.asarray(differences) > 0))
+    return Share(above, len(differences), *exact_interval(above, len(differences)))
+
+
+def is_equivalent(interval: tuple[float, float], delta: float) -> bool:
+    """Whether a difference is shown to be smaller than ``delta``: its whole interval is within ±delta.
+
+    With a 95 % interval, these are two one-sided tests at 2.5 % each: D. Schuirmann, Journal of
+    Pharmacokinetics and Biopharmaceutics 15, 1987. A p value above 0.05 shows nothing of the kind.
+    """
+    low, high = interval
+    return -delta < low and high < delta  # False for NaN
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values adjusted for their number, in their order: one below 0.05 is significant among all.
+
+    The smallest is multiplied by their number, the next by one less, and so on, and none falls below a
+    smaller one's: S. Holm, Scandinavian Journal of Statistics 6, 1979.
+
+    >>> [round(p, 3) for p in holm([0.016, 0.019, 0.607])]
+    [0.048, 0.048, 0.607]
+    """
+    order = np.argsort(p_values, kind="stable")
+    scaled = np.asarray(p_values, dtype=float)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+    return [float(p) for p in adjusted]
+
+
+# ---- over images ----
+
+
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """Return Wilson's 95 % confidence interval of an accuracy (Wilson 1927, JASA 22, 209-212)."""
     result = stats.binomtest(correct, total).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(result.low), float(result.high)
+
+
+def exact_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the exact confidence interval of an accuracy: never too narrow, mostly a little too wide.
+
+    C. Clopper and E. Pearson, Biometrika 26, 1934.
+
+    >>> [round(end, 4) for end in exact_interval(0, 20)]
+    [0.0, 0.1684]
+    """
+    result = stats.binomtest(correct, total).proportion_ci(confidence_level=confidence, method="exact")
     return float(result.low), float(result.high)
 
 

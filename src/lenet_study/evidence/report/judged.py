@@ -92,7 +92,7 @@ def in_order(claims: Sequence[JudgedClaim]) -> list[JudgedClaim]:
 def counts(claims: Sequence[JudgedClaim]) -> dict[Verdict, int]:
     """Return the numbers of claims by verdict, the best first, without those that no claim has."""
     numbers = Counter(shown_as(claim.verdict) for claim in claims)
-    order = [*reversed(VERDICTS.values()), OPEN]
+    order = [*list(VERDICTS.values())[::-1], OPEN]
     return {verdict: numbers[verdict] for verdict in order if numbers[verdict]}
 
 

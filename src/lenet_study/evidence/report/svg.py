@@ -90,6 +90,20 @@ def percent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f}\u202f%" if value == value else "–"
 
 
+def decimal(value: float, digits: int = 3) -> str:
+    """Return a number with so many decimals; a dash for NaN."""
+    return f"{value:.{digits}f}" if value == value else "–"
+
+
+def difference(value: float) -> str:
+    r"""Return a difference of accuracies in percentage points, with its sign.
+
+    >>> difference(0.0123), difference(-0.004)
+    ('+1.23', '\u22120.40')
+    """
+    return f"{100 * value:+.2f}".replace("-", "\N{MINUS SIGN}") if value == value else "–"
+
+
 def labels(ticks: Sequence[float], unit: str = "") -> list[str]:
     """Return ticks in words, all with the same number of decimals; the unit ``%`` multiplies by 100."""
     factor = 100 if unit == "%" else 1
@@ -118,31 +132,37 @@ def diamond(x: float, y: float, class_: str = "published") -> Markup:
 
 
 def interval_picture(
-    low: float, high: float, *, mark: float | None, centre: float | None, scale: Scale, name: str
+    low: float,
+    high: float,
+    *,
+    scale: Scale,
+    name: str,
+    mark: float | None = None,
+    zero: float | None = None,
+    centre: float | None = None,
 ) -> Markup:
-    """Return an interval as a bar, with a diamond at a published figure and a dot at our own.
+    """Return an interval as a bar on a line.
 
     Args:
-        low: Lower end.
+        low: Lower end; NaN draws no bar.
         high: Upper end.
-        mark: The published figure, or zero of a difference; None draws none.
-        centre: Our own figure; None draws none.
         scale: From values to the picture's 140 units of width.
         name: For those who do not see it.
+        mark: The published figure: a diamond.
+        zero: No difference: an upright line.
+        centre: Our own figure: a dot.
     """
-    middle = 12.0
-    parts = [element("line", x1=0, x2=140, y1=middle, y2=middle, class_="grid")]
+    parts = [element("line", x1=0, x2=140, y1=12, y2=12, class_="grid")]
+    if zero is not None:
+        parts.append(element("line", x1=scale(zero), x2=scale(zero), y1=1, y2=23, class_="zero"))
     if low == low and high == high:
         left, right = max(0.0, scale(low)), min(140.0, scale(high))
-        parts.append(
-            element(
-                "rect", x=left, y=middle - 3, width=max(1.5, right - left), height=6, rx=3, class_="interval"
-            )
-        )
-    if centre is not None and centre == centre:
-        parts.append(element("circle", cx=scale(centre), cy=middle, r=3.4, class_="centre"))
+        width = max(1.5, right - left)
+        parts.append(element("rect", x=left, y=9, width=width, height=6, rx=3, class_="interval"))
+    if centre is not None:
+        parts.append(element("circle", cx=scale(centre), cy=12, r=3.4, class_="centre"))
     if mark is not None and mark == mark:
-        parts.append(diamond(scale(mark), middle))
+        parts.append(diamond(scale(mark), 12))
     return picture(140, 24, name, *parts, class_="small")
 
 
