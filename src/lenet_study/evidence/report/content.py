@@ -9,12 +9,18 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from lenet_study.evidence.report.judged import JudgedClaim
+from lenet_study.evidence.report.shown_claims import ShownClaim
 from lenet_study.evidence.results import StudyResults
 from lenet_study.training.dataset import Split
 
 LONGEST = 500  # characters of a text of the store that are shown
-OF_STAGE = {"train": "", "retrain": " retrained", "fold": ""}
+UNTRAINED = "untrained"  # stage of trainings whose auxiliary heads were left as they are drawn
+STAGES = {  # how a run's name goes on after its variant, in the order of the page
+    "train": "",
+    "retrain": " retrained",
+    UNTRAINED: " with untrained heads",
+    "fold": "",
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Evidence:
     Attributes:
         results: The study.
         claims: Judged claims.
+        remarks: What is to be known about all of them, in sentences.
         images: The test images.
         training_images: Those among which the nearest of a hard test image is looked for.
         embedding: Where the test images lie.
@@ -42,7 +49,8 @@ class Evidence:
     """
 
     results: StudyResults
-    claims: Sequence[JudgedClaim] = ()
+    claims: Sequence[ShownClaim] = ()
+    remarks: Sequence[str] = ()
     images: Split | None = None
     training_images: Split | None = None
     embedding: Embedding | None = None
@@ -68,6 +76,7 @@ class Chart:
     title: str
     picture: Markup
     variant: str = ""  # whose colour the title has
+    note: str = ""
     readout: Mapping[str, Sequence[float | None]] = field(default_factory=dict)  # by name, for each epoch
 
 
@@ -100,23 +109,28 @@ def run_names(results: StudyResults) -> dict[str, str]:
     names = {}
     for run_id, row in results.trainings.iterrows():
         part = f"fold {row['fold']:.0f}" if row["stage"] == "fold" else f"seed {row['seed']:.0f}"
-        names[str(run_id)] = f"{row['variant']}{OF_STAGE.get(row['stage'], '')}, {part}"
+        names[str(run_id)] = f"{row['variant']}{STAGES.get(row['stage'], '')}, {part}"
     for run_id, model in results.evaluations["model_run_id"].items():
         names[str(run_id)] = f"{names.get(str(model), 'another model')}, on test"
     return names
 
 
-def evaluated_groups(results: StudyResults) -> dict[str, list[str]]:
-    """Return the evaluations' ids by what was evaluated, such as ``v4`` and ``v4 retrained``, by seed."""
+def evaluated_groups(results: StudyResults, *, untrained_heads: bool = False) -> dict[str, list[str]]:
+    """Return the evaluations' ids by what was evaluated, such as ``v4`` and ``v4 retrained``, by seed.
+
+    Models with untrained auxiliary heads classify as the others do, bit by bit, and count only where
+    ``untrained_heads`` asks for them.
+    """
     evaluations = results.evaluations.drop_duplicates("model_run_id", keep="last")
     models = results.trainings.reindex(evaluations["model_run_id"])
     models.index = evaluations.index
     groups: dict[str, list[str]] = {}
-    for run_id, row in models.sort_values(
-        ["stage", "seed"], ascending=[False, True], kind="stable"
-    ).iterrows():
+    models["order"] = models["stage"].map({stage: position for position, stage in enumerate(STAGES)})
+    for run_id, row in models.sort_values(["order", "seed"], kind="stable").iterrows():
+        if row["stage"] == UNTRAINED and not untrained_heads:
+            continue
         known = isinstance(row["variant"], str)
-        name = f"{row['variant']}{OF_STAGE.get(row['stage'], '')}" if known else "other models"
+        name = f"{row['variant']}{STAGES.get(row['stage'], '')}" if known else "other models"
         groups.setdefault(name, []).append(str(run_id))
     return groups
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -37,34 +38,44 @@ def by_depth(results: StudyResults) -> Depth | None:
     if table.empty or table[list(DEPTHS)].isna().all(axis=None):
         return None
     rows = []
-    for name, run_ids in evaluated_groups(results).items():
-        chosen = table.loc[run_ids]
+    groups = {
+        name: table.loc[run_ids] for name, run_ids in evaluated_groups(results, untrained_heads=True).items()
+    }
+    for name, chosen in groups.items():
         means = [svg.percent(chosen[depth].mean(), 2) for depth in DEPTHS]
         rows.append((name, str(len(chosen)), *means, svg.percent(chosen["auxiliary_agreement"].mean(), 1)))
     head = ("models", "evaluations", *DEPTHS.values(), "heads agree")
-    return Depth(
-        _picture(table),
-        Table("Mean test accuracy by depth", head, rows),
-        float(table["auxiliary_agreement"].mean()),
-    )
+    trained = [run_id for run_ids in evaluated_groups(results).values() for run_id in run_ids]
+    agreement = float(table.loc[trained, "auxiliary_agreement"].mean())
+    return Depth(_picture(groups, trained), Table("Mean test accuracy by depth", head, rows), agreement)
 
 
-def _picture(table: pd.DataFrame) -> Markup:
-    y = Scale(0, 1, BOTTOM, TOP)
-    x = Scale(-0.5, len(DEPTHS) - 0.5, LEFT, RIGHT)
+def _picture(groups: Mapping[str, pd.DataFrame], trained: Sequence[str]) -> Markup:
+    x, y = Scale(-0.5, len(DEPTHS) - 0.5, LEFT, RIGHT), Scale(0, 1, BOTTOM, TOP)
     parts = [svg.grid(x, y, list(range(len(DEPTHS))), list(DEPTHS.values()), "%")]
     parts.append(svg.element("line", x1=LEFT, x2=RIGHT, y1=y(CHANCE), y2=y(CHANCE), class_="diagonal"))
     parts.append(svg.element("text", "chance", x=RIGHT, y=y(CHANCE) - 5, class_="tick end"))
-    means = [table[depth].mean() for depth in DEPTHS]
     centres = [x(position) for position in range(len(DEPTHS))]
-    parts.append(svg.polyline(centres, [y(mean) for mean in means], "mean"))
-    for centre, depth, mean in zip(centres, DEPTHS, means, strict=True):
-        values = table[depth].dropna().tolist()
-        offsets = Scale(0, max(1, len(values) - 1), -_SPREAD / 2, _SPREAD / 2)
-        for position, value in enumerate(values):
-            parts.append(
-                svg.element("circle", cx=centre + offsets(position), cy=y(value), r=2.4, class_="dot")
-            )
-        parts.append(svg.element("text", svg.percent(mean), x=centre, y=y(mean) - 12, class_="value middle"))
-    name = f"Test accuracy after {', '.join(DEPTHS.values())}: {len(table)} evaluations"
+    for table in groups.values():
+        heads_trained = table.index.isin(trained).all()
+        means = [y(table[depth].mean()) for depth in DEPTHS]
+        parts.append(svg.polyline(centres, means, "mean" if heads_trained else "theirs"))
+        for centre, depth in zip(centres, DEPTHS, strict=True):
+            parts += _dots(centre, [y(value) for value in table[depth].dropna()])
+    every = pd.concat(
+        [table for table in groups.values() if table.index.isin(trained).all()] or [*groups.values()]
+    )
+    for centre, depth in zip(centres, DEPTHS, strict=True):
+        mean = every[depth].mean()
+        parts.append(svg.element("text", svg.percent(mean), x=centre, y=y(mean) + 20, class_="value middle"))
+    count = sum(map(len, groups.values()))
+    name = f"Test accuracy after {', '.join(DEPTHS.values())}: {count} evaluations"
     return svg.picture(340, 232, name, *parts)
+
+
+def _dots(centre: float, ys: Sequence[float]) -> list[Markup]:
+    """Return a dot for each evaluation, side by side around the centre."""
+    across = Scale(0, max(1, len(ys) - 1), centre - _SPREAD / 2, centre + _SPREAD / 2)
+    return [
+        svg.element("circle", cx=across(position), cy=y, r=2.0, class_="dot") for position, y in enumerate(ys)
+    ]

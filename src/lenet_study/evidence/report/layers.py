@@ -13,8 +13,8 @@ from lenet_study.evidence.report.content import Chart
 from lenet_study.recipes.variants import VARIANTS, Variant, parameter_count
 from lenet_study.training.model import CLASSES, SIDE
 
-COLUMNS = (24.0, 84.0, 154.0, 216.0, 262.0, 306.0)  # centre of each layer
-MIDDLE, HEIGHT = 62.0, 150.0
+COLUMNS = (26.0, 86.0, 152.0, 214.0, 264.0, 312.0)  # centre of each layer
+MIDDLE, HEIGHT = 54.0, 164.0
 _PIXEL, _CHANNEL, _UNIT = 2.1, 0.42, 5.2  # units of a picture per pixel, channel, and root of a unit
 
 
@@ -50,15 +50,19 @@ def layers_of(variant: Variant) -> list[Layer]:
         Layer("image", SIDE, 1, 0),
         Layer("conv 1", 14, first, first * (25 + 1) + 2 * first * norm, norm),
         Layer("conv 2", 5, second, second * (25 * first + 1) + 2 * second * norm, norm),
-        Layer("hidden 1", 0, wide, wide * (second * 25 + 1) + 2 * wide * norm, norm),
-        Layer("hidden 2", 0, narrow, narrow * (wide + 1) + 2 * narrow * norm, norm),
+        Layer("full 1", 0, wide, wide * (second * 25 + 1) + 2 * wide * norm, norm),
+        Layer("full 2", 0, narrow, narrow * (wide + 1) + 2 * narrow * norm, norm),
         Layer("logits", 0, classes, classes * (narrow + 1)),
     ]
 
 
 def drawings(names: Sequence[str], variants: Mapping[str, Variant] = VARIANTS) -> list[Chart]:
     """Return a picture of each variant."""
-    return [Chart(name, _drawing(name, variants), name) for name in names if name in variants]
+    return [
+        Chart(name, _drawing(name, variants), name, _note(variants[name]))
+        for name in names
+        if name in variants
+    ]
 
 
 def layer_rows(names: Sequence[str], variants: Mapping[str, Variant] = VARIANTS) -> list[LayerRow]:
@@ -94,6 +98,11 @@ def _schedule(variant: Variant) -> str:
     return f"halved every {every} epochs" if every else "constant"
 
 
+def _note(variant: Variant) -> str:
+    parent = f"{variant.parent}, but " if variant.parent else ""
+    return f"{parent}{variant.change}; {parameter_count(variant):,} parameters"
+
+
 def _drawing(name: str, variants: Mapping[str, Variant]) -> Markup:
     variant = variants[name]
     layers, former = layers_of(variant), layers_of(variants.get(variant.parent or "", variant))
@@ -101,13 +110,16 @@ def _drawing(name: str, variants: Mapping[str, Variant]) -> Markup:
     for x, layer, was in zip(COLUMNS, layers, former, strict=True):
         resized, normed = layer.size != was.size, layer.normalised and not was.normalised
         parts.append(_solid(x, layer, resized or normed))
-        text = layer.output.replace(" ", "") if layer.side else layer.output
-        parts.append(svg.element("text", text, x=x, y=112, class_=f"value middle{' changed' * resized}"))
-        parts.append(svg.element("text", layer.name, x=x, y=127, class_="tick middle"))
+        mark = " changed" * resized
+        parts.append(svg.element("text", layer.name, x=x, y=106, class_="tick middle"))
+        parts.append(svg.element("text", str(layer.size), x=x, y=123, class_=f"value middle{mark}"))
+        shape = f"{layer.side}×{layer.side}" if layer.side else "units"
+        parts.append(svg.element("text", shape, x=x, y=138, class_="tick middle"))
         if layer.normalised:
-            parts.append(svg.element("text", "norm", x=x, y=142, class_=f"tick middle{' changed' * normed}"))
+            text = "+ norm"
+            parts.append(svg.element("text", text, x=x, y=154, class_=f"tick middle{' changed' * normed}"))
     summary = ", ".join(f"{layer.name} {layer.output}" for layer in layers)
-    return svg.picture(334, HEIGHT, f"{name}: {summary}", *parts)
+    return svg.picture(336, HEIGHT, f"{name}: {summary}", *parts)
 
 
 def _solid(x: float, layer: Layer, changed: bool) -> Markup:

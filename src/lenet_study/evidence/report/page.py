@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,9 @@ from lenet_study.evidence.report.depth import by_depth
 from lenet_study.evidence.report.glance import glance
 from lenet_study.evidence.report.hardest import hardest_images
 from lenet_study.evidence.report.image_sheet import scatter, sheet
-from lenet_study.evidence.report.judged import JudgedClaim, counts, headline, in_order, shown_as
 from lenet_study.evidence.report.runs_table import run_groups
 from lenet_study.evidence.report.seed_curves import tabs
+from lenet_study.evidence.report.shown_claims import ShownClaim, counts, headline, in_order, shown_as
 from lenet_study.evidence.report.svg import Scale
 from lenet_study.evidence.report.variant_pairs import families
 from lenet_study.training.model import CLASSES
@@ -54,6 +55,7 @@ SECTIONS = {
 }
 MAP_SIDE = 480  # pixels of the map for readers without scripts
 _STEPS = 65535  # of a coordinate
+_LEADING = 30  # characters of a fact at the top
 
 
 def render(evidence: Evidence) -> str:
@@ -67,6 +69,7 @@ def render(evidence: Evidence) -> str:
     content = {
         "headline": headline(evidence.claims),
         "tally": counts(evidence.claims),
+        "remarks": [cut(remark) for remark in evidence.remarks],
         "claims": [_claim(claim, names) for claim in in_order(evidence.claims)],
         "variants": variants_of(results),
         "seeds": seeds_of(results),
@@ -78,6 +81,7 @@ def render(evidence: Evidence) -> str:
         "families": families(results),
         "least_p": 2.0 ** (1 - seeds_of(results)),
         "confusions": matrices,
+        "confusion_runs": [(run_id, names[run_id]) for each in matrices for run_id in each.run_ids],
         "classes": CLASSES,
         "names": names,
         "map": drawn if isinstance(drawn, _Map) else None,
@@ -143,27 +147,37 @@ def _p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _claim(claim: JudgedClaim, names: Mapping[str, str]) -> dict[str, object]:
+def _claim(claim: ShownClaim, names: Mapping[str, str]) -> dict[str, object]:
     """Return a claim as the scorecard shows it."""
     verdict = shown_as(claim.verdict)
-    ends = [end for end in (claim.low, claim.high, claim.published_value) if end == end]
-    scale = Scale.around(ends, 0, 140, margin=0.2)
-    name = f"Interval {claim.low:.4g} to {claim.high:.4g}, published {claim.published_value:.4g}"
-    picture = svg.interval_picture(claim.low, claim.high, scale=scale, name=name, mark=claim.published_value)
+    texts = ("title", "quotation", "published", "ours", "over", "sentence", "verdict")
     return {
+        **{name: cut(getattr(claim, name)) for name in texts},
         "id": claim.id,
-        "title": cut(claim.title),
-        "quotation": cut(claim.quotation),
-        "published": cut(claim.published),
-        "ours": cut(claim.ours),
-        "over": cut(claim.over),
-        "sentence": cut(claim.sentence),
-        "verdict": claim.verdict,
         "kind": verdict.kind,
         "sign": verdict.sign,
-        "picture": picture if claim.low == claim.low else "",
+        "picture": _interval(claim),
         "runs": [(run_id, cut(names.get(run_id, run_id))) for run_id in claim.run_ids],
+        "missing": [cut(sentence) for sentence in claim.missing],
+        "commands": [cut(command) for command in claim.commands],
     }
+
+
+def _interval(claim: ShownClaim) -> Markup:
+    """Return the picture of a claim's interval; empty where there is none to draw."""
+    if not (isfinite(claim.low) and isfinite(claim.high)):
+        return Markup("")
+    ends = [claim.low, claim.high, claim.value, claim.published_value]
+    name = f"Interval {claim.low:.4g} to {claim.high:.4g}"
+    name += f", published {claim.published_value:.4g}" if isfinite(claim.published_value) else ""
+    return svg.interval_picture(
+        claim.low,
+        claim.high,
+        scale=Scale.around(ends, 0, 140, margin=0.2),
+        name=name,
+        centre=claim.value,
+        mark=claim.published_value,
+    )
 
 
 def _leading(evidence: Evidence) -> list[tuple[str, str]]:
@@ -175,8 +189,13 @@ def _leading(evidence: Evidence) -> list[tuple[str, str]]:
         ("evaluations", f"{len(results.evaluations)}"),
         ("selected model", results.selected),
     ]
-    facts = [(name, cut(results.facts[name])) for name in evidence.leading_facts if name in results.facts]
+    facts = [(name, _start(results.facts[name])) for name in evidence.leading_facts if name in results.facts]
     return [(name, value) for name, value in numbers if value] + facts
+
+
+def _start(fact: str) -> str:
+    """Return the start of a long fact, such as a sum; the whole stands under provenance."""
+    return fact if len(fact) <= _LEADING else f"{fact[:12]}…"
 
 
 @dataclass(frozen=True)

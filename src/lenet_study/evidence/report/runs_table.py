@@ -6,10 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lenet_study.evidence.report import svg
-from lenet_study.evidence.report.content import Evidence, cut, run_names
+from lenet_study.evidence.report.content import UNTRAINED, Evidence, cut, run_names
 from lenet_study.evidence.results import StudyResults
 
-STAGES = {"train": "Trainings", "retrain": "Retrainings on all training images", "fold": "Cross-validation"}
+TITLES = {
+    "train": "Trainings",
+    "retrain": "Retrainings on all training images",
+    "fold": "Cross-validation",
+    UNTRAINED: "Trainings with untrained auxiliary heads",
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class RunGroup:
 def run_groups(evidence: Evidence) -> list[RunGroup]:
     """Return all runs by kind."""
     results, names = evidence.results, run_names(evidence.results)
-    groups = [_trainings(results, stage, title, names, evidence) for stage, title in STAGES.items()]
+    groups = [_trainings(results, stage, title, names, evidence) for stage, title in TITLES.items()]
     groups.append(_evaluations(results, names, evidence))
     return [group for group in groups if group.rows]
 

@@ -82,16 +82,16 @@ def curves_of(evidence: Evidence, variant: str, metric: str) -> Curves:
 
 
 def _tab(metric: str, title: str, unit: str, curves: Mapping[str, Curves]) -> Tab:
-    # The first epoch is far from all others: with it, curves would be a line at the top.
+    # The first epochs are far from all others: with them, curves would be a line at the top.
     settled = [
         value
         for each in curves.values()
         for line in (*each.values, each.published)
-        for value in line[min(1, each.epochs - 1) :].tolist()
+        for value in line[min(2, each.epochs - 1) :].tolist()
     ]
     scale = Scale.around(settled, BOTTOM, TOP)
     charts = [
-        Chart(name, _panel(name, title, each, scale, unit), name, _readout(each))
+        Chart(name, _panel(name, title, each, scale, unit), name, readout=_readout(each))
         for name, each in curves.items()
     ]
     rows = [_row(name, each, unit) for name, each in curves.items()]
@@ -114,7 +114,7 @@ def _panel(variant: str, title: str, curves: Curves, y: Scale, unit: str) -> Mar
     lines.append(svg.polyline(xs, ys(curves.mean), "mean"))
     if np.isfinite(curves.published).any():
         lines.append(svg.polyline(xs, ys(curves.published), "theirs"))
-    # A picture within the picture cuts off what the first epoch has below the scale.
+    # A picture within the picture cuts off what the first epochs have below the scale.
     box = f"{LEFT} {TOP} {RIGHT - LEFT} {BOTTOM - TOP}"
     inner = svg.element(
         "svg", *lines, x=LEFT, y=TOP, width=RIGHT - LEFT, height=BOTTOM - TOP, viewBox=box, class_="plot"

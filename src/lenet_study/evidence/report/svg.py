@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from markupsafe import Markup, escape
 from matplotlib.ticker import MaxNLocator
@@ -66,7 +67,7 @@ class Scale:
     @classmethod
     def around(cls, values: Sequence[float], start: float, end: float, margin: float = 0.06) -> Scale:
         """Return a scale on which all finite values lie, with a margin on both sides."""
-        finite = [value for value in values if value == value and abs(value) != float("inf")] or [0.0, 1.0]
+        finite = [value for value in values if isfinite(value)] or [0.0, 1.0]
         low, high = min(finite), max(finite)
         room = margin * (high - low) or abs(low) * margin or 1.0
         return cls(low - room, high + room, start, end)
@@ -144,7 +145,7 @@ def interval_picture(
     """Return an interval as a bar on a line.
 
     Args:
-        low: Lower end; NaN draws no bar.
+        low: Lower end; no bar is drawn if an end is not finite.
         high: Upper end.
         scale: From values to the picture's 140 units of width.
         name: For those who do not see it.
@@ -155,13 +156,13 @@ def interval_picture(
     parts = [element("line", x1=0, x2=140, y1=12, y2=12, class_="grid")]
     if zero is not None:
         parts.append(element("line", x1=scale(zero), x2=scale(zero), y1=1, y2=23, class_="zero"))
-    if low == low and high == high:
+    if isfinite(low) and isfinite(high):
         left, right = max(0.0, scale(low)), min(140.0, scale(high))
         width = max(1.5, right - left)
         parts.append(element("rect", x=left, y=9, width=width, height=6, rx=3, class_="interval"))
-    if centre is not None:
+    if centre is not None and isfinite(centre):
         parts.append(element("circle", cx=scale(centre), cy=12, r=3.4, class_="centre"))
-    if mark is not None and mark == mark:
+    if mark is not None and isfinite(mark):
         parts.append(diamond(scale(mark), 12))
     return picture(140, 24, name, *parts, class_="small")
 

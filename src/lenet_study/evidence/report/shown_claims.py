@@ -1,4 +1,4 @@
-"""Judged claims as the report reads them, and the order and signs of verdicts."""
+"""Claims as the report reads them, and the order and signs of verdicts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
-class JudgedClaim(Protocol):
-    """A claim of the published study with its verdict; numbers are NaN where there are none."""
+class ShownClaim(Protocol):
+    """What the report reads of a judged claim; numbers are NaN where there are none."""
 
     @property
     def id(self) -> str:
@@ -32,8 +32,12 @@ class JudgedClaim(Protocol):
         """Our figure in words."""
 
     @property
+    def value(self) -> float:
+        """Our figure."""
+
+    @property
     def low(self) -> float:
-        """Lower end of our interval."""
+        """Lower end of our interval; infinite if it is unknown."""
 
     @property
     def high(self) -> float:
@@ -56,6 +60,14 @@ class JudgedClaim(Protocol):
         """Runs that our figure was computed from."""
 
     @property
+    def missing(self) -> Sequence[str]:
+        """Runs that are not there, in words."""
+
+    @property
+    def commands(self) -> Sequence[str]:
+        """Commands that make them."""
+
+    @property
     def over(self) -> str:
         """What the interval is over, such as seeds."""
 
@@ -69,57 +81,39 @@ class Verdict:
     phrase: str  # after a number of claims, in the report's first sentence
 
 
-OPEN = Verdict("…", "open", "not judged yet")
+NO_BREAK = "\u00a0"  # a number stays with what it counts
 VERDICTS: Mapping[str, Verdict] = {  # as they are listed: what needs attention first
-    "not distinguishable": Verdict("?", "undecided", "undecided"),
     "not reproduced": Verdict("✗", "failed", "not reproduced"),
+    "not distinguishable": Verdict("?", "undecided", "undecided"),
+    "not measured": Verdict("…", "open", "not measured"),
     "reproduced with a caveat": Verdict("≈", "caveat", "with a caveat"),
     "reproduced": Verdict("✓", "reproduced", "reproduced"),
 }
 
 
 def shown_as(verdict: str) -> Verdict:
-    """Return how a verdict is shown; a word that is not in the table counts as not judged yet."""
-    return VERDICTS.get(verdict, OPEN)
+    """Return how a verdict is shown; a word that is not in the table counts as not measured."""
+    return VERDICTS.get(verdict, VERDICTS["not measured"])
 
 
-def in_order(claims: Sequence[JudgedClaim]) -> list[JudgedClaim]:
-    """Return claims as they are listed: undecided and failed first, then in the order of the claims."""
+def in_order(claims: Sequence[ShownClaim]) -> list[ShownClaim]:
+    """Return claims as they are listed: failed and undecided first, then in the order of the claims."""
     ranks = {verdict: rank for rank, verdict in enumerate(VERDICTS)}
     return sorted(claims, key=lambda claim: ranks.get(claim.verdict, 0))
 
 
-def counts(claims: Sequence[JudgedClaim]) -> dict[Verdict, int]:
+def counts(claims: Sequence[ShownClaim]) -> dict[Verdict, int]:
     """Return the numbers of claims by verdict, the best first, without those that no claim has."""
     numbers = Counter(shown_as(claim.verdict) for claim in claims)
-    order = [*list(VERDICTS.values())[::-1], OPEN]
-    return {verdict: numbers[verdict] for verdict in order if numbers[verdict]}
+    return {verdict: numbers[verdict] for verdict in [*VERDICTS.values()][::-1] if numbers[verdict]}
 
 
-def headline(claims: Sequence[JudgedClaim]) -> str:
+def headline(claims: Sequence[ShownClaim]) -> str:
     """Return the result in one sentence."""
     if not claims:
         return "No claim has been judged yet."
     numbers = counts(claims)
     reproduced = numbers.pop(VERDICTS["reproduced"], 0)
-    others = "".join(f", {number} {verdict.phrase}" for verdict, number in numbers.items())
+    others = "".join(f", {number}{NO_BREAK}{verdict.phrase}" for verdict, number in numbers.items())
     verb = "was" if reproduced == 1 else "were"
     return f"{reproduced} of {len(claims)} published claims {verb} reproduced{others}."
-
-
-def scorecard_markdown(claims: Sequence[JudgedClaim]) -> str:
-    """Return the scorecard as Markdown: for a run's note, a README, a terminal."""
-    rows = ["| | claim | published | ours | verdict |", "|---|---|---|---|---|"]
-    for claim in in_order(claims):
-        verdict = shown_as(claim.verdict)
-        cells = (verdict.sign, claim.title, claim.published, claim.ours, claim.verdict)
-        rows.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
-    return "\n".join([f"**{headline(claims)}**", "", *rows, ""])
-
-
-def _cell(text: str) -> str:
-    """Return text that stays within its cell and is no markup: run names are anybody's."""
-    plain = " ".join(text.split())
-    for sign, harmless in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
-        plain = plain.replace(sign, harmless)
-    return plain
