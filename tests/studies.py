@@ -13,6 +13,10 @@ from lenet_study.training.model import CLASSES
 ACCURACY = {"baseline": 0.897, "v1": 0.903, "v2": 0.917, "v3": 0.918, "v4": 0.926}  # of validation
 SIMILAR = {0: (6, 2, 3), 2: (4, 6), 3: (0, 4), 4: (2, 6), 5: (7, 9), 6: (0, 2, 4), 7: (9, 5), 9: (7, 5)}
 DIFFICULTY = np.array([1.8, 0.15, 1.4, 0.9, 1.5, 0.25, 2.9, 0.4, 0.2, 0.5])  # of classes, relative
+TRAINING_COLUMNS = ["stage", "variant", "seed", "fold", "best_epoch", "train_accuracy", "train_loss"]
+TRAINING_COLUMNS += ["val_accuracy", "val_loss", "val_accuracy_augmented", "parameter_count"]
+EVALUATION_COLUMNS = ["model_run_id", "test_accuracy", "test_loss"]
+EVALUATION_COLUMNS += ["auxiliary_first", "auxiliary_second", "auxiliary_agreement"]
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,9 @@ def study_results(seeds=10, images=10_000, folds=5, epochs=15, labels=None) -> S
         train("fold", "v4", 0, fold)
     return StudyResults(
         run_id=run_id("study"),
-        selected="v4",
-        trainings=pd.DataFrame.from_dict(rows, orient="index").rename_axis("run_id"),
-        evaluations=pd.DataFrame.from_dict(evaluations, orient="index").rename_axis("run_id"),
+        selected="v4" if seeds else "",
+        trainings=_frame(rows, TRAINING_COLUMNS),
+        evaluations=_frame(evaluations, EVALUATION_COLUMNS),
         histories=histories,
         predictions=predictions,
         facts={
@@ -185,6 +189,10 @@ def claims(results: StudyResults) -> list[Claim]:
         )
     )
     return made
+
+
+def _frame(rows, columns):
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("run_id")
 
 
 def _history(random, accuracy, epochs, validated):
