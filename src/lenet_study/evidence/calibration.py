@@ -57,7 +57,7 @@ def calibration_error(table: pd.DataFrame, norm: Literal["l1", "l2", "max"] = "l
 
     The norms are torchmetrics': ``l1``, the expected calibration error, is the mean over images of their
     bin's absolute gap, ``l2`` the root of the mean square, ``max`` the largest gap, however few images its
-    bin has. torchmetrics itself closes bins at their lower end, and puts a confidence of 1 in a bin of its own.
+    bin has. torchmetrics itself closes bins at their lower end, so that a confidence of 1 has its own.
     """
     gaps, shares = table["gap"].abs(), table["images"] / table["images"].sum()
     if norm == "max":
@@ -94,6 +94,6 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     def loss(logarithm: float) -> float:
         return negative_log_likelihood(logits, labels, float(np.exp(logarithm)))
 
-    # The loss is convex in 1 / T (Guo et al., section S.1), so that it has one minimum on the logarithm's axis, too.
+    # The loss is convex in 1 / T, as log-sum-exp is, so that it has one minimum on the logarithm's axis, too.
     found = minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))

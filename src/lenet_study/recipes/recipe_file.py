@@ -68,6 +68,15 @@ def read(path: str, config: TrainingConfig) -> Recipe:
     return replace(recipe, config=replace(recipe.config, seed=config.seed, precision=config.precision))
 
 
+def is_name(text: str) -> bool:
+    """Whether a recipe may have this name.
+
+    >>> is_name("lenet-trial-3"), is_name("' or 1=1")
+    (True, False)
+    """
+    return bool(re.fullmatch(_NAME, text))
+
+
 def loads(text: str, where: str) -> Recipe:
     """Return the recipe that a file's text describes, or refuse it; ``where`` names the file."""
     try:
@@ -87,7 +96,7 @@ def loads(text: str, where: str) -> Recipe:
         problem = f"variant.parent={recipe.variant.parent} is no variant: write null, or {variants}"
     elif chosen_anew := [name for name in PER_RUN if name in content.get("config", {})]:
         problem = f"config.{chosen_anew[0]} is no part of a recipe: name it on the command line instead"
-    elif not re.fullmatch(_NAME, recipe.name):
+    elif not is_name(recipe.name):
         problem = f"name={recipe.name!r} is no name: use letters, digits, spaces and . , + - _"
     elif recipe.name not in VARIANTS:
         return recipe

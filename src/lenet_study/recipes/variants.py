@@ -88,3 +88,18 @@ def parameter_count(variant: Variant) -> int:
     classifier = wide * (features + 1) + narrow * (wide + 1) + 10 * (narrow + 1)
     norms = 2 * (first + second + wide + narrow) if variant.batch_norm else 0
     return convolutions + heads + classifier + norms
+
+
+def multiply_adds(variant: Variant) -> int:
+    """Return the multiplications and additions of one image's pass, as torchinfo counts them.
+
+    A convolution counts each of its weights and biases once for every output pixel, any other layer once.
+    The auxiliary heads are included. The published "Total mult-adds (Units.MEGABYTES)" is this in millions.
+
+    >>> multiply_adds(VARIANTS["v4"])
+    6208050
+    """
+    first, second = variant.channels
+    convolutions = first * (25 + 1), second * (25 * first + 1)
+    elsewhere = parameter_count(variant) - sum(convolutions)
+    return convolutions[0] * 28 * 28 + convolutions[1] * 10 * 10 + elsewhere

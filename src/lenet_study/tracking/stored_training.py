@@ -20,8 +20,10 @@ from lenet_study.recipes import recipe_file
 from lenet_study.recipes.recipe import Recipe
 from lenet_study.tracking.manifest import Manifest, changes_of, fetch_file, load_manifest
 from lenet_study.tracking.schema import FORMER_STAGES, File, Metric, Name, Tag
-from lenet_study.tracking.store import NO_SUCH_THING, StoredRun, connect, find_runs, store_call
+from lenet_study.tracking.store import NO_SUCH_THING, StoredRun, connect, find_runs, runs_with, store_call
 from lenet_study.training.history import Epoch
+
+ALL = 1_000_000  # runs; more than a store has
 
 
 class StoredTraining:
@@ -124,6 +126,10 @@ class StoredTraining:
         with self._fetched(name) as path:
             return path.read_text(encoding="utf-8")
 
+    def digest(self, context: str) -> str:
+        """Return the sum of the images of a split, such as ``validation``; empty if the run has none."""
+        return self.tag(Name(Tag.DATASET_SHA256.format(context=context), ""))
+
     @contextmanager
     def _fetched(self, name: str) -> Iterator[Path]:
         """Yield a copy of one of its files, checked against its manifest, if it has one."""
@@ -162,6 +168,31 @@ def finished_trainings(limit: int, variant: str = "", stage: str = "train") -> l
         return -(training.metric(Metric.BEST_VAL_ACCURACY) or 0.0), training.variant
 
     return sorted(trainings, key=rank)[:limit]  # MLflow takes seconds to order 10,000 runs by a tag
+
+
+def trainings_named(name: str) -> list[StoredTraining]:
+    """Return all finished trainings of a model's recipe on the training split, the latest first.
+
+    Those of the variants are among them, of recipe files, and of searches' confirmations.
+    """
+    trainings = [
+        training
+        for stage in ("train", "recipe", "confirm")
+        for training in finished_trainings(ALL, name, stage)
+    ]
+    return sorted(trainings, key=lambda training: training.start, reverse=True)
+
+
+def evaluation_of(training: StoredTraining) -> StoredTraining | None:
+    """Return the run of the latest finished evaluation of a training's model on the test split, if any."""
+    tags: dict[str, str] = {Tag.STAGE: "evaluate", Tag.MODEL_RUN_ID: training.run_id}
+    finished = [run for run in runs_with(tags) if run.info.status == "FINISHED"]
+    sound = [run for run in finished if _same_weights(StoredTraining(run), training)]
+    return StoredTraining(max(sound, key=lambda run: run.info.start_time)) if sound else None
+
+
+def _same_weights(evaluation: StoredTraining, training: StoredTraining) -> bool:
+    return evaluation.tag(Tag.WEIGHTS_SHA256) == training.tag(Tag.WEIGHTS_SHA256)
 
 
 def _finished(limit: int, variant: str, stage: str) -> Sequence[StoredRun]:
