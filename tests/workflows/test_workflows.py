@@ -41,6 +41,7 @@ EVALUATION_ARTIFACTS = {
     "predictions.png",
     "auxiliary.png",
     "tsne.png",
+    "embedding.csv",
 }
 
 

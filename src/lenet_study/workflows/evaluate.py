@@ -207,7 +207,7 @@ def _log_examples(run: Run, test: Split, predicted: Predictions, seed: int) -> N
 
 
 def _log_embedding(run: Run, name: str, predicted: Predictions, seed: int, reporter: Reporter) -> None:
-    """Log a picture of the features, unless the model has diverged."""
+    """Log a picture of the features and its coordinates, unless the model has diverged."""
     if not predicted.features.isfinite().all():
         reporter.message(f"{name}: no t-SNE picture: the model has diverged (its features are not finite)")
         return
@@ -219,3 +219,4 @@ def _log_embedding(run: Run, name: str, predicted: Predictions, seed: int, repor
     embedding = predictions.embedding(predicted.features, seed)
     labels, classes = predicted.labels.numpy(), predicted.predicted.numpy()
     run.log_figure(evaluation_charts.tsne(embedding, labels, classes, title=name), File.TSNE)
+    run.log_table(predictions.embedding_table(embedding), File.EMBEDDING)
