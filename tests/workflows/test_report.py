@@ -35,7 +35,7 @@ def test_the_report_is_a_file_and_a_run_of_its_own(toy_study, toy_files):
     (run,) = client.search_runs(["1"], "tags.stage = 'report'")
     assert run.info.status == "FINISHED"
     assert run.data.tags["study"] == study_id
-    assert run.data.params["run_id"] == ""
+    assert run.data.params["run_id"] == study_id
     logged = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/report.html")
     assert logged == html
     scorecard = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/scorecard.md")

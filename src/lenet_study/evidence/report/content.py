@@ -55,7 +55,9 @@ class Evidence:
     training_images: Split | None = None
     embedding: Embedding | None = None
     published_epochs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"training": []}))
-    published_models: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"training": []}))
+    published_models: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame({"training": [], "val_accuracy": []})
+    )
     addresses: Mapping[str, str] = field(default_factory=dict)
     leading_facts: Sequence[str] = ()
 
