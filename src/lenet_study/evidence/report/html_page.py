@@ -33,7 +33,7 @@ from lenet_study.evidence.report.depth import by_depth
 from lenet_study.evidence.report.glance import glance
 from lenet_study.evidence.report.hardest import hardest_images
 from lenet_study.evidence.report.image_sheet import scatter, sheet
-from lenet_study.evidence.report.runs_table import run_groups
+from lenet_study.evidence.report.runs_table import run_groups, study_command
 from lenet_study.evidence.report.seed_curves import tabs
 from lenet_study.evidence.report.shown_claims import ShownClaim, counts, headline, in_order, shown_as
 from lenet_study.evidence.report.svg import Scale
@@ -94,6 +94,7 @@ def render(evidence: Evidence) -> str:
         "facts": [(cut(name), cut(value)) for name, value in sorted(results.facts.items())],
         "run_groups": run_groups(evidence),
         "run_id": results.run_id,
+        "study_command": study_command(results.facts),
         "sheet": Markup(source),
         "payload": _json(_payload(matrices, drawn, columns)),
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lenet_study.evidence.report import svg
@@ -15,6 +16,8 @@ TITLES = {
     "fold": "Cross-validation",
     UNTRAINED: "Trainings with untrained auxiliary heads",
 }
+
+PARAMETERS = ("epochs", "batch_size", "learning_rate", "auxiliary", "precision", "seed", "repeats", "folds")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,16 @@ def run_groups(evidence: Evidence) -> list[RunGroup]:
     groups = [_trainings(results, stage, title, names, evidence) for stage, title in TITLES.items()]
     groups.append(_evaluations(results, names, evidence))
     return [group for group in groups if group.rows]
+
+
+def study_command(facts: Mapping[str, str]) -> str:
+    """Return the command that does the whole study again, with the parameters that are known.
+
+    >>> study_command({"seed": "3", "device": "cpu"})
+    'mlflow run . -e study -P seed=3 --env-manager local'
+    """
+    params = [f"-P {name}={shlex.quote(facts[name])}" for name in PARAMETERS if name in facts]
+    return " ".join(["mlflow run . -e study", *params, "--env-manager local"])
 
 
 def _trainings(
