@@ -29,15 +29,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def prediction_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
     """Return where a further value of the same normal distribution lies with this probability.
 
-    The interval is m ± t·s·√(1 + 1/n); a single value says nothing about another: it gives -inf and inf.
+    The interval is m ± t·s·√(1 + 1/n). NaN for a single value, which says nothing about another.
 
     >>> prediction_interval([1.0])
-    (-inf, inf)
+    (nan, nan)
     """
     sample = np.asarray(values, dtype=float)
     count, mean = len(sample), float(sample.mean())
     if count < 2:
-        return -math.inf, math.inf
+        return math.nan, math.nan
     quantile = float(stats.t.ppf((1 + confidence) / 2, count - 1))
     half = quantile * float(sample.std(ddof=1)) * math.sqrt(1 + 1 / count)
     return mean - half, mean + half
@@ -65,38 +65,12 @@ def mean_interval(
 ) -> tuple[float, float]:
     """Return the confidence interval of a mean difference, with the variance of ``corrected_paired_t_test``.
 
-    One difference gives -inf and inf.
+    NaN for one difference, and for differences that do not vary.
     """
     sample = np.asarray(differences, dtype=float)
     count, mean = len(sample), float(sample.mean())
-    if count < 2:
-        return -math.inf, math.inf
+    if count < 2 or sample.std(ddof=1) == 0:
+        return math.nan, math.nan
     quantile = float(stats.t.ppf((1 + confidence) / 2, count - 1))
     half = quantile * float(sample.std(ddof=1)) * math.sqrt(1 / count + ratio)
     return mean - half, mean + half
-
-
-def welch_interval(
-    first: Sequence[float], second: Sequence[float], confidence: float = 0.95
-) -> tuple[float, float]:
-    """Return the interval of the difference of two unpaired means (Welch 1947, Biometrika 34, 28-35).
-
-    A side of a single value gives -inf and inf.
-    """
-    if min(len(first), len(second)) < 2:
-        return -math.inf, math.inf
-    if np.ptp(first) == 0 and np.ptp(second) == 0:
-        return (float(np.mean(first) - np.mean(second)),) * 2
-    interval = stats.ttest_ind(first, second, equal_var=False).confidence_interval(confidence)
-    return float(interval.low), float(interval.high)
-
-
-def deviation_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Return the chi-square interval of a normal standard deviation; one value gives 0 and inf."""
-    count = len(values)
-    if count < 2:
-        return 0.0, math.inf
-    squares = (count - 1) * float(np.var(values, ddof=1))
-    tails = ((1 + confidence) / 2, (1 - confidence) / 2)
-    low, high = (math.sqrt(squares / float(stats.chi2.ppf(tail, count - 1))) for tail in tails)
-    return low, high

@@ -11,12 +11,12 @@ import numpy as np
 from scipy import stats
 
 from lenet_study.evidence._pending_statistics import (
-    deviation_interval,
     holm,
     mean_interval,
     prediction_interval,
     sign_flip_test,
 )
+from lenet_study.evidence.intervals import deviation_interval
 from lenet_study.evidence.statistics import corrected_paired_t_test
 
 CONFIDENCE = 0.95
@@ -99,12 +99,21 @@ def judge_figure(
 
 def _prediction(values: Sequence[float], averaged: int) -> tuple[float, float]:
     """Return the interval of the mean of so many further values: m ± t·s·√(1/averaged + 1/n)."""
-    low, high = prediction_interval(values, CONFIDENCE)
-    if not math.isfinite(high):
-        return low, high
     mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return -math.inf, math.inf
+    low, high = prediction_interval(values, CONFIDENCE)
     half = (high - low) / 2 * math.sqrt((1 / averaged + 1 / count) / (1 + 1 / count))
     return mean - half, mean + half
+
+
+def _mean(differences: Sequence[float], overlap: float) -> tuple[float, float]:
+    """Return the interval of a mean: unknown for one difference, a point for several that are equal."""
+    if len(differences) < 2:
+        return -math.inf, math.inf
+    if np.std(differences) == 0:
+        return differences[0], differences[0]
+    return mean_interval(differences, overlap, CONFIDENCE)
 
 
 def judge_comparison(
@@ -132,7 +141,7 @@ def judge_comparison(
     others = [*family, *[1.0] * (family_size - 1 - len(family))]
     test = corrected_paired_t_test(differences, overlap)
     p_value = holm([comparison_p_value(differences, overlap), *others])[0]
-    low, high = mean_interval(differences, overlap, CONFIDENCE)
+    low, high = _mean(differences, overlap)
     if p_value < SIGNIFICANT:
         verdict = ClaimVerdict.REPRODUCED if test.mean > 0 else ClaimVerdict.FAILED
     elif _within(low, high, band):
@@ -179,7 +188,7 @@ def judge_equality(low: float, high: float, value: float, delta: float) -> Rulin
 
 def judge_paired_equality(differences: Sequence[float], *, delta: float, overlap: float) -> Ruling:
     """Judge the claim that two sides are about equal, by paired differences; see ``judge_equality``."""
-    low, high = mean_interval(differences, overlap, CONFIDENCE)
+    low, high = _mean(differences, overlap)
     ruling = judge_equality(low, high, float(np.mean(differences)), delta)
     if ruling.verdict is not ClaimVerdict.UNDECIDED or len(differences) < 2:
         return ruling

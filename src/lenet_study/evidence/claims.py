@@ -178,6 +178,8 @@ def _problems_of(claim: Claim) -> Iterator[str]:
             yield f"{name}={value!r:.80} is of no use to a claim of kind {claim.kind}: remove it"
     if claim.digits is not None and not 0 <= claim.digits <= 9:
         yield f"digits={claim.digits} is not between 0 and 9: count the decimals of the published figure"
+    if len(claim.variants) > 1 and (claim.kind in ("figure", "qualitative") or _is_spread(claim)):
+        yield f"variants={', '.join(claim.variants)}: such a claim is about one; write one for each"
     if claim.delta is not None and claim.delta <= 0:
         yield f"delta={claim.delta} is not above 0: write the difference that matters"
 
@@ -200,9 +202,12 @@ def _problems_of_metric(claim: Claim) -> Iterator[str]:
         yield f"against.metric={metric} is not measured in {measure.unit}: compare like with like"
     if claim.kind != "structure" and measure.unit != "share" and claim.delta is None:
         yield f"delta is missing: write the difference that matters, in {measure.unit}"
-    if claim.against and not claim.against.variants and (stage, metric) == (claim.stage, claim.measured):
+    same_variants = claim.against and {*claim.variants} & {*(claim.against.variants or claim.variants)}
+    if same_variants and (stage, metric) == (claim.stage, claim.measured):
         yield "against is the claim's own side: name other variants, or another stage or metric"
-    if claim.kind == "about_equal" and not claim.against and claim.stage != "fold":
+    if claim.kind == "comparison" and "fold" in (claim.stage, stage):
+        yield "stage=fold has no partners among the seeds: compare train or retrain, or write about_equal"
+    if _is_spread(claim) and claim.stage != "fold":
         yield f"against is missing: only folds (stage={claim.stage}) are equal among themselves"
 
 
@@ -213,8 +218,11 @@ def _problems_of_statement(claim: Claim) -> Iterator[str]:
     if statement.compares != bool(claim.against):
         verb = "needs" if statement.compares else "knows no"
         yield f"against: statement={claim.statement} {verb} other side"
-    if len(claim.variants) > 1:
-        yield f"variants={', '.join(claim.variants)}: a qualitative claim is about one"
+
+
+def _is_spread(claim: Claim) -> bool:
+    """Whether it claims that values are about equal among themselves."""
+    return claim.kind == "about_equal" and claim.against is None
 
 
 def _unknown(field: str, values: Any, known: Any) -> Iterator[str]:

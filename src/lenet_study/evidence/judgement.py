@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from lenet_study.evidence import claim_rules as rules
-from lenet_study.evidence._pending_statistics import welch_interval
 from lenet_study.evidence.claim_rules import ClaimVerdict, Ruling
 from lenet_study.evidence.claims import Claim
+from lenet_study.evidence.intervals import welch_interval
 from lenet_study.evidence.measures import (
     EVALUATE,
     MEASURES,
@@ -230,11 +230,12 @@ def _structure(claim: Claim, results: StudyResults) -> JudgedClaim:
     """Judge a claim about models themselves, which needs no run; runs that were measured must agree, too."""
     assert claim.figure is not None, "the file was checked"
     values = {variant: OF_VARIANT[claim.metric](VARIANTS[variant]) for variant in claim.variants}
-    run_ids: tuple[str, ...] = ()
-    if claim.metric in results.trainings:
-        for variant in claim.variants:
-            logged = trainings_of(results, variant, "train")[claim.metric].dropna()
-            run_ids += tuple(logged.index)
+    run_ids: list[str] = []
+    for variant in claim.variants:
+        trainings = trainings_of(results, variant, "train")
+        run_ids.extend(trainings.index)
+        if claim.metric in trainings:
+            logged = trainings[claim.metric].dropna()
             values |= {f"run {run_id}": float(value) for run_id, value in logged.items()}
     farthest = max(values, key=lambda name: abs(values[name] - float(claim.figure or 0)))
     ruling = rules.judge_structure(values[farthest], claim.figure, claim.half_digit)
@@ -242,7 +243,7 @@ def _structure(claim: Claim, results: StudyResults) -> JudgedClaim:
     ours, published = _with_digits(claim, ruling.value), _published_figure(claim)
     sentence = f"{ours}, as published" if equal else f"{farthest} has {ours}, published {published}"
     judged = _judged(claim, ruling, published, ours, "the model itself", sentence, [])
-    return replace(judged, run_ids=run_ids)
+    return replace(judged, run_ids=tuple(run_ids))
 
 
 def _qualitative(claim: Claim, results: StudyResults) -> JudgedClaim:
@@ -279,7 +280,7 @@ def _predictions(
         if run_id in results.predictions
     }
     lacking = [run_id for run_id in ours.run_ids if run_id not in results.predictions]
-    missing = (*ours.missing, *(f"the predictions of run {run_id}" for run_id in lacking))
+    missing = (*ours.missing, *(f"predictions of run {run_id}" for run_id in lacking))
     commands = (*ours.commands, *(EVALUATE.format(run_id=run_id) for run_id in lacking))
     kept = ours.values[ours.values.index.isin(list(tables))]
     run_ids = tuple(run_id for run_id in ours.run_ids if run_id not in lacking)

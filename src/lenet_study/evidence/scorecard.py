@@ -148,8 +148,15 @@ def _protocol_caveats(claims: Claims, results: StudyResults) -> tuple[str, ...]:
     return tuple(
         f"{name} is {results.facts[name]}, published {published:g}"
         for name, published in claims.protocol.items()
-        if name in results.facts and float(results.facts[name]) != published
+        if name in results.facts and not _equals(results.facts[name], published)
     )
+
+
+def _equals(text: str, number: float) -> bool:
+    try:
+        return float(text) == number
+    except ValueError:
+        return False
 
 
 def _cell(text: str) -> str:

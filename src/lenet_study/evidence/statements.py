@@ -71,7 +71,7 @@ def _hardest_words(counts: Counts, _: Counts, classes: tuple[int, ...]) -> str:
     order = [CLASSES[number] for number in np.argsort(recalls, kind="stable")[:2]]
     return (
         f"{CLASSES[classes[0]]} has a recall of {_percent(recalls[classes[0]], 1)}; "
-        f"the lowest two are those of {order[0]} and {order[1]}"
+        f"the lowest two are of {order[0]} and {order[1]}"
     )
 
 
