@@ -18,7 +18,7 @@ from PIL import Image
 from studies import claims, study_results
 from toys import toy_split
 
-from lenet_study.evidence.published import published_epochs, published_models
+from lenet_study.evidence.published import published_epochs, published_models, published_predictions
 from lenet_study.evidence.report import layers, svg
 from lenet_study.evidence.report.confidence import calibration
 from lenet_study.evidence.report.confusion_tables import confusions
@@ -40,6 +40,7 @@ from lenet_study.evidence.report.seed_curves import curves_of, tabs
 from lenet_study.evidence.report.shown_claims import counts, headline, in_order, shown_as
 from lenet_study.evidence.report.svg import Scale
 from lenet_study.evidence.report.variant_pairs import families
+from lenet_study.evidence.report.weights_table import against_weights
 from lenet_study.recipes.variants import VARIANTS, parameter_count
 from lenet_study.training.model import CLASSES
 
@@ -324,6 +325,15 @@ def test_pairs_are_the_steps_and_all(results):
     assert step.holm_p_value >= step.p_value
     assert step.words == "v2 is better"
     assert step.change == VARIANTS["v2"].change
+
+
+def test_our_models_stand_beside_the_published_weights():
+    labels = published_predictions()["label"].to_numpy()
+    results = study_results(seeds=2, images=10_000, labels=labels)
+    table = against_weights(results)
+    assert [row[0] for row in table.rows] == ["v4, seed 0", "v4, seed 1"]
+    assert {row[2] for row in table.rows} == {"92.54\u202f%"}
+    assert against_weights(study_results(seeds=1, images=50)) is None
 
 
 def test_confusions_are_means_over_models(results):

@@ -38,6 +38,7 @@ from lenet_study.evidence.report.seed_curves import tabs
 from lenet_study.evidence.report.shown_claims import ShownClaim, counts, headline, in_order, shown_as
 from lenet_study.evidence.report.svg import Scale
 from lenet_study.evidence.report.variant_pairs import families
+from lenet_study.evidence.report.weights_table import against_weights
 from lenet_study.training.model import CLASSES
 
 ASSETS = Path(__file__).with_name("assets")
@@ -79,6 +80,7 @@ def render(evidence: Evidence) -> str:
         "missing": [cut(sentence) for sentence in results.missing],
         "tabs": tabs(evidence),
         "families": families(results),
+        "weights": against_weights(results),
         "least_p": 2.0 ** (1 - seeds_of(results)),
         "confusions": matrices,
         "confusion_runs": [(run_id, names[run_id]) for each in matrices for run_id in each.run_ids],
@@ -113,7 +115,7 @@ def _template() -> jinja2.Template:
         trim_blocks=False,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"percent": svg.percent, "difference": svg.difference, "p_value": _p_value}
+    environment.filters |= {"percent": svg.percent, "difference": svg.difference, "p_value": svg.p_value}
     environment.globals |= {
         "style": Markup(_style()),
         "script": Markup(script),
@@ -142,10 +144,6 @@ def _hex(colour: tuple[float, float, float]) -> str:
 
 def _command(text: str) -> Markup:
     return Markup('<span class="command"><code class="whole">{}</code></span>').format(text)
-
-
-def _p_value(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _claim(claim: ShownClaim, names: Mapping[str, str]) -> dict[str, object]:

@@ -105,6 +105,11 @@ def difference(value: float) -> str:
     return f"{100 * value:+.2f}".replace("-", "\N{MINUS SIGN}") if value == value else "–"
 
 
+def p_value(value: float) -> str:
+    """Return a probability in words; the smallest ones all read alike."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def labels(ticks: Sequence[float], unit: str = "") -> list[str]:
     """Return ticks in words, all with the same number of decimals; the unit ``%`` multiplies by 100."""
     factor = 100 if unit == "%" else 1
