@@ -46,6 +46,7 @@ SECTIONS = {
     "scorecard": "Scorecard",
     "curves": "Curves",
     "pairs": "Pairs of models",
+    "weights": "Published weights",
     "confusion": "Confusion",
     "map": "Map of the images",
     "depth": "Auxiliary heads",
