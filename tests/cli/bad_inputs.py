@@ -127,7 +127,7 @@ NO_RUNS = ["nonsense", "x" * 32, "' or 1=1", "../..", "x" * 5000, "\uff11\uff12"
 
 def path_cases() -> Iterator[Case]:
     """Folders and files that cannot be what a parameter says."""
-    for command in ("train", "kfold", "retrain", "study", "search", "evaluate", "data"):
+    for command in ("train", "kfold", "retrain", "study", "search", "evaluate", "data", "report"):
         for value in NO_FOLDERS:
             yield Case((command, "--data-dir", value), ("data_dir", value[:40]))
     for command in ("train", "kfold", "retrain", "study", "resume"):
@@ -182,6 +182,19 @@ def path_cases() -> Iterator[Case]:
         yield Case(("compare", "--a", value, "--b", "v3"), (f"a={value[:40]}",))
         yield Case(("compare", "--a", "v3", "--b", value), ("a=v3" if value.strip() else f"b={value}",))
     yield Case(("compare", "--a", "v3", "--b", "v3"), ("a=v3", "b=v3", "the same"))
+    yield Case(("report",), ("no study", "run `study` first"))
+    for value in NO_RUNS:
+        yield Case(("report", "--run-id", value), ("run_id=", value[:40]))
+    for value in (
+        "{folder}",
+        "{folder}/fifo",
+        "/",
+        "x" * 300,
+        "nosuch/x",
+        "{folder}/text/x",
+        "{folder}/dangling",
+    ):
+        yield Case(("report", "--to", value), ("to=", value[:40]))
 
 
 def recipe_cases() -> Iterator[Case]:

@@ -44,6 +44,7 @@ EVALUATION_ARTIFACTS = {
     "predictions.png",
     "auxiliary.png",
     "tsne.png",
+    "embedding.csv",
 }
 
 

@@ -229,6 +229,18 @@ def compare(
 
 
 @entry_point
+def report(
+    run_id: Annotated[str, "The study's run; empty for the latest."] = "",
+    to: Annotated[str, "HTML file to write; empty for report.html."] = "",
+    data_dir: DataDir = "",
+) -> None:
+    """Write a study as one HTML file: published claims with verdicts, and the way down to single images."""
+    from lenet_study.workflows.report import report as write_report
+
+    write_report(run_id, to=to, data=DataFiles.at(data_dir), reporter=_terminal())
+
+
+@entry_point
 def reap() -> None:
     """End the runs whose process is gone."""
     from lenet_study.workflows.orphans import reap as run_reap

@@ -138,3 +138,9 @@ def embedding(features: torch.Tensor, seed: int) -> np.ndarray:
     # All cores, whatever trainings may take: t-SNE gives the same numbers on any, and takes a minute on one.
     with threadpool_limits(cores(), user_api="openmp"):
         return tsne.fit_transform(features.numpy())
+
+
+def embedding_table(coordinates: np.ndarray) -> pd.DataFrame:
+    """Return a row per image, in file order: its coordinates float [N, 2] to a thousandth."""
+    x, y = np.round(coordinates.astype(float), 3).T
+    return pd.DataFrame({"image": np.arange(len(coordinates)), "x": x, "y": y})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
@@ -37,6 +38,14 @@ def study_addresses(experiment_id: str, study: str, run_ids: list[str]) -> dict[
 def run_address(run: Run) -> str:
     """Return the address of a run's page."""
     return f"{_ui()}/#/experiments/{run.experiment_id}/runs/{run.id}?{urlencode(_PAGES)}"
+
+
+def run_addresses(experiment_id: str, run_ids: Iterable[str]) -> dict[str, str]:
+    """Return the addresses of the pages of an experiment's runs, by run id."""
+    return {
+        run_id: f"{_ui()}/#/experiments/{experiment_id}/runs/{run_id}?{urlencode(_PAGES)}"
+        for run_id in run_ids
+    }
 
 
 def how_to_look() -> str:

@@ -207,8 +207,11 @@ class File:
     PREDICTIONS_PICTURE = Name("predictions.png", "Random test images with their predictions")
     AUXILIARY = Name("auxiliary.png", "One image as all three heads see it")
     TSNE = Name("tsne.png", "Features of all test images in two dimensions; a foreign model's logits")
+    EMBEDDING = Name("embedding.csv", "Where every test image lies in that picture")
     COMPARISON_PICTURE = Name("comparison.png", "Curves of all variants of a study")
     COMPARISON = Name("comparison.csv", "The study's figures beside the published ones")
+    REPORT = Name("report.html", "The report of a study, in one file")
+    SCORECARD = Name("scorecard.md", "Every published claim with its verdict, in Markdown")
     PAIRS = Name(
         "comparison_pairs.csv", "Accuracies of two compared models and their difference, seed by seed"
     )
@@ -238,6 +241,7 @@ STAGES = {
     "promote": "a promotion or rollback",
     "history": "the run whose params are the history of the champion",
     "predict": "the classes of image files",
+    "report": "the report of a study",
     "reproduce": "a training done again, and compared with what the store holds",
     "compare": "a comparison of two models over seeds and images",
 }

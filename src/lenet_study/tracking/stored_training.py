@@ -32,6 +32,7 @@ class StoredTraining:
     def __init__(self, run: StoredRun) -> None:
         self._run = run
         self.run_id: str = run.info.run_id
+        self.experiment_id: str = run.info.experiment_id
         self.name: str = run.info.run_name
         self.status: str = run.info.status
         self.start: int = run.info.start_time  # milliseconds since 1970

@@ -299,7 +299,7 @@ def _log_examples(run: Run, name: str, test: Split, predicted: Predictions, seed
 
 
 def _log_embedding(run: Run, name: str, predicted: Predictions, seed: int, reporter: Reporter) -> None:
-    """Log a picture of the features, or of a foreign model's logits, unless the model has diverged."""
+    """Draw the features, or a foreign model's logits, and log the coordinates; not of a diverged model."""
     values = predicted.logits if predicted.features is None else predicted.features
     embedded = "logits" if predicted.features is None else "features"
     if not values.isfinite().all():
@@ -314,3 +314,4 @@ def _log_embedding(run: Run, name: str, predicted: Predictions, seed: int, repor
     labels, classes = predicted.labels.numpy(), predicted.predicted.numpy()
     title = f"{name}: t-SNE of the {embedded}"
     run.log_figure(evaluation_charts.tsne(embedding, labels, classes, title=title), File.TSNE)
+    run.log_table(predictions.embedding_table(embedding), File.EMBEDDING)
