@@ -14,7 +14,7 @@ from time import perf_counter
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lenet_study.errors import JobError, UserError
+from lenet_study.errors import JobError, StoreError, UserError
 from lenet_study.evidence.figures import training_curves
 from lenet_study.evidence.published import published_models
 from lenet_study.execution.executor import Executor
@@ -33,6 +33,7 @@ from lenet_study.workflows.kfold import AVERAGED, best_epochs, curves, kfold
 from lenet_study.workflows.local_executor import local_executor
 from lenet_study.workflows.orphans import end_abandoned
 from lenet_study.workflows.promote import Promotion
+from lenet_study.workflows.report import make_report
 from lenet_study.workflows.retrain import RetrainingJob
 from lenet_study.workflows.train import TrainingJob, TrainingResult
 from lenet_study.workflows.waiting import wait_for_store
@@ -131,6 +132,7 @@ def study(
         _log(run, result, perf_counter() - start, executor)
         wait_for_store(reporter)
         _promote(run, reporter)
+        _report(run, data, reporter)
         if failed := executor.failed:  # said above, each with its reason
             raise JobError(f"Parts of the study failed ({', '.join(failed)}): the same command does them")
     return result
@@ -320,6 +322,18 @@ def _promote(run: Run, reporter: Reporter) -> None:
     except UserError as error:
         run.set_tags({Tag.PROMOTION_REFUSED: error})
         reporter.message(f"Nothing was promoted: {error}.")
+
+
+def _report(run: Run, data: DataFiles, reporter: Reporter) -> None:
+    """Log the study's report; one that cannot be made now is made by `report` later."""
+    try:
+        made = make_report(run.id, data, reporter)
+        made.log(run)
+    except (UserError, StoreError) as error:
+        reporter.message(f"There is no report: {error}; `report` makes it.")
+        return
+    reporter.message(f"{File.REPORT} of the study: {made.summary}.")
+    reporter.on_address(links.how_to_look(), "report", links.run_address(run))
 
 
 def _readable(table: pd.DataFrame) -> str:
