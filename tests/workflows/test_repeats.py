@@ -1,5 +1,7 @@
 """A study with several seeds: what is trained, what is used again, and what is set side by side."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from conftest import Recorder, open_store
@@ -7,6 +9,7 @@ from conftest import Recorder, open_store
 from lenet_study.errors import UserError
 from lenet_study.recipes.recipe import SEED_LIMIT, TrainingConfig
 from lenet_study.training.hardware import Hardware
+from lenet_study.workflows.report import make_report
 from lenet_study.workflows.study import study
 
 CONFIG = TrainingConfig(epochs=1, batch_size=16, learning_rate=0.002, seed=3)
@@ -97,6 +100,15 @@ def test_the_comparison_has_means_and_deviations_over_the_seeds(studies):
     assert table.test_accuracy[result.selected] == pytest.approx(tested.mean())
     assert run.data.params["repeats"] == "2"
     assert "val ±" in text
+
+
+def test_the_study_ends_with_its_report_which_is_made_again_with_the_same_bytes(studies, toy_files, tmp_path):
+    store, _, text = studies
+    (run,) = runs(store, "study").values()
+    logged = Path(store.download_artifacts(run.info.run_id, "report.html"))
+    assert make_report(run.info.run_id, toy_files).html == logged.read_text()
+    assert "2 seeds" in text
+    assert "report.html of the study: " in text
 
 
 def test_seeds_beyond_the_largest_are_refused(toy_files, store):
