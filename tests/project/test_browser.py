@@ -4,18 +4,21 @@ import shutil
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
+import pandas as pd
 import pytest
-from conftest import open_store
+from conftest import Recorder, open_store
 from servers import free_port, serving
 
 from lenet_study.evidence.figures.style import COLOURS
-from lenet_study.recipes.recipe import TrainingConfig, describe, variant_recipes
-from lenet_study.recipes.variants import VARIANTS
+from lenet_study.recipes.recipe import Recipe, TrainingConfig, describe, variant_recipes
+from lenet_study.recipes.variants import VARIANTS, parameter_count
 from lenet_study.tracking import links
 from lenet_study.tracking.run import open_run
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.history import Epoch
+from lenet_study.workflows.page import views
 from lenet_study.workflows.train import TrainingJob, variant_tags
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -29,6 +32,7 @@ pytestmark = [
 ]
 
 EPOCHS = 5
+SEEDS = (0, 1)
 PER_EPOCH = ("train/accuracy", "train/loss", "val/accuracy", "val/loss")
 FLAGS = (
     "--headless=new",
@@ -49,13 +53,13 @@ VISITED_BEFORE = {
 }
 
 
-def history(variant):
+def history(variant, seed=0):
     """Later variants learn a little better; no two runs share a value."""
-    gain = list(VARIANTS).index(variant) / 50
+    gain = list(VARIANTS).index(variant) / 50 + seed / 500
     return [
         Epoch(
             epoch=number,
-            learning_rate=0.001,
+            learning_rate=0.001 if variant == "baseline" else 0.0005,
             train_loss=0.7 / number**0.4 - gain,
             train_accuracy=0.87 - 0.15 / number + gain,
             val_loss=0.6 / number**0.4 - gain,
@@ -66,35 +70,80 @@ def history(variant):
     ]
 
 
-def write_study():
-    """A study's runs, as the commands write them, without the training; and a fold, which is no model.
+def write_study(client):
+    """A study's runs, as the commands write them, without the training; and a trial, which is not its own.
 
     Returns:
-        The addresses of its pages, and the run ids by variant.
+        The addresses of its pages by name, and the run ids by name.
     """
-    recipes = variant_recipes(TrainingConfig(epochs=EPOCHS))
     runs = {}
-    with open_run("study", stage="study", params={"folds": 5}) as study:
+    with open_run("study", stage="study", params={"folds": 2, "seed": SEEDS[0]}) as study:
         study.set_tags({"study": study.id})
-        for variant in reversed(VARIANTS):  # as the study starts them
-            recipe = recipes[variant]
+        for seed in SEEDS:
+            for variant in reversed(VARIANTS):  # as the study starts them
+                name = variant if seed == SEEDS[0] else f"{variant} seed {seed}"
+                recipe = variant_recipes(TrainingConfig(epochs=EPOCHS, seed=seed))[variant]
+                runs[name] = write_training(name, recipe, history(variant, seed), study=study.id)
+        recipe = variant_recipes(TrainingConfig(epochs=EPOCHS))["v4"]
+        with open_run("v4 2-fold", stage="kfold", params={}, study=study.id) as parent:
+            for fold in (1, 2):
+                name, tags = f"v4 fold {fold}/2", {"fold": fold}
+                where = {"stage": "fold", "study": study.id, "parent": parent.id}
+                runs[name] = write_training(name, recipe, history("v4", fold), tags, **where)
+        for name, accuracy in (("v4", 0.91), ("v4 seed 1", 0.92)):
             with open_run(
-                variant,
-                stage="train",
-                params=TrainingJob(recipe=recipe, data=DataFiles.at("data")).params(),
-                tags=variant_tags(variant),
-                description=describe(recipe),
+                f"{name} on test",
+                stage="evaluate",
+                params={"model": runs[name], "seed": 0},
+                tags={**variant_tags("v4"), "model.run_id": runs[name]},
                 study=study.id,
             ) as run:
-                for epoch in history(variant):
-                    run.log_epoch(epoch)
-                run.log_best(history(variant)[-1])
-            runs[variant] = run.id
-        with open_run(
-            "v4 fold 1/5", stage="fold", params={}, tags=variant_tags("v4"), study=study.id
-        ) as fold:
-            fold.log_epoch(history("v4")[0])
-    return links.study_addresses(study.experiment_id, study.id, [runs[name] for name in VARIANTS]), runs
+                scores = {"": accuracy, "_low": accuracy - 0.005, "_high": accuracy + 0.005}
+                run.log_metrics({f"test/accuracy{end}": value for end, value in scores.items()})
+                run.log_metrics({"test/loss": 0.25, "auxiliary/first_accuracy": 0.9})
+                run.log_metrics({"auxiliary/second_accuracy": 0.91, "auxiliary/agreement": 0.93})
+            runs[f"{name} on test"] = run.id
+        study.log_table(pd.DataFrame([{"training": "v4", "val_accuracy": 0.93}]), "comparison.csv")
+        study.log_metrics({"best/val_accuracy": 0.93, "test/accuracy": 0.91})
+    for trial, rate in enumerate((0.01, 0.001)):
+        config = TrainingConfig(epochs=EPOCHS, learning_rate=rate)
+        variant = replace(VARIANTS["v4"], dropout=0.1 * trial)
+        recipe = Recipe(name=f"trial {trial}", variant=variant, config=config)
+        runs[recipe.name] = write_training(
+            recipe.name, recipe, history("v3", trial), {"trial": trial}, stage="trial"
+        )
+    client.create_registered_model("fashion-mnist-lenet")
+    for variant in VARIANTS:
+        model = client.create_model_version(
+            "fashion-mnist-lenet", f"runs:/{runs[variant]}/model", runs[variant]
+        )
+        assert model.run_id == runs[variant]
+    client.set_registered_model_alias("fashion-mnist-lenet", "champion", "5")
+    reporter = Recorder()
+    views(reporter)
+    addresses = {event[2]: event[3] for event in reporter.events if event[0] == "on_address"}
+    side_by_side = links.comparison_address(study.experiment_id, [runs[name] for name in VARIANTS])
+    return {**addresses, "comparison": side_by_side}, {**runs, "study": study.id}
+
+
+def write_training(name, recipe, epochs, tags=None, *, stage="train", **where):
+    with open_run(
+        name,
+        stage=stage,
+        params=TrainingJob(recipe=recipe, data=DataFiles.at("data")).params(),
+        tags={**variant_tags(recipe.name), **(tags or {})},
+        description=describe(recipe),
+        **where,
+    ) as run:
+        for epoch in epochs:
+            run.log_epoch(epoch)
+        run.log_metrics({"system/cpu_utilization_percentage": 50.0})  # the monitor waits for the first epoch
+        run.log_best(epochs[-1])
+        augmented = epochs[-1].val_accuracy - 0.01
+        count = parameter_count(recipe.variant)
+        run.log_metrics({"best/val_accuracy_augmented": augmented, "parameter_count": count})
+        run.set_tags({"parity": "passed"})
+    return run.id
 
 
 @contextmanager
@@ -128,8 +177,8 @@ def chromium(folder):
 def study(initialised_database, tmp_path_factory):
     """A written study behind a running UI: its addresses there and its run ids."""
     folder = tmp_path_factory.mktemp("browser")
-    with open_store(initialised_database, folder):
-        addresses, runs = write_study()
+    with open_store(initialised_database, folder) as store:
+        addresses, runs = write_study(store)
         with user_interface(folder, f"sqlite:///{folder}/mlflow.db") as address:
             here = {name: url.replace(links.LOCAL_UI, address) for name, url in addresses.items()}
             yield here, runs
@@ -140,7 +189,7 @@ def driver(study, tmp_path_factory):
     """A browser that has been on MLflow's pages before."""
     with chromium(tmp_path_factory.mktemp("chromium")) as driver:
         addresses, _ = study
-        driver.get(addresses["curves"].partition("#")[0] + "version")  # same origin, no application
+        driver.get(addresses["The five"].partition("#")[0] + "version")  # same origin, no application
         for key, value in VISITED_BEFORE.items():
             driver.execute_script("localStorage.setItem(arguments[0], arguments[1])", key, value)
         yield driver

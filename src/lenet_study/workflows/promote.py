@@ -12,6 +12,7 @@ import pandas as pd
 from lenet_study.errors import UserError
 from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking import registry
+from lenet_study.tracking.cards import renew_model
 from lenet_study.tracking.champions import CHALLENGER, CHAMPION, Action, Champions, History
 from lenet_study.tracking.registry import Version, confirmation_of
 from lenet_study.tracking.run import Run, open_run
@@ -53,6 +54,7 @@ def promote(
             promotion.promote_version(version)
         else:
             promotion.promote_best()
+    renew_model()
 
 
 @dataclass(frozen=True)
