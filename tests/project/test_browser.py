@@ -1,5 +1,6 @@
 """MLflow's web pages show all variants: the addresses that a study prints, in headless Chromium."""
 
+import re
 import shutil
 import sys
 import time
@@ -14,7 +15,7 @@ from servers import free_port, serving
 from lenet_study.evidence.figures.style import COLOURS
 from lenet_study.recipes.recipe import Recipe, TrainingConfig, describe, variant_recipes
 from lenet_study.recipes.variants import VARIANTS, parameter_count
-from lenet_study.tracking import links
+from lenet_study.tracking import links, saved_views
 from lenet_study.tracking.run import open_run
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.history import Epoch
@@ -213,6 +214,34 @@ return charts;
 """
 
 
+# The bars drawn so far, by metric: values and colours.
+BARS = """
+const charts = {};
+for (const card of document.querySelectorAll('[data-testid="experiment-view-compare-runs-card"]')) {
+  const plot = card.querySelector('.js-plotly-plot');
+  const title = card.querySelector('h4');
+  const trace = plot && plot._fullData && plot._fullData.find(trace => trace.type === 'bar');
+  if (!trace || !title || !plot.querySelector('.barlayer path')) continue;
+  const values = Array.from(trace.x, value => Math.round(value * 1e6) / 1e6);
+  charts[title.title] = {values, colours: [].concat(trace.marker.color)};
+}
+return charts;
+"""
+# The axes of the parallel coordinates; what the page writes beside them is cut short.
+PARALLEL = """
+return [...document.querySelectorAll('.parcoords .dimension')].map(axis => axis.__data__);
+"""
+COLUMNS = """
+return [...document.querySelectorAll('.ag-header-cell')].map(cell => cell.innerText.trim());
+"""
+LINKS = """
+const links = {};
+for (const link of document.querySelectorAll('a'))
+  links[link.textContent] = link.href;
+return links;
+"""
+
+
 def wait(driver, condition, seconds=20):
     """The first true value of the condition; a timeout shows the page's text."""
     deadline = time.monotonic() + seconds
@@ -239,26 +268,156 @@ def rgb(colour):
     return f"rgb({red}, {green}, {blue})"
 
 
-def test_the_curves_page_overlays_all_trainings(driver, study):
-    addresses, _ = study
-    driver.get(addresses["curves"])
-    wait(driver, lambda d: f"{len(VARIANTS)} matching runs" in body(d))
+def open_view(driver, addresses, name, runs):
+    """Open a view by its address, and wait until its runs are there."""
+    driver.get("about:blank")  # a new address behind the # alone does not load the page anew
+    driver.get(addresses[name])
+    wait(driver, lambda d: f"{runs} matching runs" in body(d))
     text = body(driver)
-    assert [line for line in text.splitlines() if line in VARIANTS][: len(VARIANTS)] == list(VARIANTS), text
-    assert "fold 1/5" not in text
+    assert "shared view" in text  # not the page's own state
     assert "\nPrompts" not in text  # of the GenAI mode, which MLflow opens in by default
-    for section in ("train", "val"):
-        wait(driver, lambda d, section=section: d.execute_script(SHOW_SECTION, section))
-        metrics = [metric for metric in PER_EPOCH if metric.startswith(section)]
-        for metric in metrics:
-            wait(
-                driver,
-                lambda d, m=metric: d.execute_script(CHARTS).get(m, {}).get("drawn", 0) >= len(VARIANTS),
-            )
-            chart = driver.execute_script(CHARTS)[metric]
-            lines = [trace for trace in chart["traces"] if trace[2] == EPOCHS]
-            assert {name.split()[0] for name, _, _ in lines} == set(VARIANTS), chart
-            assert {rgb(COLOURS[name]) for name in VARIANTS} <= set(chart["colours"]), chart
+    return text
+
+
+def show_section(driver, section):
+    wait(driver, lambda d: d.execute_script(SHOW_SECTION, section))
+
+
+def chart(driver, metric, lines=0):
+    """A chart once it is drawn: its traces, and its lines in their colours."""
+    return wait(
+        driver,
+        lambda d: (found := d.execute_script(CHARTS).get(metric)) and found["drawn"] >= lines and found,
+    )
+
+
+def bars(driver, metric):
+    """The bars of a chart: their colours by value."""
+    drawn = wait(driver, lambda d: d.execute_script(BARS).get(metric))
+    return dict(zip(drawn["values"], drawn["colours"], strict=True))
+
+
+def charts_in(text, section):
+    """The number of charts of a section, as its header tells."""
+    return int(re.search(rf"^{section}\s*\((\d+)\)", text, re.MULTILINE)[1])
+
+
+def test_the_five_shows_curves_bars_and_what_differs(driver, study):
+    addresses, _ = study
+    text = open_view(driver, addresses, "The five", len(VARIANTS))
+    assert [line for line in text.splitlines() if line in VARIANTS][: len(VARIANTS)] == list(VARIANTS), text
+    show_section(driver, "Curves")
+    for metric in PER_EPOCH:
+        drawn = chart(driver, metric, lines=len(VARIANTS))
+        lines = [trace for trace in drawn["traces"] if trace[2] == EPOCHS]
+        assert {name.split()[0] for name, _, _ in lines} == set(VARIANTS), drawn
+        assert {rgb(COLOURS[name]) for name in VARIANTS} <= set(drawn["colours"]), drawn
+    show_section(driver, "Best")
+    expected = {round(history(name)[-1].val_accuracy, 6): COLOURS[name] for name in VARIANTS}
+    assert bars(driver, "best/val_accuracy") == expected
+    assert len(bars(driver, "best/val_accuracy_augmented")) == len(VARIANTS)
+    show_section(driver, "What")
+    axes = ["variant.channels", "variant.hidden_units", "variant.batch_norm"]
+    wait(driver, lambda d: d.execute_script(PARALLEL) == [*axes, "learning_rate", "best/val_accuracy"])
+
+
+def test_the_page_s_further_charts_are_in_closed_sections(driver, study):
+    addresses, _ = study
+    open_view(driver, addresses, "The five", len(VARIANTS))
+    chart(driver, "val/accuracy", lines=len(VARIANTS))
+    text = wait(driver, lambda d: "System metrics" in body(d) and body(d))
+    assert charts_in(text, "Curves") == len(PER_EPOCH)
+    assert charts_in(text, "best") == 4
+    assert charts_in(text, "System metrics") == 1
+    assert "system/cpu_utilization_percentage" not in driver.execute_script(CHARTS)
+
+
+def test_the_five_in_a_table_has_the_columns_a_reader_needs(driver, study):
+    addresses, _ = study
+    driver.set_window_size(2400, 1200)
+    try:
+        open_view(driver, addresses, "The five, in a table", len(VARIANTS))
+        five, *_ = saved_views.views("", 0)
+        expected = {column.partition("`")[2].rstrip("`") for column in five.columns}
+        assert len(expected) == 10
+        wait(driver, lambda d: expected <= set(d.execute_script(COLUMNS)))
+    finally:
+        driver.set_window_size(1600, 1200)
+    assert "481458" in body(driver)
+
+
+def test_seeds_are_grouped_in_the_list_and_overlaid_in_the_charts(driver, study):
+    addresses, _ = study
+    text = open_view(driver, addresses, "Seeds", len(SEEDS) * len(VARIANTS))
+    for variant in VARIANTS:
+        assert f"Group: {variant}" in text
+    drawn = bars(driver, "best/val_accuracy")
+    assert sorted(drawn.values()) == sorted(len(SEEDS) * [COLOURS[name] for name in VARIANTS])
+    show_section(driver, "Curves")
+    curves = chart(driver, "val/accuracy", lines=len(SEEDS) * len(VARIANTS))
+    assert set(curves["colours"]) == {rgb(COLOURS[name]) for name in VARIANTS}
+
+
+def test_folds_are_shown_without_their_parent(driver, study):
+    addresses, _ = study
+    text = open_view(driver, addresses, "Folds", 2)
+    assert "v4 fold 1/2" in text
+    assert len(bars(driver, "best/val_accuracy")) == 2
+    show_section(driver, "Curves")
+    chart(driver, "val/accuracy", lines=2)
+
+
+def test_evaluations_are_compared_on_test(driver, study):
+    addresses, _ = study
+    text = open_view(driver, addresses, "On test", 2)
+    assert "v4 seed 1 on test" in text
+    assert bars(driver, "test/accuracy").keys() == {0.91, 0.92}
+    assert bars(driver, "auxiliary/first_accuracy")
+
+
+def test_trials_of_a_search(driver, study):
+    addresses, _ = study
+    open_view(driver, addresses, "Search", 2)
+    chart(driver, "val/accuracy", lines=2)
+    wait(driver, lambda d: "parameter_count vs. best/val_accuracy" in d.execute_script(CHARTS))
+    wait(driver, lambda d: "variant.dropout" in d.execute_script(PARALLEL))
+
+
+def test_the_ladder_lists_the_runs_that_made_versions(driver, study):
+    addresses, _ = study
+    text = open_view(driver, addresses, "Ladder of versions", len(VARIANTS))
+    assert {line for line in text.splitlines() if line in VARIANTS} == set(VARIANTS)
+    wait(driver, lambda d: "version" in d.execute_script(COLUMNS))
+
+
+def test_the_menu_lists_the_views_in_their_order(driver, study):
+    addresses, _ = study
+    open_view(driver, addresses, "The five", len(VARIANTS))
+    driver.find_element("css selector", '[data-testid="saved-views-trigger"]').click()
+    names = [view.name for view in saved_views.views("", 0)]
+    text = wait(driver, lambda d: "Ladder of versions" in body(d) and body(d))
+    listed = [line for line in text.splitlines() if line in names]
+    assert listed[-len(names) :] == names
+
+
+def test_notes_lead_on(driver, study):
+    addresses, runs = study
+    base = addresses["The five"].partition("#")[0]
+    experiment = re.search(r"experiments/(\d+)/", addresses["The five"])[1]
+    driver.get("about:blank")
+    driver.get(base + links.run_page(experiment, runs["v4"]))
+    wait(driver, lambda d: "v3, but batch norm" in body(d))
+    targets = driver.execute_script(LINKS)
+    assert f"{base}{links.run_page(experiment, runs['study'])}" == targets["study"]
+    assert f"{base}{links.run_page(experiment, runs['v4 on test'])}" == targets["on test"]
+    driver.get("about:blank")
+    driver.get(targets[f"version {len(VARIANTS)}"])
+    text = wait(driver, lambda d: "Intended use" in body(d) and body(d))
+    assert "test accuracy\t91.00%\t90.50% to 91.50%" in text
+    driver.get("about:blank")
+    driver.get(targets["study"])
+    text = wait(driver, lambda d: "Best validation accuracy 93.00%" in body(d) and body(d))
+    assert addresses["Folds"] == driver.execute_script(LINKS)["Folds"]
 
 
 def test_the_comparison_page_shows_all_trainings_side_by_side(driver, study):

@@ -37,9 +37,8 @@ def with_links(note: str, links: Iterable[str]) -> str:
     'A run.\n\n---\n\n[study](#/2)'
     """
     text, listed = without_links(note), " · ".join(links)
-    if not listed:
-        return text
-    return text[: LIMIT - len(_RULE) - len(listed)] + _RULE + listed
+    end = _RULE + listed if listed else ""
+    return text[: LIMIT - len(end)] + end
 
 
 def without_links(note: str) -> str:
