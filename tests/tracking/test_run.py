@@ -362,3 +362,13 @@ def test_an_unknown_experiment_in_the_environment_is_refused(store, monkeypatch)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "777")
     with pytest.raises(UserError, match=r"MLFLOW_EXPERIMENT_ID=777 .*unset it"), opened():
         pass
+
+
+def test_samples_of_the_computer_wait_for_a_run_s_own_metrics(store):
+    """MLflow's charts begin with the first metric that a run has logged."""
+    with opened() as run:
+        assert not run.has_metrics
+        run.log_metrics({"system/cpu_utilization_percentage": 50.0})
+        assert not run.has_metrics
+        run.log_metrics({"train/loss": 0.5})
+        assert run.has_metrics

@@ -1,7 +1,6 @@
 """MLflow's page of a study: views, notes and cards at once, and the command that prints the addresses."""
 
 import math
-import os
 from types import SimpleNamespace
 
 import pandas as pd
@@ -9,7 +8,7 @@ import pytest
 from conftest import Recorder, add_training
 
 from lenet_study.tracking.run import open_run
-from lenet_study.workflows.page import renew_cards, renew_page_of, result_metrics, views
+from lenet_study.workflows.page import renew_cards, renew_model_card, renew_page_of, result_metrics, views
 
 NAME = "fashion-mnist-lenet"
 
@@ -52,16 +51,18 @@ def test_without_a_study_there_is_nothing_to_look_at(store):
     assert recorder.text == "There is no study to look at yet: `make study` makes one."
 
 
-def test_a_store_that_fails_undoes_no_study(store, study, tmp_path, monkeypatch):
+def test_a_store_that_fails_undoes_no_work(store, study, monkeypatch):
     delivered = SimpleNamespace(id=study[0], delivery=SimpleNamespace(wait=lambda patience: True))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     recorder = Recorder()
     renew_page_of(delivered, recorder)
-    assert "MLflow's page of the study was not renewed" in recorder.text
-    assert "`lenet-study views` does" in recorder.text
-    renew_cards([study[1]], recorder)
-    assert f"The cards of {study[1]} were not renewed" in recorder.text
-    assert os.environ["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:1"
+    renew_cards(study[1], recorder)
+    renew_model_card(recorder)
+    lines = recorder.text.splitlines()
+    things = ("page of the study", f"card of run {study[1]}", "card of the registered model")
+    for line, thing in zip(lines, things, strict=True):
+        assert line.startswith(f"The {thing} in MLflow was not renewed (")
+        assert line.endswith("`lenet-study views` does")
 
 
 def comparison(**rows):

@@ -118,7 +118,7 @@ def evaluate(job: EvaluationJob, reporter: Reporter = Reporter()) -> EvaluationR
         if not (job.study or job.parent_work):
             reporter.on_address(links.how_to_look(), name, links.run_address(run))
     if model.run_id and not job.study:  # a study renews all its cards at its end
-        renew_cards([model.run_id], reporter)
+        renew_cards(model.run_id, reporter)
     return EvaluationResult(name, model.run_id, predicted, perf_counter() - start)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pandas as pd
 
@@ -81,21 +83,29 @@ def result_metrics(comparison: pd.DataFrame, selected: str) -> dict[str, float |
 
 def renew_page_of(run: Run, reporter: Reporter) -> None:
     """Renew the page of a study that has done its work, which a store that fails now does not undo."""
-    try:
+    with _told("page of the study", reporter):
         run.delivery.wait(PATIENCE)  # for the figures that the notes show
         (study,) = find_runs([f"attributes.run_id = '{run.id}'"])
         renew_page(study)
-    except StoreError as error:
-        reporter.message(
-            f"MLflow's page of the study was not renewed ({error}): `lenet-study views` does it."
-        )
 
 
-def renew_cards(run_ids: list[str], reporter: Reporter) -> None:
-    """Renew notes and cards after a training or an evaluation; as ``renew_page_of``."""
+def renew_cards(run_id: str, reporter: Reporter) -> None:
+    """Renew note and card after a training or an evaluation of its model; as ``renew_page_of``."""
+    with _told(f"card of run {run_id}", reporter):
+        cards.renew_run(run_id)
+        cards.renew_version(run_id)
+
+
+def renew_model_card(reporter: Reporter) -> None:
+    """Renew the registered model's card after a promotion; as ``renew_page_of``."""
+    with _told("card of the registered model", reporter):
+        cards.renew_model()
+
+
+@contextmanager
+def _told(what: str, reporter: Reporter) -> Iterator[None]:
+    """Say what could not be renewed, and go on."""
     try:
-        for run_id in run_ids:
-            cards.renew_run(run_id)
-            cards.renew_version(run_id)
+        yield
     except StoreError as error:
-        reporter.message(f"The cards of {', '.join(run_ids)} were not renewed ({error})")
+        reporter.message(f"The {what} in MLflow was not renewed ({error}): `lenet-study views` does")

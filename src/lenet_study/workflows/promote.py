@@ -12,13 +12,13 @@ import pandas as pd
 from lenet_study.errors import UserError
 from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking import registry
-from lenet_study.tracking.cards import renew_model
 from lenet_study.tracking.champions import CHALLENGER, CHAMPION, Action, Champions, History
 from lenet_study.tracking.registry import Version, confirmation_of
 from lenet_study.tracking.run import Run, open_run
 from lenet_study.tracking.schema import File, Metric, Tag
 from lenet_study.tracking.store import NAME, champion_lock, connect
 from lenet_study.tracking.stored_training import StoredTraining, finished_trainings
+from lenet_study.workflows.page import renew_model_card
 
 SIGNIFICANT = 0.05  # p of the paired t-test below which a challenger's evidence counts
 COMPARED = 20  # best trainings listed in the run's table
@@ -54,7 +54,7 @@ def promote(
             promotion.promote_version(version)
         else:
             promotion.promote_best()
-    renew_model()
+    renew_model_card(reporter)
 
 
 @dataclass(frozen=True)

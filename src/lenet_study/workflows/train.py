@@ -193,7 +193,7 @@ def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = 
             _report(run, job, fit.best, logged, reporter)
     checkpoints.remove()
     if logged and logged.version and not job.study:  # a study renews all its cards at its end
-        renew_cards([run.id], reporter)
+        renew_cards(run.id, reporter)
     seconds = perf_counter() - start
     return TrainingResult(run.id, fit.best, fit.history, augmented, seconds, logged, fit.stopped)
 
