@@ -64,7 +64,8 @@ study: setup ## run the whole study; EPOCHS=1 makes a quick pass, REPEATS=10 tra
 train: setup ## train one model: VARIANT=v2 EPOCHS=15
 	$(RUN) -e train -P variant=$(VARIANT) -P epochs=$(EPOCHS)
 
-ui: setup ## open MLflow's UI on http://127.0.0.1:5000
+ui: setup ## print the addresses of the study's views, and serve them: http://127.0.0.1:5000
+	@python -m lenet_study views
 	mlflow ui
 
 test: setup check debian ## lint, types, all tests but those of Docker, and what of src they reach

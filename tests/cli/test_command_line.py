@@ -76,6 +76,7 @@ DEFAULTS = {
     "relocate": {},
     "backup": {"to": ""},
     "restore": {"source": None, "to": None},
+    "views": {},
     "doctor": {"json": False, "data_dir": ""},
     "fetch": {"to": None, "model": CHAMPION},
 }
@@ -232,7 +233,7 @@ def test_the_commands_and_their_parameters_are_frozen():
         for name, command in COMMANDS.items()
     }
     assert declared == DEFAULTS
-    assert ENTRY_POINTS.keys() == DEFAULTS.keys() - {"doctor", "fetch", "relocate", "restore"}
+    assert ENTRY_POINTS.keys() == DEFAULTS.keys() - {"doctor", "fetch", "relocate", "restore", "views"}
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
@@ -413,6 +414,7 @@ CALLED = {  # options, workflow, its arguments by position and by name
         ["images"],
         {"as_json": True, "reporter": TERMINAL},
     ),
+    "views": ([], "workflows.page.views", [TERMINAL], {}),
     "data": (["--data-dir", "images"], "workflows.data.verify_data", [IMAGES, TERMINAL], {}),
     "fetch": (["--to", "a/b"], "workflows.fetch.fetch_model", [CHAMPION, Path("a/b"), TERMINAL], {}),
 }

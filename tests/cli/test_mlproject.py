@@ -159,7 +159,10 @@ def test_both_ways_give_the_same_weights_bit_for_bit(store):
 @pytest.mark.realdata
 def test_both_ways_log_the_same_parameters_metrics_and_artifacts(store):
     project, direct = both_runs(store)
-    assert project.data.params.keys() == direct.data.params.keys()
+    valued = {
+        name for name, value in project.data.params.items() if value != "''"
+    }  # MLflow stores the others
+    assert valued <= direct.data.params.keys() <= project.data.params.keys()
     assert project.data.params["learning_rate"] == "0.0010", "the user's spelling stays"
     metrics = [
         {name for name in run.data.metrics if not name.startswith("system/")}  # sampled by the clock

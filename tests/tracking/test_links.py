@@ -17,27 +17,37 @@ def test_addresses_of_the_ui(monkeypatch, store_address, base):
     run = SimpleNamespace(id="r1", experiment_id="7")
     assert links.run_address(run) == f"{base}/#/experiments/7/runs/r1?workflowType=machine_learning"
 
-    addresses = links.study_addresses("7", "s1", ["r1", "r2"])
-    assert addresses.keys() == {"curves", "comparison"}
-    path, _, query = urlsplit(addresses["curves"]).fragment.partition("?")
-    assert addresses["curves"].startswith(f"{base}/#/")
-    assert path == "/experiments/7/runs"
-    assert parse_qs(query) == {
-        "searchFilter": ["tags.study LIKE '%s1%' and tags.stage = 'train'"],
-        "orderByKey": ["tags.`variant`"],
-        "orderByAsc": ["true"],
-        "compareRunsMode": ["CHART"],
-        "workflowType": ["machine_learning"],
-    }
-    path, _, query = urlsplit(addresses["comparison"]).fragment.partition("?")
-    assert addresses["comparison"].startswith(f"{base}/#/")
+    addresses = links.view_addresses("7")
+    for name, mode in (("The five", "CHART"), ("The five, in a table", "TABLE")):
+        path, _, query = urlsplit(addresses[name]).fragment.partition("?")
+        assert addresses[name].startswith(f"{base}/#/")
+        assert path == "/experiments/7/runs"
+        # MLflow does not load a view beside any condition of the address.
+        assert parse_qs(query) == {
+            "viewStateShareKey": ["lenet-five"],
+            "compareRunsMode": [mode],
+            "workflowType": ["machine_learning"],
+        }
+    comparison = links.comparison_address("7", ["r1", "r2"])
+    path, _, query = urlsplit(comparison).fragment.partition("?")
+    assert comparison.startswith(f"{base}/#/")
     assert path == "/compare-runs"
     assert parse_qs(query) == {
         "runs": ['["r1","r2"]'],
         "experiments": ['["7"]'],
         "workflowType": ["machine_learning"],
     }
-    assert not [address for address in addresses.values() if " " in address]
+    assert not [address for address in (comparison, *addresses.values()) if " " in address]
+
+
+def test_pages_within_the_ui():
+    """Notes link to them, wherever the UI is served."""
+    kind = "workflowType=machine_learning"
+    assert links.run_page("7", "r1") == f"#/experiments/7/runs/r1?{kind}"
+    assert links.run_page("7", "r1", "a b.html") == f"#/experiments/7/runs/r1/artifacts/a%20b.html?{kind}"
+    assert links.model_page() == f"#/models/fashion-mnist-lenet?{kind}"
+    assert links.version_page(3) == f"#/models/fashion-mnist-lenet/versions/3?{kind}"
+    assert links.view_page("7", "lenet-folds", "CHART").startswith("#/experiments/7/runs?viewState")
 
 
 def test_addresses_may_be_others_than_the_run_s_own_way_to_the_server(monkeypatch):

@@ -177,7 +177,7 @@ def test_a_parameter_keeps_the_spelling_that_the_run_already_has(store, monkeypa
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
     monkeypatch.setenv("MLFLOW_RUN_ID", made)
     with opened(params={"learning_rate": 0.01, "epochs": 15}) as run:
-        run.log_params({"epochs": "15.0", "seed": 0})
+        run.log_params({"epochs": "15.0", "recipe": "", "halving": None, "seed": 0})
     assert store.get_run(made).data.params == {"learning_rate": "0.010", "epochs": "15", "seed": "0"}
 
 
@@ -188,12 +188,13 @@ def test_tags_of_a_run(store):
     with opened(stage="kfold", tags=given, description="**v2**", study=study.id) as run:
         pass
     tags = store.get_run(run.id).data.tags
+    page = f"#/experiments/{study.experiment_id}/runs/{study.id}?workflowType=machine_learning"
     expected = {
         "stage": "kfold",
         "variant": "v2",
         "fold": "3",
         "study": study.id,
-        "mlflow.note.content": "**v2**",
+        "mlflow.note.content": f"**v2**\n\n---\n\n[study]({page})",
         "mlflow.runName": "toy",
     }
     assert expected.items() <= tags.items()
@@ -361,3 +362,13 @@ def test_an_unknown_experiment_in_the_environment_is_refused(store, monkeypatch)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "777")
     with pytest.raises(UserError, match=r"MLFLOW_EXPERIMENT_ID=777 .*unset it"), opened():
         pass
+
+
+def test_samples_of_the_computer_wait_for_a_run_s_own_metrics(store):
+    """MLflow's charts begin with the first metric that a run has logged."""
+    with opened() as run:
+        assert not run.has_metrics
+        run.log_metrics({"system/cpu_utilization_percentage": 50.0})
+        assert not run.has_metrics
+        run.log_metrics({"train/loss": 0.5})
+        assert run.has_metrics

@@ -55,7 +55,7 @@ def test_failing_a_run_leaves_finished_ones_alone(store):
 )
 def test_a_password_is_never_shown(store, monkeypatch, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    shown = [links.how_to_look(), *links.study_addresses("1", "abc", ["r"]).values()]
+    shown = [links.how_to_look(), *links.view_addresses("1").values()]
     with pytest.raises(StoreError) as failed, store_errors():
         raise MlflowException(f"no connection to {uri}")
     shown.append(str(failed.value))

@@ -264,6 +264,14 @@ def data(data_dir: DataDir = "") -> None:
     verify_data(DataFiles.at(data_dir), _terminal())
 
 
+@command  # called by `make ui`
+def views() -> None:
+    """Renew the saved views of the latest study in MLflow's page, and print their addresses."""
+    from lenet_study.workflows.page import views as print_views
+
+    print_views(_terminal())
+
+
 @command  # no entry point: `mlflow run` opens the store itself before it calls one
 def doctor(
     json: Annotated[bool, "Print one JSON document instead of lines."] = False, data_dir: DataDir = ""

@@ -61,14 +61,14 @@ class Recipe:
     def params(self, *, from_file: bool) -> dict[str, object]:
         """Return the params of a run that describe the model, named ``variant.FIELD``.
 
-        ``from_file`` adds, as ``recipe.FIELD``, what a recipe file decides: `mlflow run` has logged its own
-        defaults under the plain names, and a run's params cannot change.
+        Of a variant these are the fields in which the variants differ; all are in the recipe file.
+        ``from_file`` adds the others and, as ``recipe.FIELD``, what a recipe file decides: `mlflow run` has
+        logged its own defaults under the plain names, and a run's params cannot change.
         """
-        values = _model(self.variant)
-        augmentation = {f"augmentation.{name}": v for name, v in values.pop("augmentation").items()}
-        described = {f"variant.{name}": value for name, value in (values | augmentation).items()}
-        decided = self.config.of_recipe if from_file else {}
-        return described | {f"recipe.{name}": value for name, value in decided.items()}
+        described = {f"variant.{name}": value for name, value in _fields(self.variant).items()}
+        if not from_file:
+            return {name: value for name, value in described.items() if name in _different()}
+        return described | {f"recipe.{name}": value for name, value in self.config.of_recipe.items()}
 
     def fingerprint(self) -> str:
         """Return 16 hex digits of a SHA-256 sum that tell recipes apart, whatever they are called."""
@@ -89,6 +89,19 @@ def describe(recipe: Recipe) -> str:
     """
     parent = f"{recipe.variant.parent}, but " if recipe.variant.parent else ""
     return f"**{recipe.name}**: {parent}{recipe.variant.change}."
+
+
+def _different() -> set[str]:
+    """Return the params in which the variants differ."""
+    tables = [_fields(variant) for variant in VARIANTS.values()]
+    return {f"variant.{name}" for name in tables[0] if len({str(table[name]) for table in tables}) > 1}
+
+
+def _fields(variant: Variant) -> dict[str, Any]:
+    """Return a variant's fields without those in words, the augmentation's under names of their own."""
+    values = _model(variant)
+    augmentation = values.pop("augmentation")
+    return values | {f"augmentation.{name}": value for name, value in augmentation.items()}
 
 
 def _model(variant: Variant) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from lenet_study.evidence.export import file_digest
 from lenet_study.tracking.delivery import Delivery
 from lenet_study.tracking.liveness import HEARTBEAT_SECONDS, heartbeat, process_tags
 from lenet_study.tracking.manifest import Manifest, load_manifest, sha256_of
+from lenet_study.tracking.notes import neighbours, with_links
 from lenet_study.tracking.operations import DeliveredModel
 from lenet_study.tracking.provenance import provenance_files, provenance_tags
 from lenet_study.tracking.schema import File, Metric, Tag
@@ -83,9 +84,13 @@ class Run:
         self._summary: list[list[object]] = []  # rows of step 0
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        """Log params that the run does not have yet: `mlflow run` has stored the user's spelling."""
+        """Log params that have a value, in the order in which MLflow's page lists them.
+
+        What the run has already stays: `mlflow run` has stored the user's spelling.
+        """
         present = self.manifest.params
-        new = {str(name): str(value) for name, value in params.items() if name not in present}
+        valued = {str(name): str(value) for name, value in params.items() if value not in (None, "")}
+        new = {name: value for name, value in valued.items() if name not in present}
         self._write(kind="batch", params=new)
         self.manifest.add_params(new)
 
@@ -106,6 +111,11 @@ class Run:
         self._summary += [] if step else rows
         self._write(kind="batch", metrics=rows)
         self.manifest.add_metrics(rows)
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether it has logged a metric of its own work, which samples of the computer are not."""
+        return bool(self.manifest.metrics)
 
     def log_epoch(self, epoch: Epoch) -> None:
         """Log an epoch's metrics; the step is the epoch."""
@@ -337,6 +347,8 @@ def _start(name: str, tags: Mapping[str, object], surrounding: str, resume: str,
     run_id = adopted.info.run_id if adopted else resume
     former: Manifest | None = None
     experiment_id = prepare_experiment(surrounding, adopted=run_id)
+    if note := with_links(texts.get(Tag.DESCRIPTION, ""), neighbours(experiment_id, texts, run_id)):
+        texts[Tag.DESCRIPTION] = note
     os.environ.pop("MLFLOW_RUN_ID", None)
     if not run_id:
         run = client.create_run(experiment_id, run_name=name, tags=resolve_tags(texts))

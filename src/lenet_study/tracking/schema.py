@@ -75,6 +75,7 @@ class Tag:
     MODEL_SHA256 = Name("model.sha256", "Sum over all files of the logged model")
     MANIFEST_SHA256 = Name("manifest.sha256", "Sum of the run's manifest")
     PARITY = Name("parity", "`passed` if every exported file computes what the trained model does")
+    VERSION = Name("version", "Number of the version of the registered model that the run has made")
     MODEL_RUN_ID = Name("model.run_id", "Run that trained the evaluated model")
     INPUTS = Name(
         "inputs.scale", "Scale of a foreign model's images: `unit` (0 to 1), `normalised` or `symmetric` (±1)"
@@ -98,7 +99,11 @@ class Tag:
     CODE_SHA256 = Name("environment.code.sha256", "Sum of the code that decides a training's weights")
     REQUIREMENTS_SHA256 = Name("environment.requirements.sha256", "Sum of requirements.txt")
     IMAGE = Name("environment.image", "Id of the container's image")
-    ADDRESS = Name("address.{page}", "Page of MLflow's UI: `curves` or `comparison` of a study")
+    ADDRESS = Name(
+        "address.{page}",
+        "Page of MLflow's UI: the variants' `curves`, or their `comparison` side by side",
+    )
+    SAVED_VIEW = Name("mlflow.sharedViewState.{view}", "Tag of an experiment: a saved view of MLflow's page")
     CHALLENGER_VERSION = Name("challenger.version", "Version that was the challenger")
     CHALLENGER_REJECTED = Name(
         "challenger.rejected", "Why it was not promoted, or `none`", formerly=("challenger.doubt",)
@@ -147,6 +152,7 @@ class Metric:
     TEST_LOSS = Name("test/loss", "Mean cross-entropy over the test images", "nats")
     TEST_ACCURACY = Name("test/accuracy", "Share of them classified correctly", "0..1")
     TEST_ACCURACY_LOW = Name("test/accuracy_low", "Lower end of its 95 % interval (Wilson)", "0..1")
+    TEST_ACCURACY_RETRAINED = Name("test/accuracy_retrained", "Of a study: after the retraining", "0..1")
     TEST_ACCURACY_HIGH = Name("test/accuracy_high", "Upper end of its 95 % interval (Wilson)", "0..1")
     AUXILIARY_FIRST = Name("auxiliary/first_accuracy", "Test accuracy of the first auxiliary head", "0..1")
     AUXILIARY_SECOND = Name("auxiliary/second_accuracy", "Test accuracy of the second one", "0..1")
@@ -157,6 +163,10 @@ class Metric:
     KFOLD_FOLDS = Name("kfold/folds", "Folds that were trained")
     KFOLD_MEAN = Name("kfold/{metric}_mean", "Mean over the folds' best epochs")
     KFOLD_STD = Name("kfold/{metric}_std", "Sample standard deviation over them")
+    GAIN_VARIANTS = Name(
+        "gain/over_baseline", "Validation accuracy of the selected variant less that of the first one", "0..1"
+    )
+    GAIN_RETRAINING = Name("gain/retraining", "Its test accuracy after retraining less that before", "0..1")
     STUDY_SECONDS = Name("study_seconds", "Wall time of the study", "s")
     SEARCH_BEST = Name("search/best_val_accuracy", "Best so far; the step is the number of trials", "0..1")
     SEARCH_STATE = Name("search/{state}", "Trials that ended so: `complete`, `pruned`, `fail`")

@@ -47,7 +47,7 @@ HEALTH_TIMEOUT = 10.0  # seconds
 OPENING_PATIENCE = 60.0  # seconds; making the tables takes some, and the next process waits for it
 CHAMPION_PATIENCE = 120.0  # seconds; through a slow server, a promotion takes some
 _EXPERIMENT_TAGS = {Tag.EXPERIMENT_KIND: "custom_model_development"}  # pages for models, not prompts
-_ABOUT = {Tag.DESCRIPTION: "LeNet-5 variants on Fashion-MNIST: each is its parent plus one change."}
+ABOUT = "LeNet-5 variants on Fashion-MNIST: each is its parent plus one change."
 _LOG_LEVELS = {
     "mlflow": "WARNING",
     "alembic": "WARNING",
@@ -302,7 +302,9 @@ def prepare_experiment(surrounding: str, adopted: str) -> str:
     else:
         with _named_by("MLFLOW_EXPERIMENT_NAME"):
             experiment = _experiment_named(os.environ.get("MLFLOW_EXPERIMENT_NAME") or NAME)
-    for key, value in (_EXPERIMENT_TAGS | (_ABOUT if experiment.name == NAME else {})).items():
+    for key, value in (
+        _EXPERIMENT_TAGS | ({Tag.DESCRIPTION: ABOUT} if experiment.name == NAME else {})
+    ).items():
         if key not in experiment.tags:
             with suppress(MlflowException):  # another process has set it since
                 client.set_experiment_tag(experiment.experiment_id, key, value)

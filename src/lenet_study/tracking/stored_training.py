@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -78,6 +79,14 @@ class StoredTraining:
         if not models:
             raise StoreError(f"Run {self.run_id} has no logged model: train it again")
         return f"models:/{models[0].model_id}"
+
+    def image_count(self, context: str) -> int:
+        """Return how many images a dataset input has, such as ``validation``; 0 if there is none."""
+        for item in self._run.inputs.dataset_inputs if self._run.inputs else []:
+            if any(tag.value == context for tag in item.tags):
+                profile = json.loads(item.dataset.profile or "{}")
+                return int(next(iter(profile.get("features_shape", ())), 0))
+        return 0
 
     def tag(self, name: Name) -> str:
         """Return a tag's value; empty if the run has none."""

@@ -25,6 +25,10 @@ class _Monitor(SystemMetricsMonitor):  # type: ignore[misc]
                 self.collect_metrics()
                 if self._shutdown_event.wait(self.sampling_interval):
                     return
+            if (
+                not self._run.has_metrics
+            ):  # the first metrics of a run are the default axes of MLflow's charts
+                continue
             with suppress(Exception):  # a refusal, or a full disk: the work itself finds out and says so
                 self.publish_metrics(self.aggregate_metrics())
 

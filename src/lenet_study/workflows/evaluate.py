@@ -30,6 +30,7 @@ from lenet_study.training import dataset
 from lenet_study.training.data_files import DataFiles
 from lenet_study.training.dataset import Split
 from lenet_study.training.hardware import Hardware, cores
+from lenet_study.workflows.page import renew_cards
 from lenet_study.workflows.train import TrainingJob, hardware_tags, variant_tags
 from lenet_study.workflows.waiting import wait_for_store
 
@@ -183,7 +184,9 @@ def evaluate(job: EvaluationJob, reporter: Reporter = Reporter()) -> EvaluationR
             reporter.on_run_end(name)
         if not (job.study or job.parent_work):
             reporter.on_address(links.how_to_look(), name, links.run_address(run))
-        return EvaluationResult(name, model.loaded.run_id, predicted, perf_counter() - start)
+    if model.loaded.run_id and not job.study:  # a study renews all its cards at its end
+        renew_cards(model.loaded.run_id, reporter)
+    return EvaluationResult(name, model.loaded.run_id, predicted, perf_counter() - start)
 
 
 def _open_evaluation_run(

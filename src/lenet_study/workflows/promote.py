@@ -18,6 +18,7 @@ from lenet_study.tracking.run import Run, open_run
 from lenet_study.tracking.schema import File, Metric, Tag
 from lenet_study.tracking.store import NAME, champion_lock, connect
 from lenet_study.tracking.stored_training import StoredTraining, finished_trainings
+from lenet_study.workflows.page import renew_model_card
 
 SIGNIFICANT = 0.05  # p of the paired t-test below which a challenger's evidence counts
 COMPARED = 20  # best trainings listed in the run's table
@@ -53,6 +54,7 @@ def promote(
             promotion.promote_version(version)
         else:
             promotion.promote_best()
+    renew_model_card(reporter)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from lenet_study.workflows.evaluate import EvaluationJob, EvaluationResult
 from lenet_study.workflows.kfold import AVERAGED, best_epochs, curves, kfold
 from lenet_study.workflows.local_executor import local_executor
 from lenet_study.workflows.orphans import end_abandoned
+from lenet_study.workflows.page import renew_page_of, report_views, result_metrics
 from lenet_study.workflows.promote import Promotion
 from lenet_study.workflows.report import make_report
 from lenet_study.workflows.retrain import RetrainingJob
@@ -133,6 +134,7 @@ def study(
         wait_for_store(reporter)
         _promote(run, reporter)
         _report(run, data, reporter)
+        renew_page_of(run, reporter)
         if failed := executor.failed:  # said above, each with its reason
             raise JobError(f"Parts of the study failed ({', '.join(failed)}): the same command does them")
     return result
@@ -294,14 +296,16 @@ def _log(run: Run, result: StudyResult, seconds: float, executor: Executor) -> N
     table, jobs = comparison(result), _seconds(result)
     run.log_table(table, File.COMPARISON)
     run.log_table(jobs, File.SECONDS)
-    run.log_metrics({Metric.STUDY_SECONDS: seconds})
+    run.log_metrics({Metric.STUDY_SECONDS: seconds, **result_metrics(table, result.selected)})
+    curves_page = next(iter(links.view_addresses(run.experiment_id).values()))
     run_ids = [training.run_id for training in trained.values()]
-    addresses = links.study_addresses(run.experiment_id, run.id, run_ids)
+    side_by_side = links.comparison_address(run.experiment_id, run_ids)
+    addresses = {"curves": curves_page, "comparison": side_by_side}
     run.set_tags({Tag.ADDRESS.format(page=page): address for page, address in addresses.items()})
     listed = jobs.to_string(index=False, float_format="{:.0f}".format)
     reporter.message(f"\n{_readable(table)}\n\n{listed}\nall of it, side by side: {seconds:.0f} s\n")
-    for page, address in addresses.items():
-        reporter.on_address(links.how_to_look(), f"{page} of all variants", address)
+    report_views(run.experiment_id, reporter)
+    reporter.on_address(links.how_to_look(), "comparison of all variants", side_by_side)
     if failed := executor.failed:
         run.set_tags({Tag.FAILED: "; ".join(f"{name}: {why}" for name, why in failed.items())})
 
@@ -333,7 +337,7 @@ def _report(run: Run, data: DataFiles, reporter: Reporter) -> None:
         reporter.message(f"There is no report: {error}; `report` makes it.")
         return
     reporter.message(f"{File.REPORT} of the study: {made.summary}.")
-    reporter.on_address(links.how_to_look(), "report", links.run_address(run))
+    reporter.on_address(links.how_to_look(), "report", links.report_address(run))
 
 
 def _readable(table: pd.DataFrame) -> str:

@@ -39,6 +39,7 @@ from lenet_study.training.history import Epoch
 from lenet_study.training.loop import FitResult
 from lenet_study.training.model import LeNet, summary
 from lenet_study.workflows import reuse
+from lenet_study.workflows.page import renew_cards
 from lenet_study.workflows.waiting import wait_for_store
 
 Stage = Literal["train", "fold", "retrain", "trial", "confirm"]
@@ -75,16 +76,16 @@ class TrainingJob:
         return self.recipe.name + seed + suffix.get(self.stage, "")
 
     def params(self) -> dict[str, object]:
-        """Return the params of its run: those of the entry point ``train``, and the model."""
+        """Return the params of its run: what tells its model from others, then those of ``train``."""
         return {
             "variant": self.recipe.name,
+            **self.recipe.params(from_file=bool(self.recipe_file) or self.recipe.searched),
             "recipe": self.recipe_file,
             **asdict(self.recipe.config),
             **asdict(self.hardware),
             "data_dir": str(self.data.folder),
             "checkpoint_dir": self.checkpoint_dir,
             **({"folds": self.folds} if self.folds else {}),
-            **self.recipe.params(from_file=bool(self.recipe_file) or self.recipe.searched),
         }
 
     @property
@@ -189,6 +190,8 @@ def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = 
         if logged:
             _report(run, job, fit.best, logged, reporter)
     checkpoints.remove()
+    if logged and logged.version and not job.study:  # a study renews all its cards at its end
+        renew_cards(run.id, reporter)
     seconds = perf_counter() - start
     return TrainingResult(run.id, fit.best, fit.history, augmented, seconds, logged, fit.stopped)
 
