@@ -298,7 +298,7 @@ def _log(run: Run, result: StudyResult, seconds: float, executor: Executor) -> N
     run.log_table(jobs, File.SECONDS)
     run.log_metrics({Metric.STUDY_SECONDS: seconds, **result_metrics(table, result.selected)})
     curves_page = next(iter(links.view_addresses(run.experiment_id).values()))
-    run_ids = [training.run_id for training in trained.values()]
+    run_ids = [next(iter(results.values())).run_id for results in result.trained.values()]
     side_by_side = links.comparison_address(run.experiment_id, run_ids)
     addresses = {"curves": curves_page, "comparison": side_by_side}
     run.set_tags({Tag.ADDRESS.format(page=page): address for page, address in addresses.items()})
