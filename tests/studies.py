@@ -14,7 +14,8 @@ ACCURACY = {"baseline": 0.897, "v1": 0.903, "v2": 0.917, "v3": 0.918, "v4": 0.92
 SIMILAR = {0: (6, 2, 3), 2: (4, 6), 3: (0, 4), 4: (2, 6), 5: (7, 9), 6: (0, 2, 4), 7: (9, 5), 9: (7, 5)}
 DIFFICULTY = np.array([1.8, 0.15, 1.4, 0.9, 1.5, 0.25, 2.9, 0.4, 0.2, 0.5])  # of classes, relative
 TRAINING_COLUMNS = ["stage", "variant", "seed", "fold", "best_epoch", "train_accuracy", "train_loss"]
-TRAINING_COLUMNS += ["val_accuracy", "val_loss", "val_accuracy_augmented", "parameter_count"]
+TRAINING_COLUMNS += ["val_accuracy", "val_loss", "val_accuracy_augmented", "val_loss_augmented"]
+TRAINING_COLUMNS += ["parameter_count"]
 EVALUATION_COLUMNS = ["model_run_id", "test_accuracy", "test_loss"]
 EVALUATION_COLUMNS += ["auxiliary_first", "auxiliary_second", "auxiliary_agreement"]
 
@@ -67,6 +68,7 @@ def study_results(seeds=10, images=10_000, folds=5, epochs=15, labels=None) -> S
             "train_loss": best["train_loss"],
             "val_accuracy": best["val_accuracy"],
             "val_loss": best["val_loss"],
+            "val_loss_augmented": best["val_loss"] + 0.01 if stage == "train" else np.nan,
             "val_accuracy_augmented": best["val_accuracy"] - 0.003 if stage == "train" else np.nan,
             "parameter_count": parameter_count(VARIANTS[variant]),
         }

@@ -63,6 +63,7 @@ MEASURES = {
         "validation accuracy on augmented images", "share", "training", OVERLAP
     ),
     "val_loss": Measure("validation loss", "nats", "training", OVERLAP),
+    "val_loss_augmented": Measure("validation loss on augmented images", "nats", "training", OVERLAP),
     "test_accuracy": Measure("test accuracy", "share", "evaluation"),
     "test_loss": Measure("test loss", "nats", "evaluation"),
     "auxiliary_agreement": Measure("agreement of the auxiliary heads", "share", "evaluation"),

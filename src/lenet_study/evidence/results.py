@@ -17,7 +17,7 @@ class StudyResults:
         selected: Variant with the highest mean validation accuracy over the seeds.
         trainings: One row per finished training, index ``run_id``: stage (`train`, `retrain`, `fold`),
             variant, seed, fold (0 for none), best_epoch, train_accuracy, train_loss, val_accuracy, val_loss,
-            val_accuracy_augmented, parameter_count; NaN for what a stage does not have.
+            val_accuracy_augmented, val_loss_augmented, parameter_count; NaN for what a stage does not have.
         evaluations: One row per evaluation on the test split, index ``run_id``: model_run_id, test_accuracy,
             test_loss, auxiliary_first, auxiliary_second, auxiliary_agreement.
         histories: Epochs by training: epoch, train_loss, train_accuracy, val_loss, val_accuracy,

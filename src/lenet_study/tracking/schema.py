@@ -142,6 +142,9 @@ class Metric:
     BEST_VAL_ACCURACY_AUGMENTED = Name(
         "best/val_accuracy_augmented", "Its accuracy on augmented validation images, as published", "0..1"
     )
+    BEST_VAL_LOSS_AUGMENTED = Name(
+        "best/val_loss_augmented", "Its loss on augmented validation images, as published", "nats"
+    )
     PARAMETER_COUNT = Name(
         "parameter_count", "Trainable parameters, auxiliary heads included", formerly=("parameters",)
     )

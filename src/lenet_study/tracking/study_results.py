@@ -23,6 +23,7 @@ _TRAINING_METRICS = {
     "val_accuracy": Metric.BEST_VAL_ACCURACY,
     "val_loss": Metric.BEST_VAL_LOSS,
     "val_accuracy_augmented": Metric.BEST_VAL_ACCURACY_AUGMENTED,
+    "val_loss_augmented": Metric.BEST_VAL_LOSS_AUGMENTED,
     "parameter_count": Metric.PARAMETER_COUNT,
 }
 _EVALUATION_METRICS = {

@@ -184,7 +184,7 @@ def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = 
             )
         if fit.stopped:
             run.prune(fit.stopped)  # at once: a search that is killed now reads here that the trial has ended
-        augmented = _augmented_accuracy(model, validation, fit.normalisation, job.recipe)
+        augmented = _augmented_scores(model, validation, fit.normalisation, job.recipe)
         _log_results(run, job, fit, augmented)
         logged = None if fit.stopped else _log_model(run, job, model, fit, validation or images)
         if logged:
@@ -193,7 +193,8 @@ def train(job: TrainingJob, reporter: Reporter = Reporter(), monitor: Monitor = 
     if logged and logged.version and not job.study:  # a study renews all its cards at its end
         renew_cards(run.id, reporter)
     seconds = perf_counter() - start
-    return TrainingResult(run.id, fit.best, fit.history, augmented, seconds, logged, fit.stopped)
+    accuracy = augmented[1] if augmented else None
+    return TrainingResult(run.id, fit.best, fit.history, accuracy, seconds, logged, fit.stopped)
 
 
 def train_once(job: TrainingJob, reporter: Reporter, monitor: Monitor) -> TrainingResult:
@@ -344,11 +345,17 @@ def _on_epoch(run: Run, name: str, reporter: Reporter, monitor: Monitor, epoch: 
         return monitor.on_epoch_end(epoch)
 
 
-def _log_results(run: Run, job: TrainingJob, fit: FitResult, augmented: float | None) -> None:
-    """Log all but the model."""
+def _log_results(run: Run, job: TrainingJob, fit: FitResult, augmented: tuple[float, float] | None) -> None:
+    """Log all but the model; ``augmented`` are loss and accuracy on augmented validation images."""
     run.log_best(fit.best)
-    count = parameter_count(job.recipe.variant)
-    run.log_metrics({Metric.BEST_VAL_ACCURACY_AUGMENTED: augmented, Metric.PARAMETER_COUNT: count})
+    loss, accuracy = augmented or (None, None)
+    run.log_metrics(
+        {
+            Metric.BEST_VAL_ACCURACY_AUGMENTED: accuracy,
+            Metric.BEST_VAL_LOSS_AUGMENTED: loss,
+            Metric.PARAMETER_COUNT: parameter_count(job.recipe.variant),
+        }
+    )
     run.log_table(pd.DataFrame(map(asdict, fit.history)), File.HISTORY)
     curves = training_curves.curves({job.name: fit.history}, {job.name: fit.best.epoch}, title=job.name)
     run.log_figure(curves, File.CURVES)
@@ -382,16 +389,16 @@ def _report(run: Run, job: TrainingJob, best: Epoch, model: LoggedModel, reporte
         reporter.on_address(links.how_to_look(), job.name, links.run_address(run))
 
 
-def _augmented_accuracy(
+def _augmented_scores(
     model: LeNet, validation: Split | None, normalisation: Normalisation, recipe: Recipe
-) -> float | None:
-    """Return the accuracy on augmented validation images, on which the published figures were taken."""
+) -> tuple[float, float] | None:
+    """Return loss and accuracy on augmented validation images, on which the published figures were taken."""
     if validation is None:
         return None
     generator = loop.epoch_generator(recipe.config.seed, 0, validation.images.device)
     device = next(model.parameters()).device
     augmented = Split(augment(validation.images, generator, recipe.variant.augmentation), validation.labels)
-    return loop.evaluate(model, augmented.to(device), normalisation)[1]
+    return loop.evaluate(model, augmented.to(device), normalisation)
 
 
 def _augmentation_examples(train: Split, job: TrainingJob, rows: int = 6, columns: int = 8) -> Figure:
