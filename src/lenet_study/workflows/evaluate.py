@@ -1,4 +1,4 @@
-"""``evaluate``: any model on the test split; the only reader of that split."""
+"""``evaluate``: any model on the test split, which nothing else reads but the report: it shows images."""
 
 from __future__ import annotations
 

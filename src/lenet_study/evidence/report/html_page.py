@@ -124,7 +124,7 @@ def _template() -> jinja2.Template:
         f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
         "command": _command,
     }
-    return environment.get_template("report.html")
+    return environment.get_template("page.html")
 
 
 def _style() -> str:
