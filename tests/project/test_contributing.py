@@ -219,7 +219,8 @@ def test_a_variant_is_one_entry(project, toy_files):
     assert set(result["line"]) == {colour}
 
     change = "half of the classifier's inputs are dropped"
-    assert result["tags"]["mlflow.note.content"] == f"**v2-dropout**: v2, but {change}."
+    what, _ = result["tags"]["mlflow.note.content"].split("\n\n---\n\n")  # and links
+    assert what == f"**v2-dropout**: v2, but {change}."
     assert f"v2-dropout = v2, but {change}" in result["texts"]
     assert "333,970 parameters (v2: 333,970)" in result["texts"]
     assert any("Orange: changed from v2" in text for text in result["texts"])
