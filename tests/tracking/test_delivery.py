@@ -11,7 +11,7 @@ import requests
 from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
 from toys import toy_split
 
 from lenet_study.errors import StoreError
@@ -181,6 +181,9 @@ def test_a_run_that_was_deleted_meanwhile_fails(store):
         (MlflowException("locked", error_code=TEMPORARILY_UNAVAILABLE), True),
         (MlflowException("no such run", error_code=RESOURCE_DOES_NOT_EXIST), False),
         (MlflowException("database or disk is full"), True),
+        (MlflowException("UNIQUE constraint failed: datasets.name", error_code=BAD_REQUEST), True),
+        (MlflowException("duplicate key value violates unique constraint", error_code=BAD_REQUEST), True),
+        (MlflowException("params cannot change", error_code=BAD_REQUEST), False),
         (requests.ConnectionError(), True),
         (requests.Timeout(), True),
         (OSError(errno.ENOSPC, "No space left on device"), True),

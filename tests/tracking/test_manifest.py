@@ -112,6 +112,21 @@ def test_a_changed_row_of_the_database_is_named(store, run_id, tmp_path, stateme
     assert changes(store, run_id) == [change]
 
 
+def test_a_resumed_run_s_result_takes_the_place_of_the_one_before(store):
+    with suppress(KeyboardInterrupt), open_run("toy", stage="study", params={}) as run:
+        run.log_result({"best/val_accuracy": 0.5, "test/accuracy": 0.25, "gain/retraining": None})
+        run.set_tags({"failed": "a part"})
+        raise KeyboardInterrupt
+    with open_run("toy", stage="study", params={}, resume=run.id) as resumed:
+        resumed.log_result({"best/val_accuracy": 0.75, "test/accuracy": 0.25, "gain/retraining": 0.125})
+    stored = store.get_run(run.id)
+    assert stored.data.metrics.items() >= {"best/val_accuracy": 0.75, "test/accuracy": 0.25}.items()
+    assert stored.data.metrics["gain/retraining"] == 0.125
+    assert len(store.get_metric_history(run.id, "test/accuracy")) == 1
+    assert "failed" not in stored.data.tags
+    assert changes(store, run.id) == []
+
+
 def test_a_model_s_copies_are_compared_and_what_the_run_has_not_logged_is_not(store, run_id):
     manifest = load_manifest(store.get_run(run_id))
 

@@ -93,6 +93,18 @@ def test_the_metrics_of_a_study():
 
 def test_what_a_failed_job_left_out_is_no_metric():
     metrics = result_metrics(comparison(v1=(0.9, 0.89, math.nan)), "v1")
-    missing = {"test/accuracy", "test/accuracy_retrained", "kfold/val_accuracy_mean", "gain/retraining"}
+    missing = {"test/accuracy", "test/accuracy_retrained", "kfold/val_accuracy_mean"}
+    missing |= {"gain/retraining", "gain/over_baseline"}
     assert {name for name, value in metrics.items() if value is None} == missing
-    assert metrics["gain/over_baseline"] == 0
+
+
+def test_a_deleted_run_keeps_no_page_from_being_renewed(store):
+    add_training(store, "v1", 0.9)
+    deleted = store.get_model_version(NAME, "1").run_id
+    store.delete_run(deleted)
+    with open_run("study", stage="study", params={"seed": 0}) as run:
+        run.set_tags({"study": run.id})
+    recorder = Recorder()
+    views(recorder)
+    assert "viewStateShareKey=lenet-five" in recorder.text
+    assert store.get_model_version(NAME, "1").description

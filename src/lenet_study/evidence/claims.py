@@ -52,6 +52,7 @@ class Claim:
     like_for_like: str = ""  # the metric that we measure as the report does, where that is another
     against: Against | None = None
     figure: float | None = None  # published; a share, nats, epochs …; of a comparison the difference
+    averaged: int = 1  # trainings that the figure is the mean of, such as its folds
     digits: int | None = None  # decimals to which it was published; None for an exact one
     delta: float | None = None  # the difference that matters; None takes the default for shares
     margin: float = 0.0  # that a comparison must exceed, such as for "a big increase"

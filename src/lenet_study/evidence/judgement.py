@@ -108,12 +108,13 @@ def _figure(claim: Claim, results: StudyResults) -> JudgedClaim:
         half_digit=claim.half_digit,
         delta=claim.tolerance,
         like_for_like=not claim.caveat,
-        averaged=len(ours.values) if claim.stage == "fold" else 1,
+        averaged=claim.averaged,
     )
     value, over = measure.text(ruling.value), _over(ours, claim.stage)
     sentence = f"{value} over {over}"
     if interval := _interval(measure.text, ruling):
-        sentence += f"; a further one would lie within {interval}"
+        further = f"the mean of {claim.averaged} further ones" if claim.averaged > 1 else "a further one"
+        sentence += f"; {further} would lie within {interval}"
     if ruling.side:
         away = measure.difference(claim.figure - ruling.value)
         compared = "less" if ruling.verdict is ClaimVerdict.CAVEAT else "more"
@@ -419,7 +420,7 @@ def _what_decides(claim: Claim, ruling: Ruling) -> str:
     if ruling.seeds_needed:
         return f"about {ruling.seeds_needed} seeds would decide it"
     if claim.stage == "fold":
-        return "more folds, or cross-validations of more seeds, would decide it"
+        return "more folds would decide it"
     return "no number of seeds would decide it: the trainings vary too much, or share too many images"
 
 

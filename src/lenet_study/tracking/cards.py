@@ -86,7 +86,8 @@ def version_card(training: StoredTraining, evaluations: Sequence[StoredRun]) -> 
     """
     what = notes.without_links(training.tag(Tag.DESCRIPTION))
     selection = "the last epoch" if training.stage == "retrain" else "the best epoch on validation images"
-    protocol = ", ".join(f"{name} {training.params[name]}" for name in _PROTOCOL if name in training.params)
+    params = {**training.params, **_of_recipe(training)}
+    protocol = ", ".join(f"{name} {params[name]}" for name in _PROTOCOL if name in params)
     related = [notes.link("its training", links.run_page(training.experiment_id, training.run_id))]
     related += [notes.link("on test", _page(evaluation)) for evaluation in evaluations]
     sections = {
@@ -102,6 +103,13 @@ def version_card(training: StoredTraining, evaluations: Sequence[StoredRun]) -> 
     }
     body = "\n\n".join(f"### {title}\n\n{text}" for title, text in sections.items())
     return f"{what}\n\n{body}\n\n{' · '.join(related)}"[:VERSION_LIMIT]
+
+
+def _of_recipe(training: StoredTraining) -> dict[str, str]:
+    """Return the params of a recipe file by their short names: the entry point's namesakes do not count."""
+    prefix = "recipe."
+    named = {name: value for name, value in training.params.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): value for name, value in named.items()}
 
 
 _DATASETS = tuple(Name(Tag.DATASET_SHA256.format(context=split), "") for split in ("train", "validation"))

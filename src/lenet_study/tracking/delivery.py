@@ -29,6 +29,9 @@ AT_ONCE = 16  # operations that go together at most
 LONGEST_WAIT = 30.0  # seconds between two tries
 _CURABLE = (401, 403, 408, 429)  # of HTTP: a password or a quota can be seen to
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+# Of SQLite and PostgreSQL. MLflow looks for a row, such as a dataset's, before it adds one; another run was
+# faster; the second time it finds that row.
+_RACES = ("UNIQUE constraint failed", "duplicate key value violates unique constraint")
 
 
 def may_pass(error: Exception) -> bool:
@@ -39,7 +42,7 @@ def may_pass(error: Exception) -> bool:
         return error.response.status_code >= 500 or error.response.status_code in _CURABLE
     if isinstance(error, MlflowException):
         status = error.get_http_status_code()
-        return bool(status >= 500 or status in _CURABLE)
+        return bool(status >= 500 or status in _CURABLE or any(race in str(error) for race in _RACES))
     if isinstance(error, OSError):
         return error.errno not in _FORBIDDEN
     return isinstance(error, SQLAlchemyError)

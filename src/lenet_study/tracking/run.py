@@ -117,6 +117,16 @@ class Run:
         """Whether it has logged a metric of its own work, which samples of the computer are not."""
         return bool(self.manifest.metrics)
 
+    def log_result(self, metrics: Mapping[str, float | None]) -> None:
+        """Log what a piece of work has found, as a further step in a run that had found something else."""
+        new = {
+            str(name): value
+            for name, value in metrics.items()
+            if value is not None and self.manifest.last(str(name)) != value
+        }
+        present = [step for name in new for step in self.steps.get(name, ())]
+        self.log_metrics(new, step=max(present, default=-1) + 1)
+
     def log_epoch(self, epoch: Epoch) -> None:
         """Log an epoch's metrics; the step is the epoch."""
         metrics: dict[str, float | None] = {
@@ -400,7 +410,8 @@ def _reopen(
     if resumed:
         tags = {**tags, Tag.RESUMED: str(int(former.get(Tag.RESUMED, "0")) + 1)}
     client.log_batch(run_id, tags=[entities.RunTag(*row) for row in tags.items()])
-    for tag in (Tag.FAILURE_KIND, Tag.FAILURE_REASON, Tag.MANIFEST_SHA256):
+    outdated = (Tag.FAILURE_KIND, Tag.FAILURE_REASON, Tag.FAILED, Tag.PROMOTION_REFUSED, Tag.MANIFEST_SHA256)
+    for tag in outdated:
         if resumed and tag in former:
             client.delete_tag(run_id, tag)
     client.update_run(run_id, "RUNNING", name)

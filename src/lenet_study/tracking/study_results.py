@@ -86,6 +86,7 @@ class _Reading:
     def __init__(self, study: StoredTraining) -> None:
         self.study = study
         self.missing: list[str] = []
+        self._labels: list[str] | None = None  # of the test images, as the first evaluation has them
 
     def results(self) -> StudyResults:
         own = self._once(self._own_trainings())
@@ -236,6 +237,9 @@ class _Reading:
             for name in _CLASS_COLUMNS:
                 if not table[name].isin(CLASSES).all():
                     raise ValueError(f"column {name} holds other words than the ten classes")
+            self._labels = table["true"].tolist() if self._labels is None else self._labels
+            if table["true"].tolist() != self._labels:
+                raise ValueError("it is of other images than the first evaluation")
         except (StudyError, OSError, ValueError, TypeError, KeyError) as error:
             self._unreadable(File.PREDICTIONS, evaluation, error)
             return None

@@ -87,7 +87,7 @@ def _summarise(run: Run, name: str, trained: Mapping[str, TrainingResult], repor
     summary: dict[str, float] = {Metric.KFOLD_FOLDS: float(len(folds))}
     summary |= {Metric.KFOLD_MEAN.format(metric=metric): mean for metric, mean in means.items()}
     summary |= {Metric.KFOLD_STD.format(metric=metric): std for metric, std in deviations.items()}
-    run.log_metrics(summary)
+    run.log_result(summary)
     run.log_figure(curves(trained, title=name), File.CURVES)
     reporter.message(
         f"{name}: validation accuracy {means['val_accuracy']:.2%} ± {deviations['val_accuracy']:.2%} "

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pandas as pd
 
-from lenet_study.errors import StoreError
+from lenet_study.errors import StudyError
 from lenet_study.execution.reporter import Reporter
 from lenet_study.tracking import cards, links, saved_views
 from lenet_study.tracking.run import PATIENCE, Run
@@ -50,8 +50,9 @@ def renew_page(study: StoredRun) -> None:
     saved_views.save(study.info.experiment_id, run_id, seed)
     members = {run.info.run_id for run in find_runs([f"tags.{Tag.STUDY} LIKE '%{run_id}%'"])} - {run_id}
     for member in members | cards.without_card():
-        cards.renew_run(member)
-        cards.renew_version(member)
+        for renew in (cards.renew_run, cards.renew_version):
+            with suppress(StudyError):  # its run was deleted
+                renew(member)
     cards.renew_study(study)
     cards.renew_model()
 
@@ -60,14 +61,14 @@ def result_metrics(comparison: pd.DataFrame, selected: str) -> dict[str, float |
     """Return the metrics of a study's run: what it found; None for what a failed job left out.
 
     Args:
-        comparison: The study's figures, one row per training; the first is that of the first variant.
+        comparison: The study's figures, one row per training.
         selected: The variant chosen.
     """
     rows = comparison.set_index("training").to_dict("index")
-    chosen, first = rows[selected], next(iter(rows.values()))
+    chosen, baseline = rows[selected], rows.get("baseline", {})
     retrained, folds = rows.get(f"{selected}-retrained", {}), rows.get(f"{selected}-kfold-mean", {})
     gains: dict[str, float] = {
-        Metric.GAIN_VARIANTS: chosen["val_accuracy"] - first["val_accuracy"],
+        Metric.GAIN_VARIANTS: chosen["val_accuracy"] - baseline.get("val_accuracy", math.nan),
         Metric.GAIN_RETRAINING: retrained.get("test_accuracy", math.nan) - chosen["test_accuracy"],
     }
     metrics: dict[str, float] = {
@@ -107,5 +108,5 @@ def _told(what: str, reporter: Reporter) -> Iterator[None]:
     """Say what could not be renewed, and go on."""
     try:
         yield
-    except StoreError as error:
+    except StudyError as error:
         reporter.message(f"The {what} in MLflow was not renewed ({error}): `lenet-study views` does")

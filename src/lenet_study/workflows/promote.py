@@ -300,7 +300,8 @@ def _comparison(candidates: Sequence[StoredTraining], passed_over: int) -> str:
         return f"{best}, the only finished training{' that is not passed over' if passed_over else ''}"
     tie = "the first of those with " if accuracies[0] == accuracies[1] else ""
     return (
-        f"{best}, {tie}the highest validation accuracy of the variants' trainings, before "
+        f"{best}, {tie}the highest validation accuracy of the variants' trainings"
+        f"{' that are not passed over' if passed_over else ''}, before "
         f"{candidates[1].name} with {accuracies[1]:.2%}"
     )
 

@@ -14,7 +14,7 @@ from time import perf_counter
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lenet_study.errors import JobError, StoreError, UserError
+from lenet_study.errors import JobError, StudyError, UserError
 from lenet_study.evidence.figures import training_curves
 from lenet_study.evidence.published import published_models
 from lenet_study.execution.executor import Executor
@@ -251,7 +251,8 @@ def comparison(result: StudyResult) -> pd.DataFrame:
         for variant, results in result.trained.items()
     }
     rows = {variant: _summary(table[_TRAINED]) for variant, table in tables.items()}
-    rows[result.selected] |= _test_scores(result.evaluated.values())
+    tested = _test_scores(result.evaluated.values())
+    rows[result.selected] = tested | rows[result.selected]  # the number of seeds is that of the trainings
     if result.retrained:
         rows[f"{result.selected}-retrained"] = _test_scores(each for _, each in result.retrained.values())
     if result.folds:
@@ -296,7 +297,7 @@ def _log(run: Run, result: StudyResult, seconds: float, executor: Executor) -> N
     table, jobs = comparison(result), _seconds(result)
     run.log_table(table, File.COMPARISON)
     run.log_table(jobs, File.SECONDS)
-    run.log_metrics({Metric.STUDY_SECONDS: seconds, **result_metrics(table, result.selected)})
+    run.log_result({Metric.STUDY_SECONDS: seconds, **result_metrics(table, result.selected)})
     curves_page = next(iter(links.view_addresses(run.experiment_id).values()))
     run_ids = [next(iter(results.values())).run_id for results in result.trained.values()]
     side_by_side = links.comparison_address(run.experiment_id, run_ids)
@@ -323,7 +324,7 @@ def _promote(run: Run, reporter: Reporter) -> None:
     """Promote the best model; a study whose models must not be promoted has done its work all the same."""
     try:
         Promotion(run, reporter).promote_best()
-    except UserError as error:
+    except StudyError as error:
         run.set_tags({Tag.PROMOTION_REFUSED: error})
         reporter.message(f"Nothing was promoted: {error}.")
 
@@ -333,7 +334,7 @@ def _report(run: Run, data: DataFiles, reporter: Reporter) -> None:
     try:
         made = make_report(run.id, data, reporter)
         made.log(run)
-    except (UserError, StoreError) as error:
+    except StudyError as error:
         reporter.message(f"There is no report: {error}; `report` makes it.")
         return
     reporter.message(f"{File.REPORT} of the study: {made.summary}.")
