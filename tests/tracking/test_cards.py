@@ -93,6 +93,13 @@ def test_a_run_without_a_version_has_no_card(store):
     cards.renew_model()  # nor is there a model
 
 
+def test_a_user_s_description_of_a_version_stays(store):
+    run_id = add_training(store, "v4", 0.93)
+    store.update_model_version(NAME, "1", "Chosen by the board.")
+    cards.renew_version(run_id)
+    assert store.get_model_version(NAME, "1").description == "Chosen by the board."
+
+
 def test_the_model_s_card_names_its_champion(store):
     add_training(store, "v4", 0.93)
     store.set_registered_model_alias(NAME, "champion", "1")

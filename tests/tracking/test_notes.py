@@ -35,3 +35,9 @@ def test_a_long_note_is_cut_before_its_links():
 
 def test_a_table():
     assert notes.table([("a", "b"), ("1", "2")]) == "| a | b |\n|---|---|\n| 1 | 2 |"
+
+
+def test_a_note_with_hundreds_of_links_keeps_its_words():
+    note = notes.with_links("Mine.", [f"[on test](#/{'x' * 90}{number})" for number in range(500)])
+    assert note.startswith("Mine.\n\n---\n\n[on test]")
+    assert len(note) <= notes.LIMIT

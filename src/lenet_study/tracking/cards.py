@@ -22,6 +22,7 @@ from lenet_study.tracking.stored_training import StoredTraining
 
 VERSION_LIMIT = 5000  # characters of a version's description; PostgreSQL refuses more
 _PROTOCOL = ("epochs", "batch_size", "learning_rate", "seed", "auxiliary", "precision")  # params
+_HEADING = "### {}\n\n"
 _DATA = (
     "Fashion-MNIST: 60,000 training and 10,000 test images of ten kinds of clothing, 28 × 28 grey levels. "
     "The 80/20 split into training and validation images is stratified and seeded; the mean and deviation of "
@@ -65,9 +66,14 @@ def renew_version(run_id: str) -> None:
     """
     if version := version_of(run_id):
         text = version_card(StoredTraining.load(run_id), _evaluations(run_id))
-        if text != version.description:
+        if text != version.description and _is_card(version.description):
             with store_call():
                 mlflow.MlflowClient().update_model_version(NAME, version.version, text)
+
+
+def _is_card(text: str | None) -> bool:
+    """Whether a description is ours to renew: there is none, or it is a card or what came before cards."""
+    return not text or _HEADING.format("Intended use") in text or text.startswith(ABOUT)
 
 
 def without_card() -> set[str]:
@@ -101,7 +107,7 @@ def version_card(training: StoredTraining, evaluations: Sequence[StoredRun]) -> 
             f"exported file {training.metric(Metric.PARITY_DIFFERENCE) or 0:.2g}. {_sums(training, _PROOF)}"
         ),
     }
-    body = "\n\n".join(f"### {title}\n\n{text}" for title, text in sections.items())
+    body = "\n\n".join(_HEADING.format(title) + text for title, text in sections.items())
     return f"{what}\n\n{body}\n\n{' · '.join(related)}"[:VERSION_LIMIT]
 
 
@@ -160,7 +166,7 @@ def renew_model() -> None:
         former = client.get_registered_model(NAME).description or ""
         aliases = {alias: version_with_alias(alias) for alias in (CHAMPION, CHALLENGER)}
         text = model_card({alias: version for alias, version in aliases.items() if version})
-        if text != former:
+        if text != former and _is_card(former):
             client.update_registered_model(NAME, text)
 
 
@@ -172,7 +178,7 @@ def model_card(aliases: dict[str, Version]) -> str:
         for alias, version in aliases.items()
     ]
     sections = {"Standing": "\n".join(standing), "Data": _DATA, "Intended use": _USE, "Limits": _LIMITS}
-    body = "\n\n".join(f"### {title}\n\n{text}" for title, text in sections.items() if text)
+    body = "\n\n".join(_HEADING.format(title) + text for title, text in sections.items() if text)
     return f"{ABOUT} Each version's card has its figures, protocol and proof.\n\n{body}"[:VERSION_LIMIT]
 
 

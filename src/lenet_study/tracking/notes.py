@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from lenet_study.tracking.links import run_page
 from lenet_study.tracking.schema import Tag
 
+MOST_LINKS = 30  # of a note; a model may have been evaluated hundreds of times
 LIMIT = 8000  # characters of a run's note; MLflow cuts longer ones without a word
 _RULE = "\n\n---\n\n"  # between what a note says, which a user may edit, and its links, which are made anew
 _NEIGHBOURS = {  # tags that name other runs, in the order of the links
@@ -36,14 +37,19 @@ def with_links(note: str, links: Iterable[str]) -> str:
     >>> with_links(with_links("A run.", ["[study](#/1)"]), ["[study](#/2)"])
     'A run.\n\n---\n\n[study](#/2)'
     """
-    text, listed = without_links(note), " · ".join(links)
+    text, listed = without_links(note), " · ".join([*links][:MOST_LINKS])
     end = _RULE + listed if listed else ""
     return text[: LIMIT - len(end)] + end
 
 
 def without_links(note: str) -> str:
-    """Return what a note says beside its links."""
-    return note.partition(_RULE)[0]
+    r"""Return what a note says beside its links; a rule that is the user's own stays.
+
+    >>> without_links("A run.\n\n---\n\nMine.\n\n---\n\n[study](#/1)")
+    'A run.\n\n---\n\nMine.'
+    """
+    text, rule, listed = note.rpartition(_RULE)
+    return text if rule and listed.startswith("[") else note
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
