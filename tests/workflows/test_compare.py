@@ -309,3 +309,16 @@ def test_what_names_nothing_is_refused(seeds):
 def test_a_run_is_not_compared_with_its_own_variant_s_same_training(seeds):
     run_id = add(seeds, "v4", 0.9, seed=11)
     refused(run_id, "v4", "share a training", run_id)
+
+
+def test_another_model_of_the_same_name_is_passed_over(store):
+    config = TrainingConfig()
+    former = Recipe(name="mine", variant=VARIANTS["v2"], config=config)
+    changed = Recipe(name="mine", variant=VARIANTS["v3"], config=config)
+    old = add(store, "mine", 0.99, seed=0, recipe=former, stage="recipe")
+    for seed, accuracy in enumerate(FIRST):
+        add(store, "mine", accuracy, seed=seed, recipe=changed, stage="recipe")
+        add(store, "v4", accuracy - 0.01, seed=seed)
+    result, text = compared("mine", "v4")
+    assert f"run {old} is passed over: it is another model of this name" in text
+    assert [pair.validation[0] for pair in result.pairs] == list(FIRST)

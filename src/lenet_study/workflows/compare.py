@@ -144,7 +144,10 @@ def _readable(
             tell(f"{training.name}: run {training.run_id} is passed over: {error}")
     if not readable:
         raise UserError(f"{parameter} has no training whose recipe can be read: train it again")
-    return readable
+    model = readable[0].recipe.variant  # of the latest
+    for other in (training for training in readable if training.recipe.variant != model):
+        tell(f"{other.name}: run {other.run_id} is passed over: it is another model of this name")
+    return [training for training in readable if training.recipe.variant == model]
 
 
 def _labels(first: Side, second: Side) -> tuple[str, str]:
