@@ -32,6 +32,7 @@ from lenet_study.evidence.report.content import (
     run_names,
 )
 from lenet_study.evidence.report.depth import by_depth
+from lenet_study.evidence.report.glance import glance
 from lenet_study.evidence.report.hardest import hardest_images
 from lenet_study.evidence.report.html_page import SECTIONS, render
 from lenet_study.evidence.report.image_sheet import nearest, scatter, sheet, single
@@ -444,3 +445,10 @@ def test_an_unknown_interval_has_no_bar():
     drawn = svg.interval_picture(float("-inf"), float("inf"), scale=Scale(0, 1, 0, 140), name="x", mark=0.5)
     assert "<rect" not in drawn
     assert "<polygon" in drawn
+
+
+def test_no_accuracy_is_expected_beyond_all_images():
+    results = study_results(seeds=2, images=10, folds=0)
+    results.trainings.loc[results.trainings["variant"] == "v1", "val_accuracy_augmented"] = [0.82, 0.99]
+    ticks = re.findall(r">(\d+)\s?%<", glance(Evidence(results=results)))
+    assert max(map(int, ticks)) <= 100

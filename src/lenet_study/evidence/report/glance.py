@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
@@ -24,7 +25,7 @@ def glance(evidence: Evidence) -> Markup | None:
         return None
     published = evidence.published_models
     theirs = {name: published.loc[published["training"] == name, "val_accuracy"] for name in values}
-    ends = {name: prediction_interval(numbers.tolist()) for name, numbers in values.items()}
+    ends = {name: _ends(numbers) for name, numbers in values.items()}
     shown = [value for name in values for value in (*values[name], *ends[name], *theirs[name].tolist())]
     x = Scale.around(shown, LEFT, RIGHT)
     bottom = TOP + ROW * len(values)
@@ -47,6 +48,12 @@ def _accuracies(evidence: Evidence, variant: str) -> pd.Series:
     table = trainings_of(evidence.results, variant)
     augmented = table["val_accuracy_augmented"].dropna()
     return augmented if len(augmented) else table["val_accuracy"].dropna()
+
+
+def _ends(numbers: pd.Series) -> tuple[float, float]:
+    """Return where one more accuracy would lie: of two seeds, far beyond what an accuracy can be."""
+    low, high = np.clip(prediction_interval(numbers.tolist()), 0.0, 1.0).tolist()
+    return low, high
 
 
 def _row(
