@@ -121,6 +121,8 @@ def show(driver, address, size=LAPTOP, theme="light", medium="screen"):
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     features = [{"name": "prefers-color-scheme", "value": theme}]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": medium, "features": features})
+    # Of several browsers at once, one has the focus, and the keys of the others go nowhere.
+    driver.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
     driver.get(address)
 
 
