@@ -4,15 +4,14 @@ import base64
 import functools
 import http.server
 import json
-import shutil
 import threading
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browsers import MARKS, chromium
 from studies import claims, study_results
 from toys import toy_split
 
@@ -20,20 +19,14 @@ from lenet_study.evidence.published import published_epochs, published_models
 from lenet_study.evidence.report.content import Embedding, Evidence, evaluated_groups
 from lenet_study.evidence.report.html_page import SECTIONS, render
 
-webdriver = pytest.importorskip("selenium.webdriver")
+ActionChains = pytest.importorskip("selenium.webdriver").ActionChains
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMEDRIVER = shutil.which("chromedriver")
 AXE = Path(__file__).parents[1] / "vendor" / "axe-core" / "axe.min.js"
 IMAGES = 400
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>\u202e\u2066\ud800" + "x" * 6000
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM, reason="chromium is not on this machine (Debian: chromium)"),
-    pytest.mark.skipif(not CHROMEDRIVER, reason="chromedriver is not on this machine (chromium-driver)"),
-]
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
+pytestmark = MARKS
+LOGS = {"goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
 PHONE, LAPTOP, PRINT = (360, 780), (1280, 800), (760, 1000)  # pixels; the last is A4 within its margins
 
 # What MLflow does with an HTML artifact: a frame of its text, in which scripts run, and nothing else may.
@@ -95,23 +88,9 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def browser(folder):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={folder}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
-    try:
-        yield driver
-    finally:
-        driver.quit()
-
-
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
-    with browser(tmp_path_factory.mktemp("chromium")) as driver:
+    with chromium(tmp_path_factory.mktemp("chromium"), "--hide-scrollbars", **LOGS) as driver:
         yield driver
 
 
@@ -139,7 +118,7 @@ def requests(driver):
 
 def press(driver, *keys):
     for key in keys:
-        webdriver.ActionChains(driver).send_keys(key).perform()
+        ActionChains(driver).send_keys(key).perform()
 
 
 VIEWS = [

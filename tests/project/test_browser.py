@@ -1,7 +1,6 @@
 """MLflow's web pages show all variants: the addresses that a study prints, in headless Chromium."""
 
 import re
-import shutil
 import sys
 import time
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from browsers import MARKS, chromium
 from conftest import Recorder, open_store
 from servers import free_port, serving
 
@@ -22,25 +22,13 @@ from lenet_study.training.history import Epoch
 from lenet_study.workflows.page import views
 from lenet_study.workflows.train import TrainingJob, variant_tags
 
-webdriver = pytest.importorskip("selenium.webdriver")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMEDRIVER = shutil.which("chromedriver")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM, reason="chromium is not on this machine (Debian: chromium)"),
-    pytest.mark.skipif(not CHROMEDRIVER, reason="chromedriver is not on this machine (chromium-driver)"),
-]
+pytestmark = MARKS
 
 EPOCHS = 5
 SEEDS = (0, 1)
 PER_EPOCH = ("train/accuracy", "train/loss", "val/accuracy", "val/loss")
 FLAGS = (
-    "--headless=new",
-    "--no-sandbox",  # root, as in containers, has no sandbox
-    "--disable-gpu",
     "--disable-quic",
-    "--disable-dev-shm-usage",
     "--no-first-run",
     "--disable-background-networking",
     "--disable-component-update",
@@ -161,19 +149,6 @@ def user_interface(folder, uri):
         yield address
 
 
-@contextmanager
-def chromium(folder):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={folder / 'profile'}"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
-    try:
-        yield driver
-    finally:
-        driver.quit()
-
-
 @pytest.fixture(scope="module")
 def study(initialised_database, tmp_path_factory):
     """A written study behind a running UI: its addresses there and its run ids."""
@@ -188,7 +163,7 @@ def study(initialised_database, tmp_path_factory):
 @pytest.fixture(scope="module")
 def driver(study, tmp_path_factory):
     """A browser that has been on MLflow's pages before."""
-    with chromium(tmp_path_factory.mktemp("chromium")) as driver:
+    with chromium(tmp_path_factory.mktemp("chromium"), *FLAGS) as driver:
         addresses, _ = study
         driver.get(addresses["The five"].partition("#")[0] + "version")  # same origin, no application
         for key, value in VISITED_BEFORE.items():
