@@ -6,8 +6,10 @@ from collections import Counter
 import pytest
 
 from lenet_study.errors import UserError
-from lenet_study.evidence.claims import BAND, CLAIMS_FILE, DELTA, load_claims, parse_claims
+from lenet_study.evidence.claims import CLAIMS_FILE, load_claims, parse_claims
+from lenet_study.evidence.comparison import MARGIN
 from lenet_study.evidence.published import published_models
+from lenet_study.evidence.verdicts import DELTA
 
 CLAIMS = load_claims()
 MODELS = published_models().set_index("training")
@@ -85,7 +87,7 @@ def test_published_differences_are_those_of_the_published_figures():
 
 def test_defaults_depend_on_the_kind():
     claims = parse_claims(text({}, {"id": '"other"', **COMPARISON}), "claims").claims
-    assert [claim.tolerance for claim in claims] == [DELTA, BAND]
+    assert [claim.tolerance for claim in claims] == [DELTA, MARGIN]
     assert claims[0].command == "make it"
     assert claims[1].other_side == ("train", "test_accuracy")
 

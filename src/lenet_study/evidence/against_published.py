@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from lenet_study.evidence.comparison import OnImages
 from lenet_study.evidence.published import published_predictions
 from lenet_study.evidence.results import StudyResults
-from lenet_study.evidence.statistics import mcnemar, paired_difference
 from lenet_study.training.model import CLASSES
 
 COLUMNS = (
@@ -44,9 +44,7 @@ def against_published(results: StudyResults) -> pd.DataFrame:
 
 def _compare(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, ...]:
     """Return the figures of two models from which images each has right."""
-    ours_only, theirs_only = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-    both, neither = int((ours & theirs).sum()), int((~ours & ~theirs).sum())
-    test = mcnemar(ours_only, theirs_only)
-    interval = paired_difference(both, ours_only, theirs_only, neither)
-    figures = (ours.mean(), theirs.mean(), ours_only, theirs_only, test.p_value, test.mid_p_value)
+    images = OnImages.of(ours, theirs)
+    test, interval = images.test, images.difference
+    figures = (*images.accuracies, images.first_only, images.second_only, test.p_value, test.mid_p_value)
     return (*figures, interval.difference, interval.low, interval.high)

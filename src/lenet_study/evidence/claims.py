@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from lenet_study.errors import UserError
+from lenet_study.evidence.comparison import MARGIN
 from lenet_study.evidence.measures import MEASURES, Stage
 from lenet_study.evidence.statements import STATEMENTS
+from lenet_study.evidence.verdicts import DELTA
 from lenet_study.recipes.variants import STRICT, VARIANTS
 from lenet_study.training.model import CLASSES
 
 CLAIMS_FILE = Path(__file__).with_name("claims.toml")
-DELTA = 0.005  # of a share; half of one accuracy's 95 % interval on 10,000 images, fixed before looking
-BAND = 0.002  # of a share; a difference this small between two models is as good as none
 Kind = Literal["figure", "comparison", "about_equal", "structure", "qualitative"]
 
 
@@ -77,7 +77,7 @@ class Claim:
     @property
     def tolerance(self) -> float:
         """The difference that matters to it."""
-        default = BAND if self.kind == "comparison" else DELTA
+        default = MARGIN if self.kind == "comparison" else DELTA
         return default if self.delta is None else self.delta
 
     @property

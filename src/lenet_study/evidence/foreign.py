@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from lenet_study.errors import UserError
+from lenet_study.evidence.comparison import OnImages
 from lenet_study.evidence.inputs import Inputs, Scale
 from lenet_study.evidence.predictions import Predictions, outputs
-from lenet_study.evidence.statistics import mcnemar
 from lenet_study.training.dataset import Normalisation, Split
 from lenet_study.training.model import CLASSES
 
@@ -130,8 +130,7 @@ def _reason(right: Mapping[Scale, Tensor], best: Scale, reference: str) -> str:
     shares = ", ".join(f"{scale} {100 * int(hits.sum()) / count:.1f} %" for scale, hits in right.items())
     measured = f"{shares} right of {count:,} validation images"
     for other in right.keys() - {best}:
-        gained, lost = right[best] & ~right[other], right[other] & ~right[best]
-        if mcnemar(int(gained.sum()), int(lost.sum())).p_value > SURE:
+        if OnImages.of(right[best].numpy(), right[other].numpy()).test.p_value > SURE:
             raise UserError(
                 f"model={reference} does not show which images it expects ({measured}): say it by "
                 f"inputs={', '.join(list(right)[:-1])} or {list(right)[-1]}"

@@ -13,7 +13,7 @@ from typing import Literal
 import pandas as pd
 from torch import Tensor
 
-from lenet_study.evidence.statistics import mcnemar, paired_difference
+from lenet_study.evidence.comparison import OnImages
 from lenet_study.training.history import Epoch
 
 DELTA = 0.005  # of accuracy; half of one accuracy's 95 % interval on 10,000 images, fixed before looking
@@ -128,9 +128,8 @@ def compare(recorded: Tensor, repeated: Tensor, labels: Tensor) -> dict[str, flo
     """Return the figures of two models' logits [N, 10] for the same images; differences are now less then."""
     classes = recorded.argmax(1), repeated.argmax(1)
     now, then = classes[1] == labels, classes[0] == labels
-    both, gained, lost = (int(right.sum()) for right in (now & then, now & ~then, ~now & then))
-    interval = paired_difference(both, gained, lost, len(labels) - both - gained - lost)
-    test = mcnemar(gained, lost)
+    images = OnImages.of(now.numpy(), then.numpy())
+    interval, test = images.difference, images.test
     return {
         "recorded_accuracy": then.double().mean().item(),
         "repeated_accuracy": now.double().mean().item(),

@@ -118,13 +118,7 @@ def views(study: str, seed: int) -> tuple[View, ...]:
             columns=_FIVE_COLUMNS,
             sections=(
                 Section(name="Curves", cards=_CURVES),
-                Section(
-                    name="Best epoch",
-                    cards=(
-                        bar(Metric.BEST_VAL_ACCURACY),
-                        bar(Metric.BEST_VAL_ACCURACY_AUGMENTED),
-                    ),
-                ),
+                _BEST_EPOCH,
                 Section(
                     name="What differs",
                     # An axis leaves out the runs that have no value: no halving of the learning rate here.
@@ -144,23 +138,11 @@ def views(study: str, seed: int) -> tuple[View, ...]:
             filter=trainings,
             order_by=_tag(Tag.VARIANT),
             columns=_columns(
-                (
-                    Metric.BEST_VAL_ACCURACY,
-                    Metric.BEST_VAL_ACCURACY_AUGMENTED,
-                    Metric.BEST_VAL_LOSS,
-                    Metric.BEST_TRAIN_ACCURACY,
-                    Metric.BEST_EPOCH,
-                ),
+                _OF_BEST_EPOCH,
                 (_SEED,),
             ),
             sections=(
-                Section(
-                    name="Best epoch",
-                    cards=(
-                        bar(Metric.BEST_VAL_ACCURACY),
-                        bar(Metric.BEST_VAL_ACCURACY_AUGMENTED),
-                    ),
-                ),
+                _BEST_EPOCH,
                 Section(name="Curves", cards=_CURVES),
             ),
             grouped_by=Tag.VARIANT,
@@ -174,13 +156,7 @@ def views(study: str, seed: int) -> tuple[View, ...]:
             columns=[
                 _tag(Tag.FOLD),
                 *_columns(
-                    (
-                        Metric.BEST_VAL_ACCURACY,
-                        Metric.BEST_VAL_ACCURACY_AUGMENTED,
-                        Metric.BEST_VAL_LOSS,
-                        Metric.BEST_TRAIN_ACCURACY,
-                        Metric.BEST_EPOCH,
-                    ),
+                    _OF_BEST_EPOCH,
                     (_SEED,),
                 ),
             ],
@@ -394,14 +370,17 @@ _CURVES = (
     line(Metric.TRAIN_ACCURACY),
     line(Metric.TRAIN_LOSS),
 )
+_BEST_EPOCH = Section(
+    name="Best epoch", cards=(bar(Metric.BEST_VAL_ACCURACY), bar(Metric.BEST_VAL_ACCURACY_AUGMENTED))
+)
+_OF_BEST_EPOCH = (
+    Metric.BEST_VAL_ACCURACY,
+    Metric.BEST_VAL_ACCURACY_AUGMENTED,
+    Metric.BEST_VAL_LOSS,
+    Metric.BEST_TRAIN_ACCURACY,
+    Metric.BEST_EPOCH,
+)
 _FIVE_COLUMNS = _columns(
-    (
-        Metric.BEST_VAL_ACCURACY,
-        Metric.BEST_VAL_ACCURACY_AUGMENTED,
-        Metric.BEST_VAL_LOSS,
-        Metric.BEST_TRAIN_ACCURACY,
-        Metric.BEST_EPOCH,
-        Metric.PARAMETER_COUNT,
-    ),
+    (*_OF_BEST_EPOCH, Metric.PARAMETER_COUNT),
     (_CHANNELS, _HIDDEN, _NORM, _HALVING),
 )
